@@ -1,0 +1,3 @@
+//! The `ctl` binary.
+
+fn main() {}

@@ -1,0 +1,31 @@
+//! The contract: everything that two of our processes, or a person's file and a process, must agree on.
+//!
+//! ```text
+//! lastgood/v1/*.proto   what ctl, coordinator and agents say to each other   -> v1
+//! policy                the file that says what an agent may touch
+//! tls                   who is who: identities, certificates, the CA
+//! telemetry             tracing, set up the same way in all three
+//! ```
+//!
+//! Invariant: depends on nothing of ours.
+//! Invariant: no secret value has a field in any message.
+
+pub mod policy;
+pub mod span;
+
+/// Messages and services, generated from `lastgood/v1/*.proto`.
+#[allow(missing_debug_implementations, unreachable_pub, clippy::all, clippy::pedantic, clippy::restriction)]
+pub mod v1 {
+    tonic::include_proto!("lastgood.v1");
+}
+
+/// The encoded descriptors of [`v1`], for reflection and for the role table's test.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/lastgood.binpb"));
+
+/// The protocol versions that this build speaks.
+pub const PROTOCOL_MIN: u32 = 1;
+/// See [`PROTOCOL_MIN`].
+pub const PROTOCOL_MAX: u32 = 1;
+
+/// The largest message that either side accepts or sends. A plan of 10,000 hosts with ten steps each fits.
+pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;

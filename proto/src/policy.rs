@@ -1,0 +1,240 @@
+//! The policy file: everything that an agent may touch on its host, and nothing else.
+//!
+//! ctl renders it from the fleet file, the owner brings it to the host, the agent reads it. Its hash (of the
+//! file's bytes) is what the coordinator knows of it.
+//!
+//! Invariant: an unknown key is refused, never ignored.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::span::Span;
+
+/// The one version of this format.
+pub const VERSION: u32 = 1;
+
+/// A whole policy file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    pub version: u32,
+    pub fleet: String,
+    pub host: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub components: BTreeMap<String, ComponentPolicy>,
+}
+
+/// How one component is handled on this host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ComponentPolicy {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FilesPolicy>,
+    /// Started in this order, stopped in the reverse.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServicePolicy>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckPolicy>,
+    /// How long the checks may take to pass.
+    pub ready_within: Span,
+    /// How long they must then hold.
+    pub stable_for: Span,
+}
+
+/// A file tree or a single file that goes back with its component.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum FilesPolicy {
+    Tree(TreePolicy),
+    File(FilePolicy),
+}
+
+/// A directory that is switched as a whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TreePolicy {
+    /// The live directory, or with `switch: link` the link to it. Absolute.
+    pub tree: PathBuf,
+    #[serde(default)]
+    pub switch: SwitchMode,
+    /// Paths below it that live across releases: uploads, logs. Relative, no `..`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep: Vec<PathBuf>,
+}
+
+/// How the staged tree takes the place of the live one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SwitchMode {
+    /// The two directories change places in one system call.
+    #[default]
+    Exchange,
+    /// `tree` is a symlink to the live release; a new link takes its place by rename.
+    Link,
+}
+
+/// A single file, inside a tree or on its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FilePolicy {
+    /// Absolute.
+    pub file: PathBuf,
+    /// Its key names may be shown, its values never.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secret: bool,
+    /// Keys that an env file must have with a value.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub require: Vec<String>,
+}
+
+/// One service of a component and the driver that runs it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServicePolicy {
+    /// The component's own name for it.
+    pub name: String,
+    #[serde(flatten)]
+    pub driver: ServiceDriver,
+    /// How long it has to stop by itself before it is killed.
+    #[serde(default = "default_stop_within")]
+    pub stop_within: Span,
+}
+
+/// The default of `stop_within`.
+pub fn default_stop_within() -> Span {
+    Span::seconds(10)
+}
+
+/// Which technology runs a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceDriver {
+    /// A command that the agent itself starts and watches.
+    Process(ProcessPolicy),
+    /// The name of a systemd unit.
+    Systemd(String),
+    /// The name of the systemd unit that runs nginx.
+    Nginx(String),
+}
+
+/// A command that the agent starts and watches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessPolicy {
+    /// Program (absolute) and arguments. No shell.
+    pub command: Vec<String>,
+    /// The working directory. Absolute.
+    pub directory: PathBuf,
+    /// The whole environment: nothing is inherited.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+    /// The user it runs as; the agent's own where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+/// One thing that must hold for a component to be good.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckPolicy {
+    pub name: String,
+    #[serde(flatten)]
+    pub probe: ProbePolicy,
+    /// How often it is tried.
+    #[serde(default = "default_every")]
+    pub every: Span,
+    /// How many passes in a row make it pass.
+    #[serde(default = "default_pass")]
+    pub pass: u32,
+    /// How long one try may take.
+    #[serde(default = "default_timeout")]
+    pub timeout: Span,
+}
+
+/// The default of `every`.
+pub fn default_every() -> Span {
+    Span::seconds(1)
+}
+
+/// The default of `pass`.
+pub fn default_pass() -> u32 {
+    2
+}
+
+/// The default of `timeout`.
+pub fn default_timeout() -> Span {
+    Span::seconds(5)
+}
+
+/// What a check does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum ProbePolicy {
+    Http(HttpProbe),
+    Tcp(TcpProbe),
+    Command(CommandProbe),
+}
+
+/// A request to the app and what it must answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HttpProbe {
+    /// The URL.
+    pub http: String,
+    /// GET where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// A file on the host with a bearer token; its value is never shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bearer_file: Option<PathBuf>,
+    /// How many requests make one try; 1 where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<u32>,
+    #[serde(default)]
+    pub expect: HttpExpect,
+}
+
+/// What an HTTP check expects. What is left out is not looked at, but for the status: 200.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HttpExpect {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// JSON pointer → the value that must stand there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub json: BTreeMap<String, serde_json::Value>,
+    /// JSON pointer to the running version; it must be the wanted one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_at: Option<String>,
+    /// The longest answer time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<Span>,
+    /// p95 against what was recorded while the release was good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p95_over_baseline: Option<f64>,
+}
+
+/// A port that must accept a connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TcpProbe {
+    /// `address:port`.
+    pub tcp: String,
+}
+
+/// A command that must exit 0.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CommandProbe {
+    /// Program (absolute) and arguments. No shell.
+    pub command: Vec<String>,
+    /// The user it runs as; the agent's own where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+/// The hash by which the coordinator knows a policy file: blake3 of its bytes, in hex.
+pub fn hash(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}

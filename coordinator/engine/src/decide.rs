@@ -1,0 +1,431 @@
+//! What happens next: all policy of a running operation lives here.
+//!
+//! ```text
+//! inputs ─▶ answer (one by one) ─▶ advance (until nothing more follows) ─▶ events
+//! ```
+//!
+//! Invariant: pure. [`decide`] works on a scratch copy; the caller appends the events to the journal, flushes,
+//! applies them, and only then acts.
+//! Invariant: abort beats pause and halt; a track that was begun is never cut short but by its own undo.
+
+use crate::{
+    event::{Abort, Ask, Event, StepReport, TrackEnding},
+    name::HostName,
+    operation::{HostState, Operation, Phase, Slot},
+    time::Elapsed,
+    track::{Goal, TrackState},
+};
+
+/// What the world told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Time has passed.
+    Tick,
+    StepReported {
+        host: HostName,
+        stage: usize,
+        attempt: u32,
+        step: StepReport,
+    },
+    TrackEnded {
+        host: HostName,
+        stage: usize,
+        attempt: u32,
+        ending: TrackEnding,
+    },
+    AgentLost {
+        host: HostName,
+    },
+    /// Its session begins. `tracks` is all that its ledger holds of this operation.
+    AgentBack {
+        host: HostName,
+        tracks: Vec<SeenTrack>,
+    },
+    Asked {
+        ask: Ask,
+        by: String,
+    },
+}
+
+/// One order of this operation as an agent's ledger has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenTrack {
+    pub stage: usize,
+    pub attempt: u32,
+    /// Absent while it runs.
+    pub ending: Option<TrackEnding>,
+}
+
+/// The events that follow from `inputs`, in order; empty where nothing does.
+pub fn decide(operation: &Operation, inputs: Vec<Input>, now: Elapsed) -> Vec<Event> {
+    let mut scratch = operation.clone();
+    let mut events = Vec::new();
+    for input in inputs {
+        let new = answer(&scratch, input, now);
+        take(&mut scratch, new, &mut events);
+    }
+    // Each round makes at least one track or the phase move on, so it ends.
+    loop {
+        let next = advance(&scratch, now);
+        if next.is_empty() {
+            return events;
+        }
+        take(&mut scratch, next, &mut events);
+    }
+}
+
+fn take(scratch: &mut Operation, new: Vec<Event>, events: &mut Vec<Event>) {
+    for event in new {
+        scratch.apply(&event).expect("decide emits only events that its own state allows");
+        events.push(event);
+    }
+}
+
+/// What an input means by itself. What is late, repeated or out of place means nothing.
+fn answer(operation: &Operation, input: Input, at: Elapsed) -> Vec<Event> {
+    match input {
+        Input::Tick => Vec::new(),
+        Input::StepReported { host, stage, attempt, step } => {
+            match current(operation, &host, stage, attempt) {
+                Some(slot) if matches!(slot.state, TrackState::InWork { .. }) => {
+                    vec![Event::StepReported { host, stage, attempt, step }]
+                }
+                Some(_) | None => Vec::new(),
+            }
+        }
+        Input::TrackEnded { host, stage, attempt, ending } => {
+            ended(operation, host, stage, attempt, ending)
+        }
+        Input::AgentLost { host } => match operation.hosts().get(&host) {
+            Some(state) if state.lost.is_none() => vec![Event::HostLost { host, at }],
+            Some(_) | None => Vec::new(),
+        },
+        Input::AgentBack { host, tracks } => back(operation, host, tracks, at),
+        Input::Asked { ask, by } if allowed(operation, &ask) => vec![Event::Asked { ask, by, at }],
+        Input::Asked { .. } => Vec::new(),
+    }
+}
+
+fn ended(
+    operation: &Operation,
+    host: HostName,
+    stage: usize,
+    attempt: u32,
+    ending: TrackEnding,
+) -> Vec<Event> {
+    match current(operation, &host, stage, attempt) {
+        Some(slot)
+            if matches!(slot.state, TrackState::InWork { .. } | TrackState::Unknown { .. }) =>
+        {
+            vec![Event::TrackEnded { host, stage, attempt, ending }]
+        }
+        Some(_) | None => Vec::new(),
+    }
+}
+
+/// A session begins: the agent's ledger is a fresh observation, and only that leads out of unknown.
+fn back(operation: &Operation, host: HostName, seen: Vec<SeenTrack>, at: Elapsed) -> Vec<Event> {
+    let Some(state) = operation.hosts().get(&host) else { return Vec::new() };
+    let mut events = Vec::new();
+    if state.lost.is_some() {
+        events.push(Event::HostBack { host: host.clone(), at });
+    }
+    for (stage, slot) in &state.tracks {
+        let TrackState::Unknown { goal, .. } = &slot.state else { continue };
+        let (stage, attempt) = (*stage, slot.attempt);
+        let known = seen
+            .iter()
+            .find(|track| track.stage == stage && track.attempt == attempt && attempt > 0);
+        events.push(match (known, goal) {
+            (Some(SeenTrack { ending: Some(ending), .. }), _) => {
+                let ending = ending.clone();
+                Event::TrackEnded { host: host.clone(), stage, attempt, ending }
+            }
+            // Undo orders that never arrived are sent again: they only take back.
+            (Some(_), _) | (None, Goal::Undo) => {
+                Event::SeenInWork { host: host.clone(), stage, attempt, at }
+            }
+            (None, Goal::Forward) => {
+                Event::SeenIdle { host: host.clone(), stage, again: try_late(operation), at }
+            }
+        });
+    }
+    events
+}
+
+/// Whether a host that comes late is still brought along.
+fn try_late(operation: &Operation) -> bool {
+    use crate::fleet::LateHosts;
+    let wanted = match operation.plan().late_hosts {
+        LateHosts::Rollback => true,
+        LateHosts::Wait => false,
+    };
+    let going = match operation.phase() {
+        Phase::Running | Phase::Paused => true,
+        // An operation that went well but for this host goes on with it.
+        Phase::Ended(_) => operation.halted().is_none() && !operation.was_aborted(),
+        Phase::Halting | Phase::Aborting(_) => false,
+    };
+    wanted && going
+}
+
+/// Whether an ask has a meaning now. The operator's service asks the same before it answers.
+pub(crate) fn allowed(operation: &Operation, ask: &Ask) -> bool {
+    match (ask, operation.phase()) {
+        (Ask::Pause, Phase::Running) | (Ask::Resume, Phase::Paused) => true,
+        (Ask::Abort(_), Phase::Running | Phase::Paused | Phase::Halting) => true,
+        (Ask::Abort(Abort::Restore), Phase::Aborting(Abort::Leave)) => true,
+        (Ask::Retry(hosts), Phase::Ended(_)) => {
+            !hosts.is_empty() && hosts.iter().all(|host| operation.hosts().contains_key(host))
+        }
+        (
+            Ask::Pause | Ask::Resume | Ask::Abort(_) | Ask::Retry(_),
+            Phase::Running | Phase::Paused | Phase::Halting | Phase::Aborting(_) | Phase::Ended(_),
+        ) => false,
+    }
+}
+
+fn current<'a>(
+    operation: &'a Operation,
+    host: &HostName,
+    stage: usize,
+    attempt: u32,
+) -> Option<&'a Slot> {
+    let slot = operation.hosts().get(host)?.tracks.get(&stage)?;
+    (slot.attempt == attempt).then_some(slot)
+}
+
+/// The next thing that follows from the state and the time alone; empty when nothing does.
+fn advance(operation: &Operation, now: Elapsed) -> Vec<Event> {
+    if let Phase::Ended(_) = operation.phase() {
+        return Vec::new();
+    }
+    let lost = newly_unknown(operation, now);
+    if !lost.is_empty() {
+        return lost;
+    }
+    match operation.phase() {
+        Phase::Running => run(operation, now),
+        Phase::Paused => halt_if_due(operation, now),
+        Phase::Halting | Phase::Aborting(Abort::Leave) => end_if_idle(operation, now),
+        Phase::Aborting(Abort::Restore) => restore(operation, now),
+        Phase::Ended(_) => Vec::new(),
+    }
+}
+
+fn newly_unknown(operation: &Operation, now: Elapsed) -> Vec<Event> {
+    let mut events = Vec::new();
+    for (host, state) in operation.hosts() {
+        for (stage, slot) in &state.tracks {
+            if operation.unknown_at(state, slot).is_some_and(|due| due <= now) {
+                let why = match state.lost {
+                    Some(_) => "its agent is out of reach since its order was sent",
+                    None => "its agent did not answer in time",
+                };
+                let (host, why) = (host.clone(), why.to_owned());
+                events.push(Event::BecameUnknown { host, stage: *stage, why, at: now });
+            }
+        }
+    }
+    events
+}
+
+/// Budgets and the deadline: what ends a run early.
+fn halt_if_due(operation: &Operation, now: Elapsed) -> Vec<Event> {
+    let Some(stage) = operation.current() else { return Vec::new() };
+    let count = Count::of(operation);
+    let why = if count.failed > stage.budget.failed {
+        let hosts = plural(count.failed, "host");
+        format!("{hosts} failed; the budget of stage `{}` is {}", stage.name, stage.budget.failed)
+    } else if count.unknown > stage.budget.unknown {
+        let hosts = plural(count.unknown, "host");
+        let verb = if count.unknown == 1 { "is" } else { "are" };
+        format!(
+            "{hosts} {verb} unknown; the budget of stage `{}` is {}",
+            stage.name, stage.budget.unknown
+        )
+    } else if operation.deadline() <= now {
+        "the operation's deadline has passed".to_owned()
+    } else {
+        return Vec::new();
+    };
+    vec![Event::Halted { why, at: now }]
+}
+
+fn run(operation: &Operation, now: Elapsed) -> Vec<Event> {
+    let Some(stage) = operation.current() else { return end_if_idle(operation, now) };
+    let index = operation.stage();
+    if !operation.stage_began() {
+        return vec![Event::StageBegan { stage: index, at: now }];
+    }
+    let halt = halt_if_due(operation, now);
+    if !halt.is_empty() {
+        return halt;
+    }
+    if let Some(ended) = operation.stage_ended() {
+        return match (ended.plus(stage.soak_ms) <= now, index + 1 < operation.plan().stages.len()) {
+            (false, _) => Vec::new(),
+            (true, true) => vec![Event::StageBegan { stage: index + 1, at: now }],
+            (true, false) => end_if_idle(operation, now),
+        };
+    }
+    match next_batch(operation, index) {
+        Next::Wait => Vec::new(),
+        Next::Dispatch(hosts) => match fit(operation, hosts, now) {
+            Ok(hosts) if hosts.is_empty() => Vec::new(),
+            Ok(hosts) => {
+                vec![Event::Dispatched { stage: index, hosts, goal: Goal::Forward, at: now }]
+            }
+            Err(halt) => vec![halt],
+        },
+        Next::Over => vec![Event::StageEnded { stage: index, at: now }],
+    }
+}
+
+enum Next {
+    Wait,
+    Dispatch(Vec<HostName>),
+    Over,
+}
+
+/// The hosts of the first batch that is not over: a batch begins when the one before it has ended.
+fn next_batch(operation: &Operation, stage: usize) -> Next {
+    let mut batch = usize::MAX;
+    let mut waiting = Vec::new();
+    for (host, state) in operation.hosts() {
+        let Some(slot) = state.tracks.get(&stage) else { continue };
+        if slot.state.at_rest() || !ready(state, stage) || slot.batch > batch {
+            continue;
+        }
+        if slot.batch < batch {
+            (batch, waiting) = (slot.batch, Vec::new());
+        }
+        if slot.state == TrackState::Waiting {
+            waiting.push(host.clone());
+        }
+    }
+    match (batch, waiting.is_empty()) {
+        (usize::MAX, _) => Next::Over,
+        (_, true) => Next::Wait,
+        (_, false) => Next::Dispatch(waiting),
+    }
+}
+
+/// A host goes into a stage only when it has done all earlier ones.
+fn ready(state: &HostState, stage: usize) -> bool {
+    state.tracks.range(..stage).all(|(_, slot)| slot.state == TrackState::Done)
+}
+
+/// As many of `hosts` as the budget lets out now.
+fn fit(
+    operation: &Operation,
+    mut hosts: Vec<HostName>,
+    now: Elapsed,
+) -> Result<Vec<HostName>, Event> {
+    let Some(stage) = operation.current() else { return Ok(Vec::new()) };
+    if !stage.cuts_capacity {
+        return Ok(hosts);
+    }
+    let count = Count::of(operation);
+    let room = stage.budget.out.saturating_sub(count.failed + count.unknown + count.in_work);
+    if room == 0 && count.in_work == 0 {
+        let down = plural(count.failed + count.unknown, "host");
+        let why = format!(
+            "{down} failed or unknown; stage `{}` may have {} out",
+            stage.name, stage.budget.out
+        );
+        return Err(Event::Halted { why, at: now });
+    }
+    hosts.truncate(room as usize);
+    Ok(hosts)
+}
+
+/// Abort with restore: what was begun is taken back, never more hosts at once than the budget lets out.
+fn restore(operation: &Operation, now: Elapsed) -> Vec<Event> {
+    let plan = operation.plan();
+    for (index, stage) in plan.stages.iter().enumerate().filter(|(_, stage)| stage.cuts_capacity) {
+        let mut in_work = 0;
+        let mut begun = Vec::new();
+        let mut finished = Vec::new();
+        for (host, state) in operation.hosts() {
+            match state.tracks.get(&index).map(|slot| &slot.state) {
+                Some(TrackState::InWork { goal: Goal::Forward, .. }) => begun.push(host.clone()),
+                Some(TrackState::InWork { goal: Goal::Undo, .. }) => in_work += 1,
+                Some(TrackState::Done | TrackState::Left { .. }) => finished.push(host.clone()),
+                Some(
+                    TrackState::Waiting
+                    | TrackState::Unknown { .. }
+                    | TrackState::Undone { .. }
+                    | TrackState::Stuck { .. },
+                )
+                | None => {}
+            }
+        }
+        // A host in work is out already: its undo brings it back.
+        if !begun.is_empty() {
+            return vec![Event::Dispatched {
+                stage: index,
+                hosts: begun,
+                goal: Goal::Undo,
+                at: now,
+            }];
+        }
+        let count = Count::of(operation);
+        let room = stage.budget.out.saturating_sub(count.failed + count.unknown + in_work);
+        // Where failures alone use the budget up, hosts still go back one by one: that is the order.
+        let room = if in_work == 0 { room.max(1) } else { room };
+        finished.truncate(room as usize);
+        if !finished.is_empty() {
+            return vec![Event::Dispatched {
+                stage: index,
+                hosts: finished,
+                goal: Goal::Undo,
+                at: now,
+            }];
+        }
+    }
+    end_if_idle(operation, now)
+}
+
+fn end_if_idle(operation: &Operation, now: Elapsed) -> Vec<Event> {
+    let mut slots = operation.hosts().values().flat_map(|state| state.tracks.values());
+    if slots.any(|slot| matches!(slot.state, TrackState::InWork { .. })) {
+        return Vec::new();
+    }
+    vec![Event::Ended { result: operation.result(), at: now }]
+}
+
+/// The hosts of an operation that count against a budget, each once.
+struct Count {
+    failed: u32,
+    unknown: u32,
+    in_work: u32,
+}
+
+impl Count {
+    fn of(operation: &Operation) -> Self {
+        let mut count = Self { failed: 0, unknown: 0, in_work: 0 };
+        for state in operation.hosts().values() {
+            let any = |wanted: fn(&TrackState) -> bool| {
+                state.tracks.values().any(|slot| wanted(&slot.state))
+            };
+            if any(|state| {
+                matches!(
+                    state,
+                    TrackState::Undone { .. } | TrackState::Left { .. } | TrackState::Stuck { .. }
+                )
+            }) {
+                count.failed += 1;
+            } else if any(|state| matches!(state, TrackState::Unknown { .. })) {
+                count.unknown += 1;
+            } else if any(|state| matches!(state, TrackState::InWork { .. })) {
+                count.in_work += 1;
+            }
+        }
+        count
+    }
+}
+
+fn plural(count: u32, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}

@@ -1,0 +1,478 @@
+//! The fleet: who belongs to it, which releases are known and how they stand, what is frozen, what runs.
+//!
+//! Invariant: a [`Fleet`] was validated by [`Fleet::check`]; [`FleetState`] changes only through
+//! [`FleetState::apply`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    name::{ComponentName, FleetName, GroupName, HostName, OperationId, ReleaseName, SnapshotHash},
+    operation::RunResult,
+    time::Timestamp,
+};
+
+/// The control part of a fleet file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fleet {
+    pub name: FleetName,
+    pub environment: String,
+    pub app: String,
+    pub groups: Vec<Group>,
+    pub components: Vec<Component>,
+    pub rollback: Rollback,
+    /// What each host's policy file must hash to.
+    pub policy_hashes: BTreeMap<HostName, String>,
+}
+
+/// Hosts with one role.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    pub name: GroupName,
+    pub hosts: Vec<HostName>,
+}
+
+/// What goes back as one piece.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Component {
+    pub name: ComponentName,
+    pub groups: Vec<GroupName>,
+    pub needs: Vec<ComponentName>,
+    pub services: Vec<String>,
+    pub stop_within_ms: u64,
+    pub ready_within_ms: u64,
+    pub stable_for_ms: u64,
+}
+
+/// How this fleet is rolled back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    /// Hosts per batch; the last one repeats.
+    pub batches: Vec<Share>,
+    pub budget_failed: u32,
+    pub budget_unknown: u32,
+    pub budget_out: Share,
+    pub on_failure: OnFailure,
+    pub late_hosts: LateHosts,
+    pub deadline_ms: u64,
+    pub soak_ms: u64,
+    pub unknown_after_ms: u64,
+}
+
+/// A number of hosts, or a share of them in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Share {
+    Hosts(u32),
+    Percent(u8),
+}
+
+impl Share {
+    /// How many of `all` it is: rounded down, but at least one.
+    pub fn of(self, all: usize) -> u32 {
+        let all = u32::try_from(all).unwrap_or(u32::MAX);
+        match self {
+            Self::Hosts(hosts) => hosts.clamp(1, all.max(1)),
+            Self::Percent(percent) => {
+                (all.saturating_mul(u32::from(percent)) / 100).clamp(1, all.max(1))
+            }
+        }
+    }
+}
+
+impl std::str::FromStr for Share {
+    type Err = FleetError;
+
+    fn from_str(text: &str) -> Result<Self, FleetError> {
+        let error = || FleetError::Share(text.to_owned());
+        if let Some(percent) = text.strip_suffix('%') {
+            let percent: u8 = percent.parse().map_err(|_| error())?;
+            return if (1..=100).contains(&percent) {
+                Ok(Self::Percent(percent))
+            } else {
+                Err(error())
+            };
+        }
+        match text.parse() {
+            Ok(hosts) if hosts > 0 => Ok(Self::Hosts(hosts)),
+            Ok(_) | Err(_) => Err(error()),
+        }
+    }
+}
+
+impl std::fmt::Display for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Hosts(hosts) => write!(f, "{hosts}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+/// What an agent does when a step of a track fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnFailure {
+    /// Put the host back as it was.
+    Restore,
+    /// Leave it on the wanted release, where that is in place.
+    Leave,
+}
+
+/// What happens to a host that comes back after it was counted as unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LateHosts {
+    Rollback,
+    Wait,
+}
+
+/// Why a control part is not a fleet.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FleetError {
+    #[error("`{0}` is not a number of hosts: write `1`, `5` or `20%`")]
+    Share(String),
+    #[error("{host} is in two groups, {first} and {second}")]
+    HostTwice { host: HostName, first: GroupName, second: GroupName },
+    #[error("group {0} is named twice")]
+    GroupTwice(GroupName),
+    #[error("component {0} is named twice")]
+    ComponentTwice(ComponentName),
+    #[error("component {component} names group {group}, which does not exist")]
+    NoGroup { component: ComponentName, group: GroupName },
+    #[error("component {component} needs {needs}, which does not exist")]
+    NoNeed { component: ComponentName, needs: ComponentName },
+    #[error("components need each other in a circle: {0}")]
+    Cycle(String),
+    #[error("a fleet without a batch size: `rollback.batches` is empty")]
+    NoBatches,
+    #[error("`rollback.deadline` is 0")]
+    NoDeadline,
+}
+
+impl Fleet {
+    /// Whether it is whole and free of contradictions.
+    pub fn check(&self) -> Result<(), FleetError> {
+        let mut groups = BTreeMap::new();
+        let mut homes: BTreeMap<&HostName, &GroupName> = BTreeMap::new();
+        for group in &self.groups {
+            if groups.insert(&group.name, ()).is_some() {
+                return Err(FleetError::GroupTwice(group.name.clone()));
+            }
+            for host in &group.hosts {
+                if let Some(first) = homes.insert(host, &group.name) {
+                    let (first, second) = (first.clone(), group.name.clone());
+                    return Err(FleetError::HostTwice { host: host.clone(), first, second });
+                }
+            }
+        }
+        let mut names = BTreeSet::new();
+        for component in &self.components {
+            if !names.insert(&component.name) {
+                return Err(FleetError::ComponentTwice(component.name.clone()));
+            }
+            if let Some(group) = component.groups.iter().find(|group| !groups.contains_key(group)) {
+                return Err(FleetError::NoGroup {
+                    component: component.name.clone(),
+                    group: group.clone(),
+                });
+            }
+        }
+        if self.rollback.batches.is_empty() {
+            return Err(FleetError::NoBatches);
+        }
+        if self.rollback.deadline_ms == 0 {
+            return Err(FleetError::NoDeadline);
+        }
+        self.ordered().map(|_| ())
+    }
+
+    /// All hosts with their groups, in the file's order.
+    pub fn hosts(&self) -> impl Iterator<Item = (&HostName, &GroupName)> {
+        self.groups.iter().flat_map(|group| group.hosts.iter().map(move |host| (host, &group.name)))
+    }
+
+    /// The group of a host.
+    pub fn group_of(&self, host: &HostName) -> Option<&GroupName> {
+        self.hosts().find(|(name, _)| *name == host).map(|(_, group)| group)
+    }
+
+    /// The components of a group, each after those that it needs.
+    pub fn components_of(&self, group: &GroupName) -> Vec<&Component> {
+        let ordered = self.ordered().expect("a fleet was checked when it was applied");
+        ordered.into_iter().filter(|component| component.groups.contains(group)).collect()
+    }
+
+    /// The components, each after those that it needs; otherwise in the file's order.
+    fn ordered(&self) -> Result<Vec<&Component>, FleetError> {
+        let mut done: Vec<&Component> = Vec::new();
+        let mut path = Vec::new();
+        for component in &self.components {
+            self.visit(component, &mut done, &mut path)?;
+        }
+        Ok(done)
+    }
+
+    fn visit<'a>(
+        &'a self,
+        component: &'a Component,
+        done: &mut Vec<&'a Component>,
+        path: &mut Vec<&'a ComponentName>,
+    ) -> Result<(), FleetError> {
+        if done.iter().any(|other| other.name == component.name) {
+            return Ok(());
+        }
+        if let Some(start) = path.iter().position(|name| **name == component.name) {
+            path.push(&component.name);
+            let circle: Vec<&str> = path[start..].iter().map(|name| name.as_str()).collect();
+            return Err(FleetError::Cycle(circle.join(" → ")));
+        }
+        path.push(&component.name);
+        for needs in &component.needs {
+            let Some(other) = self.components.iter().find(|other| other.name == *needs) else {
+                return Err(FleetError::NoNeed {
+                    component: component.name.clone(),
+                    needs: needs.clone(),
+                });
+            };
+            self.visit(other, done, path)?;
+        }
+        path.pop();
+        done.push(component);
+        Ok(())
+    }
+}
+
+/// How a release is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    Unproven,
+    Good,
+    Bad,
+}
+
+/// Who judged it. Learned ranks below the other two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StandingSource {
+    Operated,
+    Learned,
+    Marked,
+}
+
+/// A change of a fleet. The persisted form: append only, never rename.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FleetEvent {
+    Applied {
+        fleet: Box<Fleet>,
+        by: String,
+        at: Timestamp,
+    },
+    SnapshotSeen {
+        host: HostName,
+        component: ComponentName,
+        release: ReleaseName,
+        seen: SeenSnapshot,
+    },
+    Marked {
+        release: ReleaseName,
+        standing: Standing,
+        by: String,
+        reason: String,
+        at: Timestamp,
+    },
+    /// An operation proved on these hosts that the release is good or bad.
+    Proven {
+        release: ReleaseName,
+        hosts: Vec<HostName>,
+        standing: Standing,
+        operation: OperationId,
+        at: Timestamp,
+    },
+    Frozen {
+        by: String,
+        reason: String,
+        at: Timestamp,
+    },
+    Thawed {
+        by: String,
+        reason: String,
+        at: Timestamp,
+    },
+    OperationOpened {
+        operation: OperationId,
+        key: String,
+        at: Timestamp,
+    },
+    OperationEnded {
+        operation: OperationId,
+        result: RunResult,
+        at: Timestamp,
+    },
+    /// What a successful rollback put there: a bare one does not go further back.
+    RolledBackTo {
+        release: ReleaseName,
+        operation: OperationId,
+    },
+}
+
+/// A snapshot on a host, as the agent told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenSnapshot {
+    pub snapshot: SnapshotHash,
+    pub content: String,
+    pub version: Option<String>,
+    pub taken_at: Timestamp,
+}
+
+/// A fleet as it stands, from its events.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetState {
+    pub fleet: Option<Fleet>,
+    pub releases: BTreeMap<ReleaseName, Release>,
+    pub freeze: Option<Freeze>,
+    /// The operation that holds the fleet.
+    pub busy: Option<OperationId>,
+    pub operations: Vec<OperationRow>,
+    pub rolled_back_to: Option<(ReleaseName, OperationId)>,
+}
+
+/// One operation of the fleet, newest last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationRow {
+    pub id: OperationId,
+    /// The idempotency key that it was started with.
+    pub key: String,
+    pub result: Option<RunResult>,
+}
+
+/// Deploys forward are refused while this stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freeze {
+    pub by: String,
+    pub reason: String,
+    pub since: Timestamp,
+}
+
+/// A named revision and what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// When its first snapshot was taken: what "older" means.
+    pub first_seen: Timestamp,
+    /// A person's word; it beats what operations found.
+    pub marked: Option<(Standing, String)>,
+    pub hosts: BTreeMap<HostName, HostRelease>,
+}
+
+/// A release on one host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRelease {
+    pub snapshots: BTreeMap<ComponentName, SeenSnapshot>,
+    pub standing: Option<(Standing, StandingSource)>,
+}
+
+impl Release {
+    /// How it stands on a host: a person's mark first, then what was found there.
+    pub fn standing_on(&self, host: &HostName) -> (Standing, Option<StandingSource>) {
+        if let Some((standing, _)) = &self.marked {
+            return (*standing, Some(StandingSource::Marked));
+        }
+        match self.hosts.get(host).and_then(|row| row.standing) {
+            Some((standing, source)) => (standing, Some(source)),
+            None => (Standing::Unproven, None),
+        }
+    }
+
+    /// How it stands as a whole: bad anywhere is bad, good is good on every host that has it.
+    pub fn standing(&self) -> (Standing, Option<StandingSource>) {
+        let mut found = self.hosts.keys().map(|host| self.standing_on(host));
+        let Some(mut worst) = found.next() else {
+            return match &self.marked {
+                Some((standing, _)) => (*standing, Some(StandingSource::Marked)),
+                None => (Standing::Unproven, None),
+            };
+        };
+        for next in found {
+            worst = match (worst.0, next.0) {
+                (Standing::Bad, _) => worst,
+                (_, Standing::Bad) => next,
+                (Standing::Unproven, _) => worst,
+                (_, Standing::Unproven) => next,
+                (Standing::Good, Standing::Good) => worst,
+            };
+        }
+        worst
+    }
+}
+
+impl FleetState {
+    /// The only mutator.
+    pub fn apply(&mut self, event: &FleetEvent) {
+        match event {
+            FleetEvent::Applied { fleet, .. } => self.fleet = Some((**fleet).clone()),
+            FleetEvent::SnapshotSeen { host, component, release, seen } => {
+                let row = self.release(release, seen.taken_at);
+                row.first_seen = row.first_seen.min(seen.taken_at);
+                let on_host = row.hosts.entry(host.clone()).or_default();
+                on_host.snapshots.insert(component.clone(), seen.clone());
+            }
+            FleetEvent::Marked { release, standing, reason, at, .. } => {
+                self.release(release, *at).marked = Some((*standing, reason.clone()));
+            }
+            FleetEvent::Proven { release, hosts, standing, at, .. } => {
+                let row = self.release(release, *at);
+                for host in hosts {
+                    let on_host = row.hosts.entry(host.clone()).or_default();
+                    on_host.standing = Some((*standing, StandingSource::Operated));
+                }
+            }
+            FleetEvent::Frozen { by, reason, at } => {
+                self.freeze = Some(Freeze { by: by.clone(), reason: reason.clone(), since: *at });
+            }
+            FleetEvent::Thawed { .. } => self.freeze = None,
+            FleetEvent::OperationOpened { operation, key, .. } => {
+                self.busy = Some(operation.clone());
+                match self.operations.iter_mut().find(|row| row.id == *operation) {
+                    Some(row) => row.result = None,
+                    None => {
+                        let row =
+                            OperationRow { id: operation.clone(), key: key.clone(), result: None };
+                        self.operations.push(row);
+                    }
+                }
+            }
+            FleetEvent::OperationEnded { operation, result, .. } => {
+                if self.busy.as_ref() == Some(operation) {
+                    self.busy = None;
+                }
+                if let Some(row) = self.operations.iter_mut().find(|row| row.id == *operation) {
+                    row.result = Some(*result);
+                }
+            }
+            FleetEvent::RolledBackTo { release, operation } => {
+                self.rolled_back_to = Some((release.clone(), operation.clone()));
+            }
+        }
+    }
+
+    fn release(&mut self, name: &ReleaseName, at: Timestamp) -> &mut Release {
+        let new = || Release { first_seen: at, marked: None, hosts: BTreeMap::new() };
+        self.releases.entry(name.clone()).or_insert_with(new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_round_down_but_never_to_nothing() {
+        for (text, all, expected) in
+            [("1", 5, 1), ("5", 3, 3), ("20%", 5, 1), ("50%", 5, 2), ("1%", 5, 1), ("100%", 7, 7)]
+        {
+            let share: Share = text.parse().unwrap();
+            assert_eq!(share.of(all), expected, "{text} of {all}");
+            assert_eq!(share.to_string(), text);
+        }
+        for text in ["0", "0%", "101%", "-1", "x", ""] {
+            assert!(text.parse::<Share>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,696 @@
+//! An operation as it stands, from its events.
+//!
+//! Invariant: [`Operation::apply`] is the only mutator, for live runs and for recovery alike.
+//! Invariant: what should be in flight is derived ([`Operation::outstanding`]), never stored.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Evidence,
+    event::{Abort, Ask, Event, StepReport, TrackEnd, TrackEnding},
+    name::{GroupName, HostName, OperationId},
+    plan::{OperationKind, Plan, Stage, Step, Track},
+    time::Elapsed,
+    track::{Goal, IllegalMove, TrackEvent, TrackState},
+};
+
+/// One run of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    id: OperationId,
+    plan: Arc<Plan>,
+    by: String,
+    reason: String,
+    phase: Phase,
+    /// The stage in work; past the last one when all are done.
+    stage: usize,
+    /// Since when the stage in work has been begun, and since when its last track has ended.
+    stage_began: Option<Elapsed>,
+    stage_ended: Option<Elapsed>,
+    hosts: BTreeMap<HostName, HostState>,
+    /// A track that can change what is live was begun.
+    cut: bool,
+    deadline: Elapsed,
+    /// The time of the newest event.
+    last: Elapsed,
+    /// Why it halted, where it did.
+    halted: Option<String>,
+    asked_abort: bool,
+}
+
+/// Where the operation as a whole stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    Running,
+    Paused,
+    /// Nothing new begins; it ends when what is in work has ended.
+    Halting,
+    Aborting(Abort),
+    Ended(RunResult),
+}
+
+/// How an operation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunResult {
+    /// Every planned host on target, on evidence.
+    Verified,
+    /// Stopped before anything on any host was changed.
+    Refused,
+    /// Every host is as it was before.
+    PutBack,
+    /// Some on target and some not, or some unknown.
+    Mixed,
+    /// All on target, but not all verified.
+    Unverified,
+}
+
+/// How a host ended in an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Outcome {
+    Restored,
+    Original,
+    /// Needs a person.
+    Failed,
+    Unknown,
+    Skipped,
+}
+
+/// A host's end, with why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostOutcome {
+    pub host: HostName,
+    pub group: GroupName,
+    pub outcome: Outcome,
+    pub reason: String,
+    pub evidence: Vec<Evidence>,
+    /// How long its capacity was cut, by the agent's own step times; 0 where nothing was.
+    pub cut_ms: u64,
+}
+
+/// Something that should be on its way to a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    pub host: HostName,
+    pub stage: usize,
+    pub attempt: u32,
+    pub goal: Goal,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostState {
+    pub(crate) tracks: BTreeMap<usize, Slot>,
+    /// Since when its agent is not connected.
+    pub(crate) lost: Option<Elapsed>,
+}
+
+/// A host's place in one stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    /// Its batch, and its place in it.
+    pub(crate) batch: usize,
+    place: usize,
+    pub(crate) deadline_ms: u64,
+    pub(crate) attempt: u32,
+    pub(crate) state: TrackState,
+    pub(crate) steps: Vec<StepReport>,
+    pub(crate) evidence: Vec<Evidence>,
+}
+
+/// An event that cannot follow the ones before it: a defect, or a damaged journal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IllegalEvent {
+    #[error("the first event is not `Opened`")]
+    NotOpened,
+    #[error("`Opened` comes a second time")]
+    OpenedTwice,
+    #[error("{host} has no track in stage {stage}")]
+    NoTrack { host: HostName, stage: usize },
+    #[error("{host}, stage {stage}")]
+    Move {
+        host: HostName,
+        stage: usize,
+        #[source]
+        source: IllegalMove,
+    },
+    #[error("{event} cannot come while the operation is {phase:?}")]
+    Phase { event: &'static str, phase: Phase },
+    #[error("the track of {host} in stage {stage} is at attempt {is}, not {told}")]
+    Attempt { host: HostName, stage: usize, is: u32, told: u32 },
+}
+
+impl Operation {
+    /// An operation from its first event.
+    pub fn open(id: OperationId, event: &Event) -> Result<Self, IllegalEvent> {
+        let Event::Opened { plan, by, reason } = event else {
+            return Err(IllegalEvent::NotOpened);
+        };
+        let plan = Arc::new((**plan).clone());
+        let hosts = open_hosts(&plan);
+        Ok(Self {
+            id,
+            by: by.clone(),
+            reason: reason.clone(),
+            phase: Phase::Running,
+            stage: 0,
+            stage_began: None,
+            stage_ended: None,
+            hosts,
+            cut: false,
+            deadline: Elapsed(plan.deadline_ms),
+            last: Elapsed(0),
+            halted: None,
+            asked_abort: false,
+            plan,
+        })
+    }
+
+    /// An operation from all of its events.
+    pub fn replay<'a>(
+        id: OperationId,
+        events: impl IntoIterator<Item = &'a Event>,
+    ) -> Result<Self, IllegalEvent> {
+        let mut events = events.into_iter();
+        let mut operation = Self::open(id, events.next().ok_or(IllegalEvent::NotOpened)?)?;
+        for event in events {
+            operation.apply(event)?;
+        }
+        Ok(operation)
+    }
+
+    /// The only mutator.
+    pub fn apply(&mut self, event: &Event) -> Result<(), IllegalEvent> {
+        match event {
+            Event::Opened { .. } => return Err(IllegalEvent::OpenedTwice),
+            Event::StageBegan { stage, at } => {
+                self.require("a stage's begin", matches!(self.phase, Phase::Running))?;
+                (self.stage, self.stage_began, self.stage_ended) = (*stage, Some(*at), None);
+                self.reached(*at);
+            }
+            Event::Dispatched { stage, hosts, goal, at } => {
+                self.dispatched(*stage, hosts, *goal, *at)?
+            }
+            Event::StepReported { host, stage, attempt, step } => {
+                self.slot_at(host, *stage, *attempt)?.report(step.clone());
+            }
+            Event::TrackEnded { host, stage, attempt, ending } => {
+                self.ended(host, *stage, *attempt, ending)?
+            }
+            Event::HostLost { host, at } => self.link(host, Some(*at), *at),
+            Event::HostBack { host, at } => self.link(host, None, *at),
+            Event::BecameUnknown { host, stage, why, at } => {
+                self.step(host, *stage, &TrackEvent::BecameUnknown { why: why.clone(), at: *at })?;
+                self.reached(*at);
+            }
+            Event::SeenInWork { host, stage, attempt, at } => {
+                self.slot_at(host, *stage, *attempt)?;
+                self.step(host, *stage, &TrackEvent::SeenInWork { at: *at })?;
+                self.reopen(*at);
+            }
+            Event::SeenIdle { host, stage, again, at } => {
+                self.step(host, *stage, &TrackEvent::SeenIdle { again: *again })?;
+                if *again {
+                    self.reopen(*at);
+                    self.go_back_to(*stage);
+                }
+                self.reached(*at);
+            }
+            Event::StageEnded { stage, at } => {
+                self.require("a stage's end", self.stage == *stage && self.stage_ended.is_none())?;
+                self.stage_ended = Some(*at);
+                self.reached(*at);
+            }
+            Event::Asked { ask, at, .. } => self.asked(ask, *at)?,
+            Event::Halted { why, at } => {
+                self.require("a halt", matches!(self.phase, Phase::Running | Phase::Paused))?;
+                self.phase = Phase::Halting;
+                self.halted = Some(why.clone());
+                self.reached(*at);
+            }
+            Event::Ended { result, at } => {
+                self.require("an end", !matches!(self.phase, Phase::Ended(_)))?;
+                self.phase = Phase::Ended(*result);
+                self.reached(*at);
+            }
+        }
+        Ok(())
+    }
+
+    /// The orders that should be in flight. The same after a crash as before it.
+    pub fn outstanding(&self) -> Vec<Command> {
+        let mut commands = Vec::new();
+        for (host, state) in &self.hosts {
+            for (stage, slot) in &state.tracks {
+                if let TrackState::InWork { goal, .. } = slot.state {
+                    let (stage, attempt) = (*stage, slot.attempt);
+                    commands.push(Command { host: host.clone(), stage, attempt, goal });
+                }
+            }
+        }
+        commands
+    }
+
+    /// When time alone will change something.
+    pub fn wake_at(&self) -> Option<Elapsed> {
+        if matches!(self.phase, Phase::Ended(_)) {
+            return None;
+        }
+        let mut times = Vec::new();
+        if matches!(self.phase, Phase::Running | Phase::Paused) {
+            times.push(self.deadline);
+            times.extend(self.stage_ended.map(|at| at.plus(self.soak_ms())));
+        }
+        for state in self.hosts.values() {
+            for slot in state.tracks.values() {
+                times.extend(self.unknown_at(state, slot));
+            }
+        }
+        times.into_iter().min()
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &OperationId {
+        &self.id
+    }
+
+    /// What it does.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// Who began it.
+    pub fn by(&self) -> &str {
+        &self.by
+    }
+
+    /// Why, in their words.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Where it stands.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The stage in work; past the last one when all are done.
+    pub fn stage(&self) -> usize {
+        self.stage
+    }
+
+    /// The time of its newest event.
+    pub fn last(&self) -> Elapsed {
+        self.last
+    }
+
+    /// Why it halted, where it did.
+    pub fn halted(&self) -> Option<&str> {
+        self.halted.as_deref()
+    }
+
+    /// How each host of the fleet stands; final once the operation has ended.
+    pub fn outcomes(&self) -> Vec<HostOutcome> {
+        self.plan
+            .hosts
+            .iter()
+            .map(|row| self.outcome(&row.host, &row.group, row.left_out.as_deref()))
+            .collect()
+    }
+
+    fn outcome(&self, host: &HostName, group: &GroupName, left_out: Option<&str>) -> HostOutcome {
+        let Some(state) = self.hosts.get(host) else {
+            let reason = left_out.unwrap_or_default().to_owned();
+            let (host, group, outcome) = (host.clone(), group.clone(), Outcome::Skipped);
+            return HostOutcome { host, group, outcome, reason, evidence: Vec::new(), cut_ms: 0 };
+        };
+        let (outcome, reason) = state.outcome(self.plan.stages.len());
+        let evidence =
+            state.tracks.values().flat_map(|slot| slot.evidence.iter().cloned()).collect();
+        let cut_ms = self.cut_ms(state);
+        HostOutcome { host: host.clone(), group: group.clone(), outcome, reason, evidence, cut_ms }
+    }
+
+    fn cut_ms(&self, state: &HostState) -> u64 {
+        let mut total = 0;
+        for (stage, slot) in &state.tracks {
+            let track = self.track(*stage, slot);
+            let cuts = slot
+                .steps
+                .iter()
+                .filter(|report| track.steps.get(report.index).is_some_and(|s| s.verb.cuts()));
+            total += cuts.map(|report| report.duration_ms).sum::<u64>();
+        }
+        total
+    }
+
+    /// The steps that a command orders.
+    pub fn steps(&self, command: &Command) -> &[Step] {
+        match self.hosts.get(&command.host).and_then(|state| state.tracks.get(&command.stage)) {
+            Some(slot) => &self.track(command.stage, slot).steps,
+            None => &[],
+        }
+    }
+
+    fn track(&self, stage: usize, slot: &Slot) -> &Track {
+        &self.plan.stages[stage].batches[slot.batch].tracks[slot.place]
+    }
+
+    /// What the operation ends with if it ends now.
+    pub(crate) fn result(&self) -> RunResult {
+        let mut restored = 0;
+        let mut left = 0;
+        let mut original = 0;
+        let stages = self.plan.stages.len();
+        for state in self.hosts.values() {
+            match state.outcome(stages).0 {
+                Outcome::Restored => restored += 1,
+                Outcome::Original => original += 1,
+                Outcome::Failed if state.is_left() => left += 1,
+                Outcome::Failed | Outcome::Unknown => return self.mixed_or_refused(),
+                Outcome::Skipped => {}
+            }
+        }
+        match (restored, left, original) {
+            (_, 0, 0) => RunResult::Verified,
+            (_, _, 0) => RunResult::Unverified,
+            (0, 0, _) => self.untouched(),
+            (_, _, _) => RunResult::Mixed,
+        }
+    }
+
+    /// A host that is unknown although nothing that changes anything was ever sent is no mix.
+    fn mixed_or_refused(&self) -> RunResult {
+        if self.cut || self.plan.stages.iter().all(|stage| !stage.cuts_capacity) {
+            return RunResult::Mixed;
+        }
+        self.untouched()
+    }
+
+    fn untouched(&self) -> RunResult {
+        if self.cut || self.asked_abort { RunResult::PutBack } else { RunResult::Refused }
+    }
+
+    fn dispatched(
+        &mut self,
+        stage: usize,
+        hosts: &[HostName],
+        goal: Goal,
+        at: Elapsed,
+    ) -> Result<(), IllegalEvent> {
+        let allowed = match goal {
+            Goal::Forward => matches!(self.phase, Phase::Running),
+            Goal::Undo => matches!(self.phase, Phase::Aborting(Abort::Restore)),
+        };
+        self.require("an order", allowed)?;
+        for host in hosts {
+            self.step(host, stage, &TrackEvent::Dispatched { goal, at })?;
+            let slot = self.slot(host, stage)?;
+            slot.attempt += 1;
+            slot.steps.clear();
+            slot.evidence.clear();
+        }
+        self.cut |= self.plan.stages[stage].cuts_capacity;
+        self.reached(at);
+        Ok(())
+    }
+
+    fn ended(
+        &mut self,
+        host: &HostName,
+        stage: usize,
+        attempt: u32,
+        ending: &TrackEnding,
+    ) -> Result<(), IllegalEvent> {
+        self.slot_at(host, stage, attempt)?;
+        let (end, reason) = (ending.end, ending.reason.clone());
+        self.step(host, stage, &TrackEvent::Ended { end, reason })?;
+        let slot = self.slot(host, stage)?;
+        for step in &ending.steps {
+            slot.report(step.clone());
+        }
+        slot.evidence = match end {
+            TrackEnd::Done | TrackEnd::Left => ending.evidence.clone(),
+            TrackEnd::Undone | TrackEnd::Stuck | TrackEnd::Refused => Vec::new(),
+        };
+        // A host that was unknown when the operation ended tells in the end how it fared.
+        if let Phase::Ended(_) = self.phase {
+            self.phase = Phase::Ended(self.result());
+        }
+        Ok(())
+    }
+
+    fn asked(&mut self, ask: &Ask, at: Elapsed) -> Result<(), IllegalEvent> {
+        match ask {
+            Ask::Pause => {
+                self.require("a pause", self.phase == Phase::Running)?;
+                self.phase = Phase::Paused;
+            }
+            Ask::Resume => {
+                self.require("a resume", self.phase == Phase::Paused)?;
+                self.phase = Phase::Running;
+            }
+            Ask::Abort(abort) => {
+                let stronger = match self.phase {
+                    Phase::Running | Phase::Paused | Phase::Halting => true,
+                    Phase::Aborting(Abort::Leave) => *abort == Abort::Restore,
+                    Phase::Aborting(Abort::Restore) | Phase::Ended(_) => false,
+                };
+                self.require("an abort", stronger)?;
+                self.phase = Phase::Aborting(*abort);
+                self.asked_abort = true;
+            }
+            Ask::Retry(hosts) => {
+                self.require("a retry", matches!(self.phase, Phase::Ended(_)))?;
+                self.phase = Phase::Running;
+                self.halted = None;
+                self.asked_abort = false;
+                for host in hosts {
+                    self.retry(host)?;
+                }
+                self.go_back_to(0);
+                self.deadline = at.plus(self.plan.deadline_ms);
+            }
+        }
+        self.reached(at);
+        Ok(())
+    }
+
+    fn retry(&mut self, host: &HostName) -> Result<(), IllegalEvent> {
+        let stages: Vec<usize> = match self.hosts.get(host) {
+            Some(state) => state.tracks.keys().copied().collect(),
+            None => return Err(IllegalEvent::NoTrack { host: host.clone(), stage: 0 }),
+        };
+        for stage in stages {
+            self.step(host, stage, &TrackEvent::Retried)?;
+        }
+        Ok(())
+    }
+
+    /// A late host's track goes on after the operation had ended.
+    fn reopen(&mut self, at: Elapsed) {
+        if let Phase::Ended(_) = self.phase {
+            self.phase = Phase::Running;
+            self.deadline = at.plus(self.plan.deadline_ms);
+        }
+        self.reached(at);
+    }
+
+    fn go_back_to(&mut self, stage: usize) {
+        if stage < self.stage || self.stage_ended.is_some() {
+            self.stage = stage.min(self.stage);
+            self.stage_began = None;
+            self.stage_ended = None;
+        }
+    }
+
+    fn link(&mut self, host: &HostName, lost: Option<Elapsed>, at: Elapsed) {
+        if let Some(state) = self.hosts.get_mut(host) {
+            state.lost = lost;
+        }
+        self.reached(at);
+    }
+
+    fn step(
+        &mut self,
+        host: &HostName,
+        stage: usize,
+        event: &TrackEvent,
+    ) -> Result<(), IllegalEvent> {
+        let slot = self.slot(host, stage)?;
+        let next = slot.state.next(event);
+        slot.state =
+            next.map_err(|source| IllegalEvent::Move { host: host.clone(), stage, source })?;
+        Ok(())
+    }
+
+    fn slot(&mut self, host: &HostName, stage: usize) -> Result<&mut Slot, IllegalEvent> {
+        let missing = || IllegalEvent::NoTrack { host: host.clone(), stage };
+        self.hosts.get_mut(host).and_then(|state| state.tracks.get_mut(&stage)).ok_or_else(missing)
+    }
+
+    fn slot_at(
+        &mut self,
+        host: &HostName,
+        stage: usize,
+        told: u32,
+    ) -> Result<&mut Slot, IllegalEvent> {
+        let slot = self.slot(host, stage)?;
+        let is = slot.attempt;
+        if is == told {
+            Ok(slot)
+        } else {
+            Err(IllegalEvent::Attempt { host: host.clone(), stage, is, told })
+        }
+    }
+
+    fn require(&self, event: &'static str, holds: bool) -> Result<(), IllegalEvent> {
+        if holds { Ok(()) } else { Err(IllegalEvent::Phase { event, phase: self.phase }) }
+    }
+
+    fn reached(&mut self, at: Elapsed) {
+        self.last = self.last.max(at);
+    }
+
+    // What `decide` reads.
+
+    pub(crate) fn hosts(&self) -> &BTreeMap<HostName, HostState> {
+        &self.hosts
+    }
+
+    pub(crate) fn current(&self) -> Option<&Stage> {
+        self.plan.stages.get(self.stage)
+    }
+
+    pub(crate) fn stage_began(&self) -> bool {
+        self.stage_began.is_some()
+    }
+
+    pub(crate) fn stage_ended(&self) -> Option<Elapsed> {
+        self.stage_ended
+    }
+
+    pub(crate) fn soak_ms(&self) -> u64 {
+        self.current().map_or(0, |stage| stage.soak_ms)
+    }
+
+    pub(crate) fn was_aborted(&self) -> bool {
+        self.asked_abort
+    }
+
+    pub(crate) fn deadline(&self) -> Elapsed {
+        self.deadline
+    }
+
+    /// When a track in work becomes unknown, if nothing is heard.
+    pub(crate) fn unknown_at(&self, host: &HostState, slot: &Slot) -> Option<Elapsed> {
+        let TrackState::InWork { since, .. } = slot.state else { return None };
+        let silent = host.lost.map(|lost| lost.max(since).plus(self.plan.unknown_after_ms));
+        let overdue = since.plus(slot.deadline_ms);
+        Some(silent.map_or(overdue, |silent| silent.min(overdue)))
+    }
+}
+
+impl HostState {
+    /// The outcome if the operation ended now, and why.
+    fn outcome(&self, stages: usize) -> (Outcome, String) {
+        let mut done = 0;
+        for slot in self.tracks.values() {
+            match &slot.state {
+                TrackState::Stuck { reason } | TrackState::Left { reason } => {
+                    return (Outcome::Failed, reason.clone());
+                }
+                TrackState::Unknown { why, .. } => return (Outcome::Unknown, why.clone()),
+                TrackState::Undone { reason } => return (Outcome::Original, reason.clone()),
+                TrackState::InWork { .. } => {
+                    return (Outcome::Unknown, "it is still in work".to_owned());
+                }
+                TrackState::Waiting => {}
+                TrackState::Done => done += 1,
+            }
+        }
+        debug_assert!(self.tracks.len() <= stages);
+        if done == self.tracks.len() {
+            return (Outcome::Restored, String::new());
+        }
+        (Outcome::Original, "nothing was changed there".to_owned())
+    }
+
+    /// On the wanted release, but not verified.
+    fn is_left(&self) -> bool {
+        self.tracks.values().any(|slot| matches!(slot.state, TrackState::Left { .. }))
+    }
+}
+
+impl Slot {
+    /// Keeps the newest word on each step.
+    fn report(&mut self, step: StepReport) {
+        match self.steps.iter_mut().find(|known| known.index == step.index) {
+            Some(known) => *known = step,
+            None => self.steps.push(step),
+        }
+    }
+}
+
+fn open_hosts(plan: &Plan) -> BTreeMap<HostName, HostState> {
+    let mut hosts: BTreeMap<HostName, HostState> = BTreeMap::new();
+    for (stage_index, stage) in plan.stages.iter().enumerate() {
+        for (batch_index, batch) in stage.batches.iter().enumerate() {
+            for (place, track) in batch.tracks.iter().enumerate() {
+                let new = || HostState { tracks: BTreeMap::new(), lost: None };
+                let slot = Slot {
+                    batch: batch_index,
+                    place,
+                    deadline_ms: track.deadline_ms(),
+                    attempt: 0,
+                    state: TrackState::Waiting,
+                    steps: Vec::new(),
+                    evidence: Vec::new(),
+                };
+                hosts
+                    .entry(track.host.clone())
+                    .or_insert_with(new)
+                    .tracks
+                    .insert(stage_index, slot);
+            }
+        }
+    }
+    // Who could not be reached when the plan was made is unknown from the start; an emergency does not wait.
+    for row in plan.hosts.iter().filter(|row| !row.reachable) {
+        let Some(state) = hosts.get_mut(&row.host) else { continue };
+        state.lost = Some(Elapsed(0));
+        if let Some(slot) = state.tracks.values_mut().next() {
+            let why = "its agent was not connected when the plan was made".to_owned();
+            slot.state = TrackState::Unknown { goal: Goal::Forward, since: Elapsed(0), why };
+        }
+    }
+    hosts
+}
+
+impl Operation {
+    /// Whether an ask has a meaning now.
+    pub fn allows(&self, ask: &Ask) -> bool {
+        crate::decide::allowed(self, ask)
+    }
+
+    /// What each host had live before, where this operation exchanged it.
+    pub fn replaced(&self) -> Vec<(HostName, &Evidence)> {
+        let mut found = Vec::new();
+        for (host, state) in &self.hosts {
+            for evidence in state.tracks.values().flat_map(|slot| &slot.evidence) {
+                if evidence.replaced.is_some() {
+                    found.push((host.clone(), evidence));
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether it is one whose success says that the release it brought is good.
+    pub fn proves(&self) -> bool {
+        match self.plan.kind {
+            OperationKind::Rollback | OperationKind::Undo(_) | OperationKind::Snapshot => true,
+            OperationKind::Check => false,
+        }
+    }
+}

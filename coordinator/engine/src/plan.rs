@@ -1,0 +1,356 @@
+//! The plan: everything that an operation will do, fixed before it begins.
+//!
+//! ```text
+//! Plan ─ stages ─ batches ─ tracks (one host) ─ steps (one verb on one component)
+//! ```
+//!
+//! Invariant: a [`Plan`] was validated by [`Plan::new`]; nothing later checks it again.
+//! Invariant: equal plans have equal hashes; there is no time in a plan.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    fleet::{LateHosts, OnFailure},
+    name::{ComponentName, FleetName, GroupName, HostName, OperationId, ReleaseName, SnapshotHash},
+};
+
+/// More hosts than this in one plan are refused.
+pub(crate) const HOSTS_MAX: usize = 10_000;
+/// More steps than this on one host in one stage are refused.
+pub(crate) const STEPS_MAX: usize = 64;
+
+/// A validated, immutable plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "PlanDraft", into = "PlanDraft")]
+pub struct Plan {
+    draft: PlanDraft,
+    hash: String,
+}
+
+impl std::ops::Deref for Plan {
+    type Target = PlanDraft;
+
+    fn deref(&self) -> &PlanDraft {
+        &self.draft
+    }
+}
+
+/// The parts of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanDraft {
+    pub kind: OperationKind,
+    pub fleet: FleetName,
+    pub app: String,
+    /// What is live; absent where it is not known or where hosts differ.
+    pub from: Option<ReleaseName>,
+    pub to: Option<ReleaseName>,
+    /// One sentence.
+    pub why_target: String,
+    pub stages: Vec<Stage>,
+    /// Every host of the fleet, each once.
+    pub hosts: Vec<PlannedHost>,
+    /// What a full success does to the fleet beside moving it.
+    pub marks_from_bad: bool,
+    pub freezes: bool,
+    pub on_failure: OnFailure,
+    pub late_hosts: LateHosts,
+    pub deadline_ms: u64,
+    /// How long a host may be silent before it counts as unknown.
+    pub unknown_after_ms: u64,
+    pub interruption: Vec<String>,
+    pub not_rolled_back: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+/// What an operation is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OperationKind {
+    Rollback,
+    /// Takes back an earlier operation.
+    Undo(OperationId),
+    /// Takes a snapshot on every host.
+    Snapshot,
+    /// Reads every byte of a release's snapshots.
+    Check,
+}
+
+impl OperationKind {
+    /// The first letters of its operations' ids.
+    pub fn prefix(&self) -> &'static str {
+        match self {
+            Self::Rollback => "rb",
+            Self::Undo(_) => "un",
+            Self::Snapshot => "sn",
+            Self::Check => "ck",
+        }
+    }
+}
+
+/// A host of the fleet and what the plan means for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedHost {
+    pub host: HostName,
+    pub group: GroupName,
+    pub from: Option<ReleaseName>,
+    /// Whether its agent was connected when the plan was made.
+    pub reachable: bool,
+    /// Why it has no track, where it has none.
+    pub left_out: Option<String>,
+}
+
+/// Hosts that act together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    pub name: String,
+    pub batches: Vec<Batch>,
+    pub budget: Budget,
+    /// How long it must have held before the next stage begins.
+    pub soak_ms: u64,
+    pub cuts_capacity: bool,
+}
+
+impl Stage {
+    /// All its tracks, in order.
+    pub fn tracks(&self) -> impl Iterator<Item = &Track> {
+        self.batches.iter().flat_map(|batch| &batch.tracks)
+    }
+}
+
+/// Hosts that begin together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    pub tracks: Vec<Track>,
+}
+
+/// How many hosts may be lost before the operation halts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    pub failed: u32,
+    pub unknown: u32,
+    /// Failed, unknown and in work together.
+    pub out: u32,
+}
+
+/// The ordered steps of one host in one stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Track {
+    pub host: HostName,
+    pub steps: Vec<Step>,
+}
+
+impl Track {
+    /// The longest that it may take, its undo included: what is done can take as long to take back.
+    pub fn deadline_ms(&self) -> u64 {
+        let forward: u64 = self.steps.iter().map(|step| step.deadline_ms).sum();
+        forward.saturating_mul(2)
+    }
+}
+
+/// One verb on one component.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub verb: Verb,
+    pub component: ComponentName,
+    pub target: Option<Target>,
+    pub deadline_ms: u64,
+}
+
+/// What a step brings a component to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    pub release: ReleaseName,
+    /// Absent only where the step makes it: `snapshot`.
+    pub snapshot: Option<SnapshotHash>,
+}
+
+/// What can be done to a component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Verb {
+    Preflight,
+    Snapshot,
+    Stage,
+    Stop,
+    Switch,
+    Start,
+    Verify,
+    Discard,
+    Check,
+}
+
+impl Verb {
+    /// Whether it takes capacity away or changes what is live.
+    pub fn cuts(self) -> bool {
+        match self {
+            Self::Stop | Self::Switch | Self::Start => true,
+            Self::Preflight
+            | Self::Snapshot
+            | Self::Stage
+            | Self::Verify
+            | Self::Discard
+            | Self::Check => false,
+        }
+    }
+}
+
+/// Why a draft is not a plan. Each is a defect of a planner, never of an operator's input.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    #[error("{0} hosts in one plan, at most {HOSTS_MAX}")]
+    TooManyHosts(usize),
+    #[error("{host} has {steps} steps in stage `{stage}`, at most {STEPS_MAX} and at least one")]
+    StepCount { host: HostName, stage: String, steps: usize },
+    #[error("{host} is twice in stage `{stage}`")]
+    HostTwice { host: HostName, stage: String },
+    #[error("{0} is twice in the list of hosts")]
+    ListedTwice(HostName),
+    #[error("{0} has a track but is not listed, or is listed as left out")]
+    NotListed(HostName),
+    #[error("{0} is listed without a reason to be left out, but has no track")]
+    NoTrack(HostName),
+    #[error("stage `{0}` has an empty batch")]
+    EmptyBatch(String),
+    #[error("a batch of stage `{stage}` takes {size} hosts out, its budget allows {out}")]
+    BatchOverBudget { stage: String, size: usize, out: u32 },
+    #[error("stage `{0}` has a step that cuts capacity but is not declared to")]
+    HiddenCut(String),
+    #[error(
+        "{host}: `switch {component}` does not stand between a stop and a start with a verify after them"
+    )]
+    SwitchOutOfOrder { host: HostName, component: ComponentName },
+    #[error("{host}: a step has no deadline")]
+    NoDeadline { host: HostName },
+    #[error("a plan without a deadline")]
+    NoPlanDeadline,
+}
+
+impl Plan {
+    /// Validates a draft.
+    pub fn new(draft: PlanDraft) -> Result<Self, PlanError> {
+        check_hosts(&draft)?;
+        for stage in &draft.stages {
+            check_stage(stage)?;
+        }
+        if draft.deadline_ms == 0 && !draft.stages.is_empty() {
+            return Err(PlanError::NoPlanDeadline);
+        }
+        let bytes =
+            serde_json::to_vec(&draft).expect("a draft has only strings, numbers and lists");
+        let hash = blake3::hash(&bytes).to_hex().to_string();
+        Ok(Self { draft, hash })
+    }
+
+    /// All of the hash, in hex.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// What a person types for it.
+    pub fn id(&self) -> &str {
+        &self.hash[..8]
+    }
+
+    /// The fleet is where it should be already.
+    pub fn nothing_to_do(&self) -> bool {
+        self.draft.stages.is_empty()
+    }
+}
+
+impl TryFrom<PlanDraft> for Plan {
+    type Error = PlanError;
+
+    fn try_from(draft: PlanDraft) -> Result<Self, PlanError> {
+        Self::new(draft)
+    }
+}
+
+impl From<Plan> for PlanDraft {
+    fn from(plan: Plan) -> Self {
+        plan.draft
+    }
+}
+
+fn check_hosts(draft: &PlanDraft) -> Result<(), PlanError> {
+    if draft.hosts.len() > HOSTS_MAX {
+        return Err(PlanError::TooManyHosts(draft.hosts.len()));
+    }
+    let mut listed = BTreeSet::new();
+    let mut planned = BTreeSet::new();
+    for row in &draft.hosts {
+        if !listed.insert(&row.host) {
+            return Err(PlanError::ListedTwice(row.host.clone()));
+        }
+        if row.left_out.is_none() {
+            planned.insert(&row.host);
+        }
+    }
+    let mut tracked = BTreeSet::new();
+    for track in draft.stages.iter().flat_map(Stage::tracks) {
+        if !planned.contains(&track.host) {
+            return Err(PlanError::NotListed(track.host.clone()));
+        }
+        tracked.insert(&track.host);
+    }
+    match planned.difference(&tracked).next() {
+        Some(host) => Err(PlanError::NoTrack((*host).clone())),
+        None => Ok(()),
+    }
+}
+
+fn check_stage(stage: &Stage) -> Result<(), PlanError> {
+    let mut seen = BTreeSet::new();
+    for batch in &stage.batches {
+        if batch.tracks.is_empty() {
+            return Err(PlanError::EmptyBatch(stage.name.clone()));
+        }
+        if stage.cuts_capacity && batch.tracks.len() > stage.budget.out as usize {
+            let size = batch.tracks.len();
+            return Err(PlanError::BatchOverBudget {
+                stage: stage.name.clone(),
+                size,
+                out: stage.budget.out,
+            });
+        }
+        for track in &batch.tracks {
+            if !seen.insert(&track.host) {
+                return Err(PlanError::HostTwice {
+                    host: track.host.clone(),
+                    stage: stage.name.clone(),
+                });
+            }
+            check_track(stage, track)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_track(stage: &Stage, track: &Track) -> Result<(), PlanError> {
+    let steps = track.steps.len();
+    if steps == 0 || steps > STEPS_MAX {
+        return Err(PlanError::StepCount {
+            host: track.host.clone(),
+            stage: stage.name.clone(),
+            steps,
+        });
+    }
+    if track.steps.iter().any(|step| step.deadline_ms == 0) {
+        return Err(PlanError::NoDeadline { host: track.host.clone() });
+    }
+    if !stage.cuts_capacity && track.steps.iter().any(|step| step.verb.cuts()) {
+        return Err(PlanError::HiddenCut(stage.name.clone()));
+    }
+    for (index, step) in
+        track.steps.iter().enumerate().filter(|(_, step)| step.verb == Verb::Switch)
+    {
+        let (before, after) = (&track.steps[..index], &track.steps[index + 1..]);
+        let has = |steps: &[Step], verb| {
+            steps.iter().any(|s| s.verb == verb && s.component == step.component)
+        };
+        if !has(before, Verb::Stop) || !has(after, Verb::Start) || !has(after, Verb::Verify) {
+            let component = step.component.clone();
+            return Err(PlanError::SwitchOutOfOrder { host: track.host.clone(), component });
+        }
+    }
+    Ok(())
+}

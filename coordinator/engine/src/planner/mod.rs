@@ -1,0 +1,70 @@
+//! From a request and the inventory to a plan, or to a refusal that says why and what to do.
+//!
+//! ```text
+//! rollback  which release, then the tracks        shared by all: tracks (steps of a host), batches
+//! undo      back to what an operation replaced
+//! snapshot  everything under one release name
+//! check     read every byte of a release
+//! ```
+//!
+//! Invariant: pure, synchronous, deterministic: equal inventories give equal plans.
+
+mod hosts;
+mod rollback;
+mod single;
+mod target;
+mod tracks;
+mod undo;
+
+pub use rollback::{Request, rollback};
+pub use single::{check, missing_on, snapshot};
+pub use target::way_back;
+pub use undo::undo;
+
+use crate::{
+    name::{HostName, OperationId, ReleaseName},
+    plan::{Plan, PlanError},
+};
+
+/// A plan, or that there is nothing to do.
+pub type Planned = Result<Plan, Refusal>;
+
+/// Why there is no plan. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("{what} `{name}` is not known{}", nearest(.near.as_deref()))]
+    NotKnown { what: &'static str, name: String, near: Option<String>, known: Vec<String> },
+    #[error("no earlier good release to go back to")]
+    NoTarget { candidates: Vec<Candidate> },
+    #[error("{release} is marked bad: {reason}")]
+    MarkedBad { release: ReleaseName, reason: String },
+    #[error("{release} is not whole on {}", list(.hosts))]
+    NotWhole { release: ReleaseName, hosts: Vec<(HostName, String)> },
+    #[error("{} of the {planned} planned hosts are out of reach; the budget allows {allowed}", .hosts.len())]
+    TooManyUnreachable { hosts: Vec<HostName>, planned: usize, allowed: u32 },
+    #[error("operation {0} exchanged nothing that could be taken back")]
+    NothingToUndo(OperationId),
+    #[error(
+        "operation {operation} is not the newest that changed the fleet: {newest} came after it"
+    )]
+    NotNewest { operation: OperationId, newest: OperationId },
+    #[error("no host of the fleet has a component of the app")]
+    NoHosts,
+    #[error("the planner made a plan that does not hold")]
+    Defect(#[source] PlanError),
+}
+
+/// A release that was looked at, and why it was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    pub release: ReleaseName,
+    pub why_not: String,
+}
+
+fn nearest(near: Option<&str>) -> String {
+    near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
+}
+
+fn list(hosts: &[(HostName, String)]) -> String {
+    hosts.iter().map(|(host, why)| format!("{host} ({why})")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,130 @@
+//! Plans of one step per component that cut nothing: take a snapshot, read one.
+
+use super::{
+    Planned, Refusal,
+    hosts::{self, Chosen, planned},
+    target,
+    tracks::{self, COPY_MS, Goes},
+};
+use crate::{
+    fleet::Fleet,
+    inventory::Inventory,
+    name::{HostName, ReleaseName},
+    plan::{Batch, Budget, OperationKind, Plan, PlanDraft, Stage, Step, Target, Track, Verb},
+};
+
+/// Plans a snapshot of every host under one name. The checks run after it: that proves the release.
+pub fn snapshot(inventory: &Inventory<'_>, release: &ReleaseName) -> Planned {
+    let fleet = hosts::fleet(inventory)?;
+    let chosen = hosts::choose(fleet, &[])?;
+    let tracks = planned(&chosen).map(|row| {
+        let mut steps = Vec::new();
+        for component in &row.components {
+            let target = Target { release: release.clone(), snapshot: None };
+            let go = Goes { component, target, there: false };
+            let verify_ms = component.ready_within_ms + component.stable_for_ms + 10_000;
+            steps.push(tracks::step(Verb::Snapshot, &go, COPY_MS));
+            steps.push(tracks::step(Verb::Verify, &go, verify_ms));
+        }
+        Track { host: row.host.clone(), steps }
+    });
+    let why = format!("everything as it is now, under the name {release}");
+    let about = About { kind: OperationKind::Snapshot, release, why, stage: "snapshot" };
+    plan(inventory, fleet, &chosen, tracks.collect(), about)
+}
+
+/// Plans a full read of a release's snapshots.
+pub fn check(inventory: &Inventory<'_>, release: &ReleaseName) -> Planned {
+    let fleet = hosts::fleet(inventory)?;
+    let mut chosen = hosts::choose(fleet, &[])?;
+    let Some(known) = inventory.state.releases.get(release) else {
+        let known = inventory.state.releases.keys().map(ToString::to_string).collect();
+        return Err(Refusal::NotKnown {
+            what: "release",
+            name: release.to_string(),
+            near: None,
+            known,
+        });
+    };
+    for row in chosen.iter_mut().filter(|row| row.left_out.is_none()) {
+        if known.hosts.get(row.host).is_none_or(|host| host.snapshots.is_empty()) {
+            row.left_out = Some(format!("has no snapshot of {release}"));
+        }
+    }
+    if planned(&chosen).next().is_none() {
+        return Err(Refusal::NotWhole { release: release.clone(), hosts: Vec::new() });
+    }
+    let tracks = planned(&chosen).map(|row| {
+        let snapshots = &known.hosts[row.host].snapshots;
+        let steps = snapshots.iter().map(|(component, seen)| {
+            let target = Target { release: release.clone(), snapshot: Some(seen.snapshot.clone()) };
+            Step {
+                verb: Verb::Check,
+                component: component.clone(),
+                target: Some(target),
+                deadline_ms: COPY_MS,
+            }
+        });
+        Track { host: row.host.clone(), steps: steps.collect() }
+    });
+    let tracks = tracks.collect();
+    let why = format!("every byte of {release} is read");
+    let about = About { kind: OperationKind::Check, release, why, stage: "check" };
+    plan(inventory, fleet, &chosen, tracks, about)
+}
+
+struct About<'a> {
+    kind: OperationKind,
+    release: &'a ReleaseName,
+    why: String,
+    stage: &'static str,
+}
+
+fn plan(
+    inventory: &Inventory<'_>,
+    fleet: &Fleet,
+    chosen: &[Chosen<'_>],
+    tracks: Vec<Track>,
+    about: About<'_>,
+) -> Planned {
+    let all = u32::try_from(tracks.len()).unwrap_or(u32::MAX);
+    let hosts = hosts::listing(inventory, chosen);
+    let deadline_ms = tracks.iter().map(Track::deadline_ms).max().unwrap_or(COPY_MS);
+    // One host's failure is no reason to keep the others from it: nothing is at stake.
+    let stage = Stage {
+        name: about.stage.to_owned(),
+        batches: vec![Batch { tracks }],
+        budget: Budget { failed: all, unknown: all, out: all },
+        soak_ms: 0,
+        cuts_capacity: false,
+    };
+    let draft = PlanDraft {
+        kind: about.kind,
+        fleet: fleet.name.clone(),
+        app: fleet.app.clone(),
+        from: hosts::common_release(&hosts),
+        to: Some(about.release.clone()),
+        why_target: about.why,
+        stages: vec![stage],
+        hosts,
+        marks_from_bad: false,
+        freezes: false,
+        on_failure: fleet.rollback.on_failure,
+        late_hosts: crate::fleet::LateHosts::Wait,
+        deadline_ms,
+        unknown_after_ms: fleet.rollback.unknown_after_ms,
+        interruption: Vec::new(),
+        not_rolled_back: Vec::new(),
+        warnings: Vec::new(),
+    };
+    Plan::new(draft).map_err(Refusal::Defect)
+}
+
+/// Hosts of a fleet that a release is missing on, as `releases` shows it.
+pub fn missing_on(inventory: &Inventory<'_>, release: &ReleaseName) -> Vec<(HostName, String)> {
+    let Some(fleet) = &inventory.state.fleet else { return Vec::new() };
+    match hosts::choose(fleet, &[]) {
+        Ok(chosen) => target::missing_on(inventory, &chosen, release),
+        Err(_) => Vec::new(),
+    }
+}

@@ -1,0 +1,219 @@
+//! Which release a rollback goes to.
+//!
+//! Invariant: a bare rollback takes only a release that is good on every planned host, whole on every one that
+//! can be reached, and older than the newest live one.
+
+use super::{
+    Candidate, Refusal,
+    hosts::{Chosen, live_release, planned},
+};
+use crate::{
+    fleet::{FleetState, Release, Standing, StandingSource},
+    inventory::Inventory,
+    name::{HostName, ReleaseName},
+};
+
+/// A release and why it.
+pub(super) struct Target {
+    pub(super) release: ReleaseName,
+    pub(super) why: String,
+    pub(super) warnings: Vec<String>,
+}
+
+/// What a bare rollback of the whole fleet would take, or why nothing.
+pub fn way_back(inventory: &Inventory<'_>) -> Result<ReleaseName, Refusal> {
+    let fleet = super::hosts::fleet(inventory)?;
+    let chosen = super::hosts::choose(fleet, &[])?;
+    newest_good(inventory, &chosen).map(|target| target.release)
+}
+
+/// The newest good release older than the newest live one.
+pub(super) fn newest_good(
+    inventory: &Inventory<'_>,
+    chosen: &[Chosen<'_>],
+) -> Result<Target, Refusal> {
+    let live = live_releases(inventory, chosen);
+    let newest = newest_of(inventory.state, &live);
+    let mut candidates = Vec::new();
+    for (name, release) in by_age(inventory.state) {
+        let why_not = if live.contains(name) && newest == Some(name) {
+            Some("it is live now".to_owned())
+        } else if newest.is_some_and(|newest| !older(inventory.state, name, newest)) {
+            Some("it is newer than the live release".to_owned())
+        } else {
+            why_not_good(inventory, chosen, name, release)
+        };
+        match why_not {
+            Some(why_not) => candidates.push(Candidate { release: name.clone(), why_not }),
+            None => return Ok(target(inventory, chosen, name, release, newest)),
+        }
+    }
+    Err(Refusal::NoTarget { candidates })
+}
+
+/// The release that a person named.
+pub(super) fn named(
+    inventory: &Inventory<'_>,
+    chosen: &[Chosen<'_>],
+    name: &ReleaseName,
+) -> Result<Target, Refusal> {
+    let Some(release) = inventory.state.releases.get(name) else {
+        let known = by_age(inventory.state).map(|(name, _)| name.to_string()).collect();
+        return Err(Refusal::NotKnown {
+            what: "release",
+            name: name.to_string(),
+            near: None,
+            known,
+        });
+    };
+    if let Some((Standing::Bad, reason)) = &release.marked {
+        return Err(Refusal::MarkedBad { release: name.clone(), reason: reason.clone() });
+    }
+    let hosts = not_whole(inventory, chosen, name, release);
+    if !hosts.is_empty() {
+        return Err(Refusal::NotWhole { release: name.clone(), hosts });
+    }
+    let mut warnings = Vec::new();
+    for row in planned(chosen) {
+        match release.standing_on(row.host).0 {
+            Standing::Good => {}
+            Standing::Unproven => {
+                warnings.push(format!("{name} was never proven good on {}", row.host))
+            }
+            Standing::Bad => {
+                warnings.push(format!("an operation found {name} bad on {}", row.host))
+            }
+        }
+    }
+    Ok(Target { release: name.clone(), why: "named by --to".to_owned(), warnings })
+}
+
+fn target(
+    inventory: &Inventory<'_>,
+    chosen: &[Chosen<'_>],
+    name: &ReleaseName,
+    release: &Release,
+    newest: Option<&ReleaseName>,
+) -> Target {
+    let hosts = planned(chosen).count();
+    let learned =
+        planned(chosen).any(|row| release.standing_on(row.host).1 == Some(StandingSource::Learned));
+    let older = newest.map_or_else(String::new, |newest| format!(" older than {newest}"));
+    let proof = if release.marked.is_some() { "marked good" } else { "proven good" };
+    let mut warnings = Vec::new();
+    if learned {
+        warnings
+            .push(format!("{name} was only learned to be good; no operation or person said so"));
+    }
+    for row in planned(chosen).filter(|row| !inventory.hosts.contains_key(row.host)) {
+        warnings.push(format!("{} is out of reach: it counts as unknown", row.host));
+    }
+    let why = format!("newest release{older} that is {proof}; whole on {hosts} of {hosts} hosts");
+    Target { release: name.clone(), why, warnings }
+}
+
+/// Hosts that could not be brought to the release, and why.
+pub(super) fn missing_on(
+    inventory: &Inventory<'_>,
+    chosen: &[Chosen<'_>],
+    name: &ReleaseName,
+) -> Vec<(HostName, String)> {
+    match inventory.state.releases.get(name) {
+        Some(release) => not_whole(inventory, chosen, name, release),
+        None => Vec::new(),
+    }
+}
+
+/// Releases, newest first; of the same age the greater name first, so that there is one order.
+fn by_age(state: &FleetState) -> impl Iterator<Item = (&ReleaseName, &Release)> {
+    let mut rows: Vec<_> = state.releases.iter().collect();
+    rows.sort_by(|a, b| (b.1.first_seen, b.0).cmp(&(a.1.first_seen, a.0)));
+    rows.into_iter()
+}
+
+fn live_releases(inventory: &Inventory<'_>, chosen: &[Chosen<'_>]) -> Vec<ReleaseName> {
+    let mut live: Vec<_> = planned(chosen).filter_map(|row| live_release(inventory, row)).collect();
+    live.sort();
+    live.dedup();
+    live
+}
+
+/// A live release that has no snapshot yet is newer than any that has one.
+fn newest_of<'a>(state: &FleetState, live: &'a [ReleaseName]) -> Option<&'a ReleaseName> {
+    let age = |name: &ReleaseName| {
+        state.releases.get(name).filter(|release| has_snapshots(release)).map(|r| r.first_seen)
+    };
+    live.iter().max_by(|a, b| match (age(a), age(b)) {
+        (None, None) => a.cmp(b),
+        (None, Some(_)) => std::cmp::Ordering::Greater,
+        (Some(_), None) => std::cmp::Ordering::Less,
+        (Some(x), Some(y)) => (x, a).cmp(&(y, b)),
+    })
+}
+
+fn older(state: &FleetState, name: &ReleaseName, than: &ReleaseName) -> bool {
+    match (
+        state.releases.get(name),
+        state.releases.get(than).filter(|release| has_snapshots(release)),
+    ) {
+        (Some(one), Some(other)) => (one.first_seen, name) < (other.first_seen, than),
+        (Some(_), None) => true,
+        (None, _) => false,
+    }
+}
+
+fn has_snapshots(release: &Release) -> bool {
+    release.hosts.values().any(|host| !host.snapshots.is_empty())
+}
+
+fn why_not_good(
+    inventory: &Inventory<'_>,
+    chosen: &[Chosen<'_>],
+    name: &ReleaseName,
+    release: &Release,
+) -> Option<String> {
+    for row in planned(chosen) {
+        match release.standing_on(row.host) {
+            (Standing::Good, _) => {}
+            (Standing::Unproven, _) => return Some(format!("it is unproven on {}", row.host)),
+            (Standing::Bad, Some(StandingSource::Marked)) => {
+                return Some("it is marked bad".to_owned());
+            }
+            (Standing::Bad, _) => {
+                return Some(format!("an operation found it bad on {}", row.host));
+            }
+        }
+    }
+    let missing = not_whole(inventory, chosen, name, release);
+    missing.first().map(|(host, why)| format!("it is not whole on {host}: {why}"))
+}
+
+/// Hosts that could not be brought to the release, and why: from the host itself where it can be reached, else
+/// from what it told last.
+fn not_whole(
+    inventory: &Inventory<'_>,
+    chosen: &[Chosen<'_>],
+    name: &ReleaseName,
+    release: &Release,
+) -> Vec<(HostName, String)> {
+    let mut missing = Vec::new();
+    for row in planned(chosen) {
+        for component in &row.components {
+            let recorded =
+                release.hosts.get(row.host).and_then(|host| host.snapshots.get(&component.name));
+            let why = match inventory.hosts.get(row.host) {
+                None if recorded.is_some() => continue,
+                None => format!("out of reach, and no snapshot of {} is on record", component.name),
+                Some(now) if now.whole(&component.name, name).is_some() => continue,
+                Some(now) => {
+                    let rows = now.snapshots.get(&component.name).into_iter().flatten();
+                    let damaged =
+                        rows.filter(|row| row.release == *name).find_map(|row| row.damage.clone());
+                    damaged.unwrap_or_else(|| format!("no snapshot of {}", component.name))
+                }
+            };
+            missing.push((row.host.clone(), why));
+        }
+    }
+    missing
+}

@@ -1,0 +1,102 @@
+//! The steps of one host, and the batches of many.
+
+use super::hosts::Chosen;
+use crate::{
+    fleet::{Component, Rollback, Share},
+    inventory::Inventory,
+    name::{ComponentName, ReleaseName, SnapshotHash},
+    plan::{Batch, Step, Target, Track, Verb},
+};
+
+/// The longest that a look takes.
+const PREFLIGHT_MS: u64 = 30_000;
+/// The longest that reading or writing a whole tree takes.
+pub(super) const COPY_MS: u64 = 10 * 60_000;
+/// The longest that a switch takes: renames, and one full digest.
+const SWITCH_MS: u64 = 2 * 60_000;
+/// Added to what the fleet file allows, so that the agent's own deadline is the one that speaks.
+const MARGIN_MS: u64 = 10_000;
+
+/// What a component goes to on a host.
+pub(super) struct Goes<'a> {
+    pub(super) component: &'a Component,
+    pub(super) target: Target,
+    /// It is there already: only to be verified.
+    pub(super) there: bool,
+}
+
+/// Everything that can be done while the old release still serves.
+pub(super) fn prepare(row: &Chosen<'_>, goes: &[Goes<'_>]) -> Option<Track> {
+    let mut steps = Vec::new();
+    for go in goes.iter().filter(|go| !go.there) {
+        steps.push(step(Verb::Preflight, go, PREFLIGHT_MS));
+        steps.push(step(Verb::Stage, go, COPY_MS));
+    }
+    (!steps.is_empty()).then(|| Track { host: row.host.clone(), steps })
+}
+
+/// Stop all, in the reverse of the order in which they need each other; switch all; start all; verify all.
+pub(super) fn restore(row: &Chosen<'_>, goes: &[Goes<'_>]) -> Track {
+    let moves = || goes.iter().filter(|go| !go.there);
+    let mut steps = Vec::new();
+    steps.extend(
+        moves().rev().map(|go| step(Verb::Stop, go, go.component.stop_within_ms + MARGIN_MS)),
+    );
+    steps.extend(moves().map(|go| step(Verb::Switch, go, SWITCH_MS)));
+    steps.extend(moves().map(|go| step(Verb::Start, go, go.component.ready_within_ms + MARGIN_MS)));
+    steps.extend(goes.iter().map(|go| {
+        let component = go.component;
+        step(Verb::Verify, go, component.ready_within_ms + component.stable_for_ms + MARGIN_MS)
+    }));
+    Track { host: row.host.clone(), steps }
+}
+
+/// One step on one component.
+pub(super) fn step(verb: Verb, go: &Goes<'_>, deadline_ms: u64) -> Step {
+    Step {
+        verb,
+        component: go.component.name.clone(),
+        target: Some(go.target.clone()),
+        deadline_ms,
+    }
+}
+
+/// The snapshot of a release on a host: from the host itself, else from what it told last.
+pub(super) fn snapshot_of(
+    inventory: &Inventory<'_>,
+    row: &Chosen<'_>,
+    component: &ComponentName,
+    release: &ReleaseName,
+) -> Option<SnapshotHash> {
+    if let Some(now) = inventory.hosts.get(row.host) {
+        return now.whole(component, release).map(|row| row.snapshot.clone());
+    }
+    let recorded = inventory.state.releases.get(release)?.hosts.get(row.host)?;
+    recorded.snapshots.get(component).map(|seen| seen.snapshot.clone())
+}
+
+/// Whether exactly this snapshot is live there, unchanged.
+pub(super) fn is_there(
+    inventory: &Inventory<'_>,
+    row: &Chosen<'_>,
+    component: &ComponentName,
+    snapshot: &SnapshotHash,
+) -> bool {
+    let live = inventory.hosts.get(row.host).and_then(|now| now.live.get(component));
+    live.is_some_and(|live| !live.changed && live.snapshot.as_ref() == Some(snapshot))
+}
+
+/// Tracks in batches: sizes as the file says, the last one repeats, none larger than may be out at once.
+pub(super) fn batches(tracks: Vec<Track>, strategy: &Rollback, out: u32) -> Vec<Batch> {
+    let all = tracks.len();
+    let mut sizes = strategy.batches.iter();
+    let mut share = Share::Hosts(1);
+    let mut batches = Vec::new();
+    let mut rest = tracks.into_iter().peekable();
+    while rest.peek().is_some() {
+        share = sizes.next().copied().unwrap_or(share);
+        let size = share.of(all).min(out).max(1);
+        batches.push(Batch { tracks: rest.by_ref().take(size as usize).collect() });
+    }
+    batches
+}

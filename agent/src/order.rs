@@ -1,0 +1,153 @@
+//! What the coordinator can order, in the agent's own types.
+//!
+//! Invariant: no path, no command line, no secret: components and verbs by name, snapshots by hash.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The fence of an order: whose term, and how far in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    pub epoch: u64,
+    /// Tells coordinators of the same counter apart.
+    pub instance: String,
+    pub sequence: u64,
+}
+
+/// The steps of one stage on this host, whatever the attempt.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TrackKey {
+    pub operation: String,
+    pub stage: u32,
+}
+
+/// An order to this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    pub key: TrackKey,
+    /// Grows with each new order for the same track; a repeat has the same.
+    pub attempt: u32,
+    pub plan_hash: String,
+    pub fence: Fence,
+    pub goal: Goal,
+    pub steps: Vec<Step>,
+    pub on_failure: OnFailure,
+    /// W3C trace context of the operation; may be empty.
+    pub traceparent: String,
+}
+
+/// Which way an order goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Goal {
+    Forward,
+    /// Take back what earlier attempts of this track did.
+    Undo,
+}
+
+/// What to do when a step fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnFailure {
+    Restore,
+    Leave,
+}
+
+/// One verb on one component.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub verb: Verb,
+    pub component: String,
+    /// The release and the exact hash of its snapshot here; empty where the verb has none.
+    pub release: String,
+    pub snapshot: String,
+    pub deadline_ms: u64,
+}
+
+/// What can be done to a component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verb {
+    Preflight,
+    Snapshot,
+    Stage,
+    Stop,
+    Switch,
+    Start,
+    Verify,
+    Discard,
+    Check,
+}
+
+impl Verb {
+    /// Whether it changes what serves, so that it has something to undo.
+    pub fn cuts(self) -> bool {
+        match self {
+            Self::Stop | Self::Switch | Self::Start => true,
+            Self::Preflight
+            | Self::Snapshot
+            | Self::Stage
+            | Self::Verify
+            | Self::Discard
+            | Self::Check => false,
+        }
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Preflight => "preflight",
+            Self::Snapshot => "snapshot",
+            Self::Stage => "stage",
+            Self::Stop => "stop",
+            Self::Switch => "switch",
+            Self::Start => "start",
+            Self::Verify => "verify",
+            Self::Discard => "discard",
+            Self::Check => "check",
+        })
+    }
+}
+
+/// How things were just before a step: what undoes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Before {
+    Nothing,
+    /// The services of the component that ran.
+    Running(Vec<String>),
+    /// The exact hash of what was live.
+    Live(String),
+}
+
+/// What a step showed that was measured after the fact.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    pub component: String,
+    /// The digest of the live tree after the switch and before the start.
+    pub snapshot: Option<String>,
+    pub version: Option<String>,
+    pub stable_ms: u64,
+    /// What was live before the switch.
+    pub replaced: Option<String>,
+    pub notes: Vec<String>,
+}
+
+/// The last word on a track.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    pub end: End,
+    /// Why it is not done; empty where it is.
+    pub reason: String,
+}
+
+/// How a track ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// Every step done.
+    Done,
+    /// Taken back: the host is as it was.
+    Undone,
+    /// The wanted release is in place but not verified, and was left so by order.
+    Left,
+    /// Neither: a person has to look.
+    Stuck,
+}

@@ -1,0 +1,386 @@
+//! What the agent does with an order, decided without any I/O.
+//!
+//! ```text
+//! Input ─▶ decide ─▶ Records ─▶ (ledger, flushed) ─▶ Ledger::apply
+//!             │                                          │
+//!             └─▶ Reply                                  └─▶ work() : the one thing to do next
+//! ```
+//!
+//! The shell does what [`work`] says, tells how it went as an [`Input`], and repeats. After a crash it starts
+//! from the replayed ledger: there is no other path.
+//!
+//! Invariant: a step is begun only under the highest fence on record, and after what undoes it is on record.
+//! Invariant: what a crash left open is looked at before anything is done to it.
+//! Invariant: a track that cuts capacity runs to its end or is taken back; it never waits for the network.
+
+use crate::{
+    ledger::{Found, Ledger, Record, StepResult, Track},
+    order::{Before, End, Ending, Evidence, Goal, OnFailure, Order, TrackKey, Verb},
+};
+
+/// An open step that was found undone after this many restarts is taken back: it may be what kills the agent.
+const LOOKS_MAX: u32 = 3;
+/// How often taking a step back is tried.
+const UNDO_TRIES_MAX: u32 = 3;
+/// How many ended tracks are kept for answers.
+const TRACKS_KEPT: usize = 64;
+
+/// What the world told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// An order came; `forbidden` says why this host's policy does not allow it, where it does not.
+    Order {
+        order: Order,
+        forbidden: Option<String>,
+    },
+    /// How things are before a step.
+    Looked {
+        key: TrackKey,
+        index: usize,
+        before: Result<Before, String>,
+    },
+    Performed {
+        key: TrackKey,
+        index: usize,
+        result: StepResult,
+    },
+    /// How far an open step got before a crash, in the direction that it had.
+    Observed {
+        key: TrackKey,
+        index: usize,
+        found: Found,
+        evidence: Option<Evidence>,
+    },
+    Undone {
+        key: TrackKey,
+        index: usize,
+        result: StepResult,
+    },
+}
+
+/// The one thing to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Work {
+    /// See what would undo the step.
+    Look {
+        key: TrackKey,
+        index: usize,
+    },
+    Perform {
+        key: TrackKey,
+        index: usize,
+    },
+    /// A crash left it open: see how far it got.
+    Observe {
+        key: TrackKey,
+        index: usize,
+        undo: bool,
+    },
+    Undo {
+        key: TrackKey,
+        index: usize,
+        before: Before,
+    },
+}
+
+/// What an order is answered with at once.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// It is on record and at work.
+    Taken,
+    /// It ended before; this is the answer for ever.
+    Ended(TrackKey),
+    /// It is not begun and will not be under this fence.
+    Refused(String),
+}
+
+/// What follows from an input.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decision {
+    /// To be durable before anything else is done.
+    pub records: Vec<Record>,
+    pub reply: Option<Reply>,
+}
+
+/// What follows from `input`; nothing, where it is late or out of place.
+pub fn decide(ledger: &Ledger, input: Input) -> Decision {
+    match input {
+        Input::Order { order, forbidden } => order_came(ledger, order, forbidden),
+        Input::Looked { key, index, before } => {
+            records(if work(ledger) == Some(Work::Look { key: key.clone(), index }) {
+                looked(ledger, key, index, before)
+            } else {
+                Vec::new()
+            })
+        }
+        Input::Performed { key, index, result } => {
+            records(if work(ledger) == Some(Work::Perform { key: key.clone(), index }) {
+                let end = Record::StepEnded { key: key.clone(), index, result };
+                then(ledger, vec![end], |ledger| after_step(ledger, &key, index))
+            } else {
+                Vec::new()
+            })
+        }
+        Input::Observed { key, index, found, evidence } => {
+            records(observed(ledger, key, index, found, evidence))
+        }
+        Input::Undone { key, index, result } => records(match work(ledger) {
+            Some(Work::Undo { key: k, index: i, .. }) if k == key && i == index => {
+                let end = Record::UndoEnded { key: key.clone(), index, result };
+                then(ledger, vec![end], |ledger| go_back(ledger, &key))
+            }
+            Some(
+                Work::Look { .. } | Work::Perform { .. } | Work::Observe { .. } | Work::Undo { .. },
+            )
+            | None => Vec::new(),
+        }),
+    }
+}
+
+/// The one thing to do next: the same after a crash as before it, but that what was open is looked at first.
+pub fn work(ledger: &Ledger) -> Option<Work> {
+    let key = ledger.open.clone()?;
+    let track = ledger.tracks.get(&key)?;
+    if track.back.is_some() {
+        let index = to_take_back(track)?;
+        let step = &track.steps[index];
+        if ledger.doubt && step.undo_begun > 0 {
+            return Some(Work::Observe { key, index, undo: true });
+        }
+        let before = step.before.clone().unwrap_or(Before::Nothing);
+        return Some(Work::Undo { key, index, before });
+    }
+    match track.steps.iter().position(|step| step.result.is_none()) {
+        Some(index) if track.steps[index].before.is_none() => Some(Work::Look { key, index }),
+        Some(index) if ledger.doubt => Some(Work::Observe { key, index, undo: false }),
+        Some(index) => Some(Work::Perform { key, index }),
+        None => None,
+    }
+}
+
+fn records(records: Vec<Record>) -> Decision {
+    Decision { records, reply: None }
+}
+
+fn order_came(ledger: &Ledger, order: Order, forbidden: Option<String>) -> Decision {
+    let refuse = |why: String| Decision { records: Vec::new(), reply: Some(Reply::Refused(why)) };
+    if let Some(fence) = ledger.fence() {
+        if order.fence.epoch < fence.epoch {
+            return refuse(format!(
+                "epoch {} is over; this host has seen {}",
+                order.fence.epoch, fence.epoch
+            ));
+        }
+        if order.fence.epoch == fence.epoch && order.fence.instance != fence.instance {
+            return refuse(format!("another coordinator holds epoch {}", fence.epoch));
+        }
+    }
+    if let Some(track) = ledger.tracks.get(&order.key) {
+        if track.order.plan_hash != order.plan_hash {
+            return refuse("this operation has another plan here".to_owned());
+        }
+        if order.attempt < track.order.attempt {
+            return refuse(format!("attempt {} followed it", track.order.attempt));
+        }
+        if order.attempt == track.order.attempt {
+            return known(ledger, track, &order);
+        }
+    }
+    if !newer(ledger, &order) {
+        return refuse("a newer order came before it".to_owned());
+    }
+    if let Some(open) =
+        ledger.open().filter(|open| open.order.key != order.key || order.goal == Goal::Forward)
+    {
+        let TrackKey { operation, stage } = &open.order.key;
+        return refuse(format!("this host is at work on {operation}, stage {stage}"));
+    }
+    if let Some(why) = forbidden {
+        return refuse(why);
+    }
+    accept(ledger, order)
+}
+
+/// The same order again: it is stamped anew, never done anew.
+fn known(ledger: &Ledger, track: &Track, order: &Order) -> Decision {
+    let records =
+        if newer(ledger, order) { vec![Record::Fenced(order.fence.clone())] } else { Vec::new() };
+    let reply = match track.ending {
+        Some(_) => Reply::Ended(order.key.clone()),
+        None => Reply::Taken,
+    };
+    Decision { records, reply: Some(reply) }
+}
+
+fn newer(ledger: &Ledger, order: &Order) -> bool {
+    ledger.fence().is_none_or(|fence| {
+        (order.fence.epoch, order.fence.sequence) > (fence.epoch, fence.sequence)
+    })
+}
+
+fn accept(ledger: &Ledger, order: Order) -> Decision {
+    let (key, goal) = (order.key.clone(), order.goal);
+    // A running step is not cut short; its end turns the track back.
+    let in_work = ledger.open_step().is_some();
+    let mut new = Vec::new();
+    let ended = ledger
+        .tracks()
+        .into_iter()
+        .filter(|track| track.ending.is_some() && track.order.key != key);
+    let surplus = ledger.tracks.len().saturating_sub(TRACKS_KEPT);
+    new.extend(ended.take(surplus).map(|track| Record::Dropped { key: track.order.key.clone() }));
+    new.push(Record::Accepted(Box::new(order)));
+    let records = match goal {
+        Goal::Forward => new,
+        Goal::Undo if in_work => new,
+        Goal::Undo => then(ledger, new, |ledger| {
+            turn_back(ledger, &key, "it was taken back by order".to_owned())
+        }),
+    };
+    Decision { records, reply: Some(Reply::Taken) }
+}
+
+fn looked(
+    ledger: &Ledger,
+    key: TrackKey,
+    index: usize,
+    before: Result<Before, String>,
+) -> Vec<Record> {
+    match before {
+        Ok(before) => vec![Record::StepBegan { key, index, before }],
+        Err(why) => {
+            let verb = ledger.tracks[&key].order.steps[index].verb;
+            turn_back(ledger, &key, format!("{verb}: {why}"))
+        }
+    }
+}
+
+/// A step has ended: on to the next, or back.
+fn after_step(ledger: &Ledger, key: &TrackKey, index: usize) -> Vec<Record> {
+    let track = &ledger.tracks[key];
+    let Some(result) = &track.steps[index].result else { return Vec::new() };
+    let step = &track.order.steps[index];
+    if !result.ok {
+        let why = format!("{} {}: {}", step.verb, step.component, result.detail);
+        let in_place =
+            step.verb == Verb::Verify && track.order.steps.iter().any(|step| step.verb.cuts());
+        return match (track.order.goal, track.order.on_failure) {
+            (Goal::Forward, OnFailure::Leave) if in_place => vec![end(key, End::Left, why)],
+            (Goal::Forward | Goal::Undo, OnFailure::Restore | OnFailure::Leave) => {
+                turn_back(ledger, key, why)
+            }
+        };
+    }
+    if track.order.goal == Goal::Undo {
+        return turn_back(ledger, key, "it was taken back by order".to_owned());
+    }
+    if track.steps.iter().all(|step| step.result.as_ref().is_some_and(|result| result.ok)) {
+        return vec![end(key, End::Done, String::new())];
+    }
+    Vec::new()
+}
+
+fn observed(
+    ledger: &Ledger,
+    key: TrackKey,
+    index: usize,
+    found: Found,
+    evidence: Option<Evidence>,
+) -> Vec<Record> {
+    let Some(Work::Observe { key: open, index: at, undo }) = work(ledger) else {
+        return Vec::new();
+    };
+    if open != key || at != index {
+        return Vec::new();
+    }
+    let seen = Record::Observed { key: key.clone(), index, found: found.clone() };
+    let result =
+        |ok, detail: &str| StepResult { ok, detail: detail.to_owned(), duration_ms: 0, evidence };
+    let looks = ledger.tracks[&key].steps[index].looks + 1;
+    match (found, undo) {
+        (Found::Done, false) => {
+            let result = result(true, "found done after a restart");
+            let ended = Record::StepEnded { key: key.clone(), index, result };
+            then(ledger, vec![seen, ended], |ledger| after_step(ledger, &key, index))
+        }
+        (Found::Done, true) => {
+            let result = result(true, "found taken back after a restart");
+            let ended = Record::UndoEnded { key: key.clone(), index, result };
+            then(ledger, vec![seen, ended], |ledger| go_back(ledger, &key))
+        }
+        (Found::NotDone | Found::Partial, false)
+            if looks <= LOOKS_MAX && !wants_back(ledger, &key) =>
+        {
+            vec![seen]
+        }
+        (Found::NotDone | Found::Partial, false) => then(ledger, vec![seen], |ledger| {
+            let why = if wants_back(ledger, &key) {
+                "it was taken back by order"
+            } else {
+                "the agent was restarted in it again and again"
+            };
+            turn_back(ledger, &key, why.to_owned())
+        }),
+        (Found::NotDone | Found::Partial, true) => vec![seen],
+        (Found::Unknown(why), false) => {
+            let why = format!("after a restart it could not be told how far it got: {why}");
+            then(ledger, vec![seen], |ledger| turn_back(ledger, &key, why))
+        }
+        (Found::Unknown(why), true) => {
+            let ended = Record::UndoEnded { key: key.clone(), index, result: result(false, &why) };
+            then(ledger, vec![seen, ended], |ledger| go_back(ledger, &key))
+        }
+    }
+}
+
+fn wants_back(ledger: &Ledger, key: &TrackKey) -> bool {
+    ledger.tracks.get(key).is_some_and(|track| track.order.goal == Goal::Undo)
+}
+
+fn turn_back(ledger: &Ledger, key: &TrackKey, why: String) -> Vec<Record> {
+    let turned = Record::TurnedBack { key: key.clone(), why };
+    then(ledger, vec![turned], |ledger| go_back(ledger, key))
+}
+
+/// The next step to take back, or the end.
+fn go_back(ledger: &Ledger, key: &TrackKey) -> Vec<Record> {
+    let track = &ledger.tracks[key];
+    let why = track.back.clone().unwrap_or_default();
+    let Some(index) = to_take_back(track) else { return vec![end(key, End::Undone, why)] };
+    let step = &track.steps[index];
+    match &step.undo {
+        Some(failed) if step.undo_begun >= UNDO_TRIES_MAX => {
+            let order = &track.order.steps[index];
+            let stuck =
+                format!("taking back {} {} failed: {}", order.verb, order.component, failed.detail);
+            let reason = if why.is_empty() { stuck } else { format!("{why}; {stuck}") };
+            vec![end(key, End::Stuck, reason)]
+        }
+        Some(_) | None => vec![Record::UndoBegan { key: key.clone(), index }],
+    }
+}
+
+/// The last step that changed something and is not taken back, half-done ones included.
+fn to_take_back(track: &Track) -> Option<usize> {
+    (0..track.steps.len())
+        .rev()
+        .find(|&index| track.order.steps[index].verb.cuts() && track.steps[index].changed())
+}
+
+fn end(key: &TrackKey, end: End, reason: String) -> Record {
+    Record::Ended { key: key.clone(), ending: Ending { end, reason } }
+}
+
+/// `records`, and what follows once they are applied.
+fn then(
+    ledger: &Ledger,
+    mut records: Vec<Record>,
+    next: impl FnOnce(&Ledger) -> Vec<Record>,
+) -> Vec<Record> {
+    let mut scratch = ledger.clone();
+    for record in &records {
+        scratch.apply(record);
+    }
+    records.extend(next(&scratch));
+    records
+}

@@ -519,7 +519,7 @@ impl Operation {
         self.reached(at);
     }
 
-    fn step(
+    fn advance(
         &mut self,
         host: &HostName,
         stage: usize,

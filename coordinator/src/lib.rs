@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Takes a fleet back: what the coordinator knows, decides and remembers.
+
+pub mod journal;

@@ -12,9 +12,17 @@
 
 pub mod policy;
 pub mod span;
+pub mod telemetry;
+pub mod tls;
 
 /// Messages and services, generated from `lastgood/v1/*.proto`.
-#[allow(missing_debug_implementations, unreachable_pub, clippy::all, clippy::pedantic, clippy::restriction)]
+#[allow(
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction
+)]
 pub mod v1 {
     tonic::include_proto!("lastgood.v1");
 }

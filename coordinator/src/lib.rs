@@ -87,7 +87,7 @@ impl Coordinator {
         let (fatal_sender, fatal) = mpsc::channel(1);
         let operations = Operations::recover(shared, fatal_sender).await?;
         let acceptor = Acceptor::bind(listen, identity)?;
-        let address = acceptor.local_addr()?;
+        let address = acceptor.address();
         let (stop, mut stopped) = tokio::sync::watch::channel(false);
         let agents = AgentService {
             sessions: sessions.clone(),

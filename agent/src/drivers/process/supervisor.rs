@@ -162,7 +162,7 @@ pub(super) struct Supervisor {
 enum Phase {
     Stopped,
     Wanted { not_before: Instant, held: bool },
-    Running(Running),
+    Running(Box<Running>),
 }
 
 #[derive(Debug)]
@@ -175,7 +175,7 @@ struct Running {
 
 enum Attempt {
     Held,
-    Spawned(Running),
+    Spawned(Box<Running>),
 }
 
 enum Event {
@@ -275,7 +275,7 @@ impl Supervisor {
                 if let Err(error) = self.save().await {
                     tracing::error!(service = %self.service.name, error = words(&error), "its pid is not recorded");
                 }
-                Phase::Running(Running { watch, child: None, since: now })
+                Phase::Running(Box::new(Running { watch, child: None, since: now }))
             }
             (None, Desired::Running) => Phase::Wanted { not_before: now, held: false },
             (None, Desired::Stopped) => Phase::Stopped,
@@ -424,7 +424,8 @@ impl Supervisor {
         if let Err(error) = self.save().await {
             tracing::error!(service = %self.service.name, error = words(&error), "its pid is not recorded, only its mark");
         }
-        Ok(Attempt::Spawned(Running { watch, child: Some(child), since: Instant::now() }))
+        let running = Running { watch, child: Some(child), since: Instant::now() };
+        Ok(Attempt::Spawned(Box::new(running)))
     }
 
     fn spawn_child(&self) -> Result<Child, DriverError> {

@@ -64,11 +64,11 @@ pub struct Answer {
     pub took: Duration,
 }
 
-/// Why there is no answer.
+/// Why there is no answer, in the host's own words. The library's error is kept without its URL.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     #[error("cannot set up the HTTP client: {}", words(.0))]
-    SetUp(#[source] reqwest::Error),
+    SetUp(reqwest::Error),
     #[error("the url is not one: {0}")]
     Url(String),
     #[error("method `{0}` is not one")]
@@ -76,7 +76,7 @@ pub enum HttpError {
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
     #[error("{}", words(.0))]
-    Ask(#[source] reqwest::Error),
+    Ask(reqwest::Error),
 }
 
 /// The one HTTP client. Cheap to clone.
@@ -117,7 +117,7 @@ impl Client {
             if error.is_timeout() {
                 HttpError::TimedOut(request.within)
             } else {
-                HttpError::Ask(error)
+                HttpError::Ask(error.without_url())
             }
         };
         let begun = Instant::now();

@@ -21,7 +21,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// A rule that a driver broke.
 #[derive(Debug, thiserror::Error)]
 pub enum Violation {
-    #[error("{verb} failed: {source}")]
+    #[error("{verb} failed")]
     Failed {
         verb: Verb,
         #[source]

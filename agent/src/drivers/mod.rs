@@ -114,7 +114,7 @@ pub struct Context {
 pub enum BuildError {
     #[error("driver `{driver}` is not in this agent (has: process)")]
     NotHere { driver: &'static str },
-    #[error("service `{service}`: {source}")]
+    #[error("service `{service}` cannot be supervised on this host")]
     Process {
         service: String,
         #[source]
@@ -139,5 +139,42 @@ pub fn build(
         }
         policy::ServiceDriver::Systemd(_) => Err(BuildError::NotHere { driver: "systemd" }),
         policy::ServiceDriver::Nginx(_) => Err(BuildError::NotHere { driver: "nginx" }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_driver_that_is_not_here_is_refused_by_name() {
+        let state = tempfile::tempdir().unwrap();
+        let context = Context {
+            component: "crm".to_owned(),
+            state_dir: state.path().to_owned(),
+            hold_path: state.path().join("hold"),
+        };
+        let service = |driver| ServicePolicy {
+            name: "web".to_owned(),
+            driver,
+            stop_within: policy::default_stop_within(),
+        };
+        let refused =
+            build(&service(policy::ServiceDriver::Systemd("web.service".into())), &context)
+                .unwrap_err();
+        assert_eq!(refused.to_string(), "driver `systemd` is not in this agent (has: process)");
+        let refused =
+            build(&service(policy::ServiceDriver::Nginx("nginx.service".into())), &context)
+                .unwrap_err();
+        assert_eq!(refused.to_string(), "driver `nginx` is not in this agent (has: process)");
+        let process = policy::ProcessPolicy {
+            command: vec!["/bin/true".into()],
+            directory: "/".into(),
+            environment: Default::default(),
+            user: None,
+        };
+        let built = build(&service(policy::ServiceDriver::Process(process)), &context).unwrap();
+        assert_eq!(built.name(), "process");
+        assert!(!built.status().await.unwrap().running);
     }
 }

@@ -18,6 +18,7 @@
 //! Invariant: services outlive the agent; the next agent finds them again.
 //! Invariant: nothing starts while its component's hold is there.
 
+mod handle;
 mod log;
 mod members;
 mod state;
@@ -38,8 +39,9 @@ use proto::policy::ProcessPolicy;
 use tokio::time::Instant;
 
 use self::{
+    handle::SupervisorHandle,
     members::Mark,
-    supervisor::{Service, Supervisor, SupervisorHandle},
+    supervisor::{Service, Supervisor},
 };
 use super::{Context, Doing, DriverError, ServiceDriver, ServiceState, Verb};
 use crate::exec::{self, ExecError, Spec};

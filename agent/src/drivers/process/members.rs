@@ -191,3 +191,25 @@ fn look(entries: &[String], leader: Option<&Identity>) -> io::Result<Members> {
 fn pids(procs: &[Proc]) -> String {
     procs.iter().map(|proc| proc.pid.to_string()).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_survives_kill_is_named() {
+        let proc = |pid| Proc { pid, group: 7, start_time: 1, alive: true };
+        let error = EndError::StillAlive(vec![proc(7), proc(9)]);
+        assert_eq!(error.to_string(), "still alive after KILL: process 7, 9");
+    }
+
+    #[test]
+    fn the_mark_tells_services_and_agents_apart() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mark =
+            |service, state: &tempfile::TempDir| Mark::new(service, state.path()).unwrap().entries;
+        assert_eq!(mark("crm.web", &one), mark("crm.web", &one));
+        assert_ne!(mark("crm.web", &one), mark("crm.job", &one));
+        assert_ne!(mark("crm.web", &one), mark("crm.web", &other));
+    }
+}

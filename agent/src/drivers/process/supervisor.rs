@@ -21,11 +21,12 @@ use std::{
 use rustix::process::Signal;
 use tokio::{
     process::Child,
-    sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep_until, timeout, timeout_at},
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
+    handle::{self, Answer, Request, SupervisorHandle, View},
     log,
     members::{EndError, Mark, Patience, end},
     state::{self, Desired, Record, RecordError},
@@ -40,12 +41,10 @@ use crate::{
     retry,
 };
 
-/// A worker asks one thing of a service at a time; a second one may be an abort.
-const REQUESTS_MAX: usize = 4;
 /// How often a hold is looked for while a start waits for its end: a part of the outage.
 const HOLD_POLL: Duration = Duration::from_millis(50);
 /// How long the kernel may take after KILL. Longer means that a process hangs in the kernel.
-const KILL_GRACE: Duration = Duration::from_secs(2);
+pub(super) const KILL_GRACE: Duration = Duration::from_secs(2);
 /// How long what a dead leader left behind has to end by itself before it is killed.
 const LEFTOVERS_WITHIN: Duration = Duration::from_secs(1);
 
@@ -59,88 +58,6 @@ pub(super) struct Service {
     pub(super) hold: PathBuf,
     pub(super) record: PathBuf,
     pub(super) log: PathBuf,
-}
-
-/// What the supervisor knows, for those who look.
-#[derive(Clone, Debug)]
-pub(super) struct View {
-    /// The process it watches. Whether that is alive now, the host says.
-    pub(super) process: Option<Identity>,
-    pub(super) restarts: u64,
-    pub(super) detail: String,
-}
-
-/// The way to a supervisor. It ends when its last handle is dropped.
-#[derive(Clone, Debug)]
-pub(super) struct SupervisorHandle {
-    requests: mpsc::Sender<Request>,
-    view: watch::Receiver<Option<View>>,
-}
-
-impl SupervisorHandle {
-    /// Wants the service to run and waits until it was spawned.
-    pub(super) async fn start(&self, deadline: Instant) -> Result<(), DriverError> {
-        let asked = self.ask(|answer| Request::Start { answer });
-        match timeout_at(deadline, asked).await {
-            Ok(answer) => answer,
-            Err(_) => Err(DriverError::TimedOut(format!(
-                "not started by the deadline: {}",
-                self.detail()
-            ))),
-        }
-    }
-
-    /// Wants it not to run and waits until nothing of it does.
-    pub(super) async fn stop(
-        &self,
-        within: Duration,
-        deadline: Instant,
-    ) -> Result<(), DriverError> {
-        // The kernel's time after KILL lies before the deadline where there is room for it.
-        let latest = deadline.checked_sub(KILL_GRACE).unwrap_or(deadline);
-        let term_until = (Instant::now() + within).min(latest);
-        let asked = self.ask(|answer| Request::Stop { term_until, answer });
-        let give_up = deadline.max(term_until + KILL_GRACE) + KILL_GRACE;
-        match timeout_at(give_up, asked).await {
-            Ok(answer) => answer,
-            Err(_) => Err(DriverError::TimedOut(format!(
-                "not stopped by the deadline: {}",
-                self.detail()
-            ))),
-        }
-    }
-
-    /// What it knows, once it has found out what there is.
-    pub(super) async fn view(&self) -> Result<View, DriverError> {
-        let mut view = self.view.clone();
-        let known = view.wait_for(Option::is_some).await.map_err(|_| gone())?;
-        known.clone().ok_or_else(gone)
-    }
-
-    async fn ask(&self, request: impl FnOnce(Answer) -> Request) -> Result<(), DriverError> {
-        let (answer, answered) = oneshot::channel();
-        self.requests.send(request(answer)).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
-    }
-
-    fn detail(&self) -> String {
-        self.view
-            .borrow()
-            .as_ref()
-            .map_or_else(|| "still looking".to_owned(), |view| view.detail.clone())
-    }
-}
-
-fn gone() -> DriverError {
-    DriverError::Permanent("its supervisor has ended; restart the agent".to_owned())
-}
-
-type Answer = oneshot::Sender<Result<(), DriverError>>;
-
-#[derive(Debug)]
-enum Request {
-    Start { answer: Answer },
-    Stop { term_until: Instant, answer: Answer },
 }
 
 /// The task of one service.
@@ -187,8 +104,7 @@ enum Event {
 
 impl Supervisor {
     pub(super) fn new(service: Service) -> (Self, SupervisorHandle) {
-        let (requests, received) = mpsc::channel(REQUESTS_MAX);
-        let (view, seen) = watch::channel(None);
+        let (handle, requests, view) = handle::channel();
         let supervisor = Self {
             service,
             record: Record::new(Desired::Stopped),
@@ -196,10 +112,10 @@ impl Supervisor {
             delays: retry::Policy::restart(),
             waiting: Vec::new(),
             last_words: None,
-            requests: received,
+            requests,
             view,
         };
-        (supervisor, SupervisorHandle { requests, view: seen })
+        (supervisor, handle)
     }
 
     pub(super) async fn run(mut self) {
@@ -207,6 +123,7 @@ impl Supervisor {
         loop {
             self.publish();
             match self.next_event().await {
+                Event::Asked(request) if request.is_given_up() => {}
                 Event::Asked(Request::Start { answer }) => self.want(answer).await,
                 Event::Asked(Request::Stop { term_until, answer }) => {
                     let stopped = self.stop(term_until).await;

@@ -168,6 +168,14 @@ async fn a_group_whose_leader_died_is_ended_before_the_next_start() {
     kill(&leader);
     next_identity(&driver, &leader).await;
     assert!(Proc::read(child).is_none_or(|proc| !proc.alive));
+    // A stop finds it by its group too.
+    eventually("the next child runs", async || {
+        driver.last_log_lines(1).await != [child.to_string()]
+    })
+    .await;
+    let next: i32 = driver.last_log_lines(1).await[0].parse().unwrap();
+    driver.stop(LONG, soon()).await.unwrap();
+    assert!(Proc::read(next).is_none_or(|proc| !proc.alive));
 }
 
 #[tokio::test]
@@ -206,7 +214,7 @@ async fn nothing_starts_while_it_is_held() {
     let bed = Bed::new();
     fs::write(&bed.context.hold_path, "").unwrap();
     let driver = bed.driver(&["/bin/sleep", "600"]);
-    let late = driver.start(Instant::now() + Duration::from_millis(200)).await.unwrap_err();
+    let late = driver.start(Instant::now() + Duration::from_secs(1)).await.unwrap_err();
     assert!(matches!(&late, DriverError::TimedOut(words) if words.contains("held: ")), "{late}");
     assert_eq!(bed.alive(), []);
     fs::remove_file(&bed.context.hold_path).unwrap();

@@ -459,7 +459,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_of_the_agents_environment_is_seen() {
-        assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some(), "the test would prove nothing");
+        assert!(std::env::vars_os().count() > 2, "the test would prove nothing");
         let mut spec = Spec::new(["/usr/bin/env"]);
         spec.environment.insert("GIVEN".into(), "yes".into());
         let output = run(&spec, LONG).await.unwrap();

@@ -87,7 +87,12 @@ impl Proc {
 
     /// Whether this very process is there still, and alive.
     pub fn is_alive_still(&self) -> bool {
-        Self::read(self.pid).is_some_and(|now| now.alive && now.start_time == self.start_time)
+        Self::read(self.pid).is_some_and(|now| now.alive && now.is_same(self))
+    }
+
+    /// The same process, at whatever moment of this boot.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.pid, self.start_time) == (other.pid, other.start_time)
     }
 
     /// Signals this very process, not another that has its pid by now. Gone already is fine.
@@ -97,7 +102,7 @@ impl Proc {
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         let Some(fd) = open_pidfd(self.pid)? else { return Ok(()) };
         // Opened first, compared after: were it another process, its start would be another.
-        if Self::read(self.pid).is_none_or(|now| now.start_time != self.start_time) {
+        if Self::read(self.pid).is_none_or(|now| !now.is_same(self)) {
             return Ok(());
         }
         unless_gone(pidfd_send_signal(fd, signal))

@@ -107,9 +107,20 @@ pub(super) async fn end(
     if first.all.is_empty() {
         return Ok(());
     }
-    // TERM only once: what a member starts in order to end well, it may finish.
+    // TERM only once: many take a second one as an order to drop everything, and what a member starts in order to end
+    // well, it may finish.
     first.signal(Signal::TERM)?;
-    if gone_by(mark, leader, first, patience.term_until).await?.is_empty() {
+    let left = match leader {
+        Some(leader) => {
+            leader_gone_by(leader, patience.term_until).await;
+            // Forked while they were looked for, so never asked; and nobody waits for them now.
+            let left = mark.members(Some(leader)).await?;
+            left.without(&first).signal(Signal::TERM)?;
+            left
+        }
+        None => first,
+    };
+    if gone_by(mark, leader, left, patience.term_until).await?.is_empty() {
         return Ok(());
     }
     let kill_until = Instant::now() + patience.kill_for;
@@ -124,6 +135,12 @@ pub(super) async fn end(
         if Instant::now() >= kill_until {
             return Err(EndError::StillAlive(left));
         }
+    }
+}
+
+async fn leader_gone_by(leader: &Identity, until: Instant) {
+    while leader.is_alive() && Instant::now() < until {
+        sleep(POLL).await;
     }
 }
 
@@ -151,13 +168,24 @@ async fn gone_by(
 }
 
 impl Members {
+    /// Those that are not in `earlier`, one by one.
+    fn without(&self, earlier: &Self) -> Self {
+        let is_new = |proc: &&Proc| !earlier.all.iter().any(|it| it.is_same(proc));
+        Self { all: self.all.iter().filter(is_new).copied().collect(), groups: BTreeSet::new() }
+    }
+
     /// Groups as a whole, in which none can escape by a fork; the others one by one.
     fn signal(&self, signal: Signal) -> Result<(), EndError> {
         for group in &self.groups {
             let failed = |source| EndError::Signal { pid: *group, source };
             signal_group(*group, signal).map_err(failed)?;
         }
-        for proc in self.all.iter().filter(|proc| !self.groups.contains(&proc.group)) {
+        // One that left its group meanwhile may have missed it.
+        let in_group = |proc: &Proc| {
+            self.groups.contains(&proc.group)
+                && Proc::read(proc.pid).is_none_or(|now| now.group == proc.group)
+        };
+        for proc in self.all.iter().filter(|proc| !in_group(proc)) {
             proc.signal(signal).map_err(|source| EndError::Signal { pid: proc.pid, source })?;
         }
         Ok(())

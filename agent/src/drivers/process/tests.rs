@@ -145,7 +145,7 @@ async fn one_that_ignores_term_is_killed_with_all_that_it_started() {
 async fn one_that_ends_at_term_may_finish_first() {
     let bed = Bed::new();
     let driver = bed.script(
-        "trap 'sleep 0.1; echo finished; exit 0' TERM; echo up; while :; do sleep 600 & wait; done",
+        "trap 'sleep 0.1; echo finished; exit 0' TERM; echo up; while :; do sleep 0.05; done",
     );
     driver.start(soon()).await.unwrap();
     eventually("it listens", async || !driver.last_log_lines(1).await.is_empty()).await;

@@ -20,7 +20,7 @@ use engine::{
 };
 
 use crate::{
-    fleets::{Fleets, FleetsError, nearest},
+    fleets::{FleetsError, nearest},
     host::wall,
     journal::JournalError,
     runner::{self, Runner, RunnerError, RunnerHandle, Shared, View},

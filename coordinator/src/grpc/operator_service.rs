@@ -1,6 +1,6 @@
 //! One method per RPC of ctl: decode, call, encode.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use engine::{
     Abort, Ask, Fleet, FleetEvent, FleetName, FleetState, HostName, Outcome, Phase, RunResult,
@@ -311,7 +311,8 @@ impl OperatorService {
         let inventory = inventory(state, &self.sessions);
         let mut rows: Vec<_> = state.releases.iter().collect();
         rows.sort_by(|a, b| (b.1.first_seen, b.0).cmp(&(a.1.first_seen, a.0)));
-        let live = |name| inventory.hosts.values().flat_map(|now| now.live.values()).any(|row| row.release.as_ref() == Some(name));
+        let live: BTreeSet<&engine::ReleaseName> =
+            inventory.hosts.values().flat_map(|now| now.live.values()).filter_map(|row| row.release.as_ref()).collect();
         let row = |(name, release): (&engine::ReleaseName, &engine::Release)| {
             let missing = planner::missing_on(&inventory, name);
             let snapshots = inventory.hosts.keys().filter_map(|host| Some((host, self.sessions.get(host)?)));
@@ -323,7 +324,7 @@ impl OperatorService {
                 }).collect();
                 held
             });
-            to_proto::release(name, release, &missing, live(name), snapshots.collect())
+            to_proto::release(name, release, &missing, live.contains(name), snapshots.collect())
         };
         rows.into_iter().map(row).collect()
     }

@@ -62,7 +62,8 @@ pub struct CheckStatus {
 #[derive(Clone, Debug)]
 pub struct HeldSnapshot {
     pub component: ComponentName,
-    pub release: ReleaseName,
+    /// Absent for what an operation replaced without its ever having had a name.
+    pub release: Option<ReleaseName>,
     pub seen: SeenSnapshot,
     pub size_bytes: u64,
     pub files: u64,
@@ -99,12 +100,13 @@ impl HostStatus {
     pub fn unseen(&self, state: &FleetState, host: &HostName) -> Vec<FleetEvent> {
         let mut events = Vec::new();
         for row in self.snapshots.iter().filter(|row| row.damage.is_none()) {
-            let known = state.releases.get(&row.release).and_then(|release| release.hosts.get(host));
+            let Some(release) = &row.release else { continue };
+            let known = state.releases.get(release).and_then(|release| release.hosts.get(host));
             if known.and_then(|on_host| on_host.snapshots.get(&row.component)) != Some(&row.seen) {
                 events.push(FleetEvent::SnapshotSeen {
                     host: host.clone(),
                     component: row.component.clone(),
-                    release: row.release.clone(),
+                    release: release.clone(),
                     seen: row.seen.clone(),
                 });
             }

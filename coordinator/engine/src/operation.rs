@@ -685,10 +685,9 @@ impl Operation {
     pub fn replaced(&self) -> Vec<(HostName, &Evidence)> {
         let mut found = Vec::new();
         for (host, state) in &self.hosts {
-            for evidence in state.tracks.values().flat_map(|slot| &slot.evidence) {
-                if evidence.replaced.is_some() {
-                    found.push((host.clone(), evidence));
-                }
+            let cuts = state.tracks.iter().filter(|(stage, _)| self.plan.stages[**stage].cuts_capacity);
+            for evidence in cuts.flat_map(|(_, slot)| &slot.evidence).filter(|row| row.replaced.is_some()) {
+                found.push((host.clone(), evidence));
             }
         }
         found

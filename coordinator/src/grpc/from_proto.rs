@@ -92,7 +92,7 @@ fn held_snapshot(message: v1::SnapshotInfo) -> Wire<HeldSnapshot> {
     };
     Ok(HeldSnapshot {
         component: field("component", ComponentName::new(message.component))?,
-        release: field("release", ReleaseName::new(message.release))?,
+        release: optional("release", message.release, ReleaseName::new)?,
         seen,
         size_bytes: message.size_bytes,
         files: message.files,

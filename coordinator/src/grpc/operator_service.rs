@@ -317,7 +317,7 @@ impl OperatorService {
             let missing = planner::missing_on(&inventory, name);
             let snapshots = inventory.hosts.keys().filter_map(|host| Some((host, self.sessions.get(host)?)));
             let snapshots = snapshots.flat_map(|(host, seen)| {
-                let held = seen.status.snapshots.into_iter().filter(|row| row.release == *name);
+                let held = seen.status.snapshots.into_iter().filter(|row| row.release.as_ref() == Some(name));
                 let held: Vec<_> = held.map(|row| v1::HostSnapshot {
                     host: host.to_string(),
                     snapshot: Some(to_proto::snapshot(&row)),

@@ -342,7 +342,7 @@ pub fn snapshot(row: &HeldSnapshot) -> v1::SnapshotInfo {
         component: row.component.to_string(),
         snapshot: row.seen.snapshot.to_string(),
         content: row.seen.content.clone(),
-        release: row.release.to_string(),
+        release: text(row.release.as_ref()),
         version: row.seen.version.clone().unwrap_or_default(),
         taken_at_unix_ms: row.seen.taken_at.0,
         size_bytes: row.size_bytes,

@@ -107,6 +107,9 @@ pub struct Context {
     pub state_dir: PathBuf,
     /// While this file exists, nothing of the component may start.
     pub hold_path: PathBuf,
+    /// What a service is that was never ordered anything: true where the agent is its supervisor from the host's
+    /// first day on.
+    pub autostart: bool,
 }
 
 /// A service that no driver of this agent can run.
@@ -153,6 +156,7 @@ mod tests {
             component: "crm".to_owned(),
             state_dir: state.path().to_owned(),
             hold_path: state.path().join("hold"),
+            autostart: false,
         };
         let service = |driver| ServicePolicy {
             name: "web".to_owned(),

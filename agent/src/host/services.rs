@@ -43,6 +43,7 @@ impl Services {
             component: component.to_owned(),
             state_dir: state.to_owned(),
             hold_path: hold.to_owned(),
+            autostart: true,
         };
         let build = |policy: &ServicePolicy| {
             let driver = drivers::build(policy, &context)?;

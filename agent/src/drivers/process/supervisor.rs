@@ -58,6 +58,8 @@ pub(super) struct Service {
     pub(super) hold: PathBuf,
     pub(super) record: PathBuf,
     pub(super) log: PathBuf,
+    /// Wanted where there is no record of it yet.
+    pub(super) autostart: bool,
 }
 
 /// The task of one service.
@@ -168,7 +170,9 @@ impl Supervisor {
     /// What an earlier run of the agent left: its record, and the host as it is.
     async fn find_again(&mut self) {
         // Read where it stands: once, and a few bytes.
-        let recorded = state::load(&self.service.record).unwrap_or_else(|error| {
+        let loaded = state::load(&self.service.record);
+        let first = matches!(loaded, Ok(None));
+        let recorded = loaded.unwrap_or_else(|error| {
             tracing::error!(service = %self.service.name, error = words(&error), "the host is looked at instead");
             None
         });
@@ -182,7 +186,8 @@ impl Supervisor {
             tracing::error!(service = %self.service.name, %error, "cannot look for its process");
             None
         });
-        let unknown = if watch.is_some() { Desired::Running } else { Desired::Stopped };
+        let wanted = watch.is_some() || (first && self.service.autostart);
+        let unknown = if wanted { Desired::Running } else { Desired::Stopped };
         self.record = recorded.unwrap_or_else(|| Record::new(unknown));
         let now = Instant::now();
         self.phase = match (watch, self.record.desired) {

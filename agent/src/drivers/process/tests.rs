@@ -33,7 +33,7 @@ impl Bed {
         let state_dir = directory.path().join("state");
         fs::create_dir(&state_dir).unwrap();
         let context =
-            Context { component: "crm".to_owned(), hold_path: state_dir.join("hold"), state_dir };
+            Context { component: "crm".to_owned(), hold_path: state_dir.join("hold"), state_dir, autostart: false };
         Self { directory, context }
     }
 
@@ -443,7 +443,7 @@ async fn services_outlive_an_agent_that_is_killed() {
 #[ignore = "it is the agent of `services_outlive_an_agent_that_is_killed`"]
 async fn an_agent_to_be_killed() {
     let state_dir = PathBuf::from(std::env::var_os(AGENT_STATE).expect("run by the other test"));
-    let context = Context { component: "crm".into(), hold_path: state_dir.join("hold"), state_dir };
+    let context = Context { component: "crm".into(), hold_path: state_dir.join("hold"), state_dir, autostart: false };
     let policy = ProcessPolicy {
         command: vec!["/bin/sleep".into(), "600".into()],
         directory: "/".into(),
@@ -453,4 +453,16 @@ async fn an_agent_to_be_killed() {
     let driver = ProcessDriver::build("web", &policy, &context).unwrap();
     driver.start(soon()).await.unwrap();
     std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn a_service_that_was_never_ordered_anything_starts_where_the_agent_is_its_supervisor() {
+    let mut bed = Bed::new();
+    bed.context.autostart = true;
+    let driver = bed.driver(&["/bin/sleep", "600"]);
+    eventually("it runs", async || driver.status().await.unwrap().running).await;
+    driver.stop(Duration::from_secs(1), soon()).await.unwrap();
+    drop(driver);
+    let again = bed.driver(&["/bin/sleep", "600"]);
+    assert!(!again.status().await.unwrap().running, "a stop by order outlives the agent");
 }

@@ -73,3 +73,37 @@ fn a_staged_tree_that_was_tampered_with_is_built_anew() {
     store.switch(&world.files(), second, first).unwrap();
     assert_eq!(without_carrier(world.picture()), first_picture);
 }
+
+#[test]
+fn with_release_links_only_directories_of_our_own_are_ever_removed() {
+    let Rollback { world, first, second, first_picture, second_picture } =
+        World::at_second(SwitchMode::Link);
+    let releases = || {
+        let mut names: Vec<String> = fs::read_dir(world.root.join("srv/releases"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    let ours = format!("lastgood-app-{}", first.short());
+    let store = world.store();
+    assert_eq!(releases(), ["first", &ours]);
+    store.switch(&world.files(), second, first).unwrap();
+
+    // What is live, and what was replaced, stays.
+    assert_eq!(store.discard(&world.files(), first).unwrap(), Vec::<String>::new());
+    assert_eq!(releases(), ["first", &ours]);
+    assert_eq!(without_carrier(world.picture()), first_picture);
+    store.switch(&world.files(), first, second).unwrap();
+    assert_eq!(world.picture(), second_picture);
+
+    // What was staged and is no longer wanted goes; a link of our own to the app's release goes without it.
+    store.discard(&world.files(), first).unwrap();
+    assert_eq!(releases(), ["first"]);
+    store.stage(&world.files(), first).unwrap();
+    store.switch(&world.files(), second, first).unwrap();
+    store.discard(&world.files(), second).unwrap();
+    assert_eq!(releases(), ["first", &ours]);
+    assert_eq!(without_carrier(world.picture()), first_picture);
+}

@@ -15,6 +15,7 @@ use proto::{
     v1::{self, operator_service_client::OperatorServiceClient},
 };
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 
 use crate::{eventually, hands::COMPONENT};
@@ -30,7 +31,8 @@ pub type Client = OperatorServiceClient<Channel>;
 pub struct Cluster {
     dir: TempDir,
     pub ca: Ca,
-    coordinator: Option<Coordinator>,
+    /// In a runtime of its own: dropping that ends everything of it at once, as a kill does.
+    coordinator: Option<(Runtime, Coordinator)>,
     pub address: SocketAddr,
     agents: BTreeMap<String, Agent>,
 }
@@ -62,14 +64,20 @@ impl Cluster {
             async { opened }
         });
         let journal = Arc::new(journal.await);
-        let started = Coordinator::start_with(self.address, &identity, journal).await.expect("a coordinator");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let address = self.address;
+        let start = async move { Coordinator::start_with(address, &identity, journal).await };
+        let started = runtime.spawn(start).await.expect("no panic").expect("a coordinator");
         self.address = started.address();
-        self.coordinator = Some(started);
+        self.coordinator = Some((runtime, started));
     }
 
     /// Ends the coordinator.
     pub fn stop_coordinator(&mut self) {
-        self.coordinator = None;
+        if let Some((runtime, _)) = self.coordinator.take() {
+            runtime.shutdown_background();
+        }
     }
 
     /// An identity of this fleet; answers its directory.
@@ -148,6 +156,13 @@ impl Cluster {
 
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // A runtime must not be dropped where it would have to wait.
+        self.stop_coordinator();
     }
 }
 

@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -27,6 +30,8 @@ const ENTRIES_MAX: usize = 1_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     seen: Mutex<HashMap<(u64, u64), Seen>>,
+    /// Something was remembered since it was last encoded.
+    is_new: AtomicBool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,16 +60,19 @@ impl Cache {
             seen.clear();
         }
         seen.insert((stat.st_dev, stat.st_ino), Seen::new(stat, hash));
+        self.is_new.store(true, Ordering::Relaxed);
     }
 
-    /// For a later run.
-    pub(super) fn encode(&self) -> Vec<u8> {
-        records::seal(MAGIC, &*lock(&self.seen))
+    /// For a later run; none where it has nothing new.
+    pub(super) fn encode_if_new(&self) -> Option<Vec<u8>> {
+        let is_new = self.is_new.swap(false, Ordering::Relaxed);
+        is_new.then(|| records::seal(MAGIC, &*lock(&self.seen)))
     }
 
     /// What an earlier run left; empty where it cannot be read.
     pub(super) fn decode(bytes: &[u8]) -> Self {
-        Self { seen: Mutex::new(records::unseal(MAGIC, bytes).unwrap_or_default()) }
+        let seen = records::unseal(MAGIC, bytes).unwrap_or_default();
+        Self { seen: Mutex::new(seen), is_new: AtomicBool::default() }
     }
 }
 

@@ -21,6 +21,8 @@ use super::{
 pub(super) struct Hold {
     pub(super) from: Hash,
     pub(super) to: Hash,
+    /// Which of the two was live when it began; turning it round does not change that.
+    pub(super) was_live: Hash,
     /// One per part that moves by itself.
     pub(super) parts: Vec<Marks>,
 }
@@ -48,7 +50,7 @@ impl Hold {
     fn reversed(self) -> Self {
         let turn = |marks: Marks| Marks { part: marks.part, from: marks.to, to: marks.from };
         let parts = self.parts.into_iter().map(turn).collect();
-        Self { from: self.to, to: self.from, parts }
+        Self { from: self.to, to: self.from, was_live: self.was_live, parts }
     }
 }
 

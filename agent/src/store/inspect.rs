@@ -182,7 +182,9 @@ impl Store {
         let shared = self.shared(&set.component)?;
         let sites = set.sites()?;
         let roots = scan::roots(set, &sites, Place::Live)?;
-        Ok(scan::set(set, &roots, &shared.cache, Read::Changed, Keep::Nothing)?.manifest)
+        let found = scan::set(set, &roots, &shared.cache, Read::Changed, Keep::Nothing)?;
+        self.save_cache(&set.component, &shared);
+        Ok(found.manifest)
     }
 
     /// From and to of the hold, or why it cannot be read.

@@ -40,6 +40,9 @@ pub(super) struct Entry {
     pub(super) kind: Kind,
 }
 
+/// Extended attributes as name and value.
+pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What is kept of an inode besides its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Meta {
@@ -49,7 +52,7 @@ pub(super) struct Meta {
     pub(super) mtime_s: i64,
     pub(super) mtime_ns: u32,
     /// Name → value, sorted by name.
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) xattrs: Xattrs,
 }
 
 /// What a path is.

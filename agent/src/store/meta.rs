@@ -10,7 +10,11 @@ use rustix::{
     io::Errno,
 };
 
-use super::{dir::Dir, error::StoreError, manifest::Meta};
+use super::{
+    dir::Dir,
+    error::StoreError,
+    manifest::{Meta, Xattrs},
+};
 
 /// Attributes that the kernel or an overlay computes for one inode; they mean nothing on another.
 const NOT_KEPT: [&[u8]; 3] = [b"security.ima", b"security.evm", b"trusted.overlay."];
@@ -109,11 +113,7 @@ pub(super) fn stat_of(file: &File, path: &str) -> Result<Stat, StoreError> {
         .map_err(|errno| StoreError::Stat { path: path.to_owned(), source: errno.into() })
 }
 
-fn meta(
-    stat: &Stat,
-    xattrs: Result<Vec<(Vec<u8>, Vec<u8>)>, Errno>,
-    path: &str,
-) -> Result<Meta, StoreError> {
+fn meta(stat: &Stat, xattrs: Result<Xattrs, Errno>, path: &str) -> Result<Meta, StoreError> {
     let xattrs = xattrs.map_err(|errno| StoreError::Read {
         path: format!("the extended attributes of {path}"),
         source: io::Error::from(errno),
@@ -126,7 +126,7 @@ fn meta(
 fn xattrs(
     names: Result<Vec<u8>, Errno>,
     get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+) -> Result<Xattrs, Errno> {
     let names = match names {
         // A filesystem without them has none.
         Err(Errno::NOTSUP) => return Ok(Vec::new()),

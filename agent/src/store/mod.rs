@@ -18,6 +18,7 @@
 //! Invariant: what a switch replaces is known by a manifest, and stands whole beside what replaced it.
 //! Invariant: after [`StoreError::Fsync`] the process ends; what is on disk says how to go on.
 
+mod beside;
 mod build;
 mod cache;
 mod compare;
@@ -169,15 +170,8 @@ impl Store {
 
     /// Keeps the stat cache for the next run. Only speed depends on it, so it is not synced and its loss is no error.
     fn save_cache(&self, component: &str, shared: &Shared) {
-        let bytes = shared.cache.encode();
-        let saved = (|| {
-            let name = format!("cache-{component}").into_bytes();
-            self.tmp.unlink(&name)?;
-            let mut file = self.tmp.create(&name)?;
-            io::Write::write_all(&mut file, &bytes)
-                .map_err(|source| StoreError::Write { path: self.tmp.at(&name), source })?;
-            self.tmp.rename(&name, &self.cache, component.as_bytes(), dir::Rename::Over)
-        })();
+        let Some(bytes) = shared.cache.encode_if_new() else { return };
+        let saved = records::write(&self.tmp, &self.cache, component.as_bytes(), &bytes);
         if let Err(error) = saved {
             tracing::warn!(component, reason = error.reason(), "the stat cache was not saved");
         }

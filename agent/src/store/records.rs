@@ -313,14 +313,30 @@ pub(super) fn write_durably(
     name: &[u8],
     bytes: &[u8],
 ) -> Result<(), StoreError> {
+    let (file, new) = write_beside(tmp, dir, name, bytes)?;
+    sync_file(&file, &dir.at(name))?;
+    tmp.rename(&new, dir, name, Rename::Over)?;
+    dir.sync()
+}
+
+/// [`write_durably`] for what may be lost or torn by a power cut.
+pub(super) fn write(tmp: &Dir, dir: &Dir, name: &[u8], bytes: &[u8]) -> Result<(), StoreError> {
+    let (_, new) = write_beside(tmp, dir, name, bytes)?;
+    tmp.rename(&new, dir, name, Rename::Over)
+}
+
+fn write_beside(
+    tmp: &Dir,
+    dir: &Dir,
+    name: &[u8],
+    bytes: &[u8],
+) -> Result<(File, Vec<u8>), StoreError> {
     static WRITES: AtomicU64 = AtomicU64::new(0);
     let new = format!("write-{}", WRITES.fetch_add(1, Ordering::Relaxed)).into_bytes();
     tmp.unlink(&new)?;
     let mut file = tmp.create(&new)?;
     file.write_all(bytes).map_err(|source| StoreError::Write { path: dir.at(name), source })?;
-    sync_file(&file, &dir.at(name))?;
-    tmp.rename(&new, dir, name, Rename::Over)?;
-    dir.sync()
+    Ok((file, new))
 }
 
 /// Reads a whole file of our own; none where it is not there.

@@ -15,6 +15,7 @@ use std::{collections::HashSet, time::SystemTime};
 use rustix::fs::{FileType, Stat};
 
 use super::{
+    Steps,
     cache::Cache,
     dir::Dir,
     error::{StoreError, shown},
@@ -142,6 +143,7 @@ pub(super) fn settled(
     sites: &[Site<'_>],
     cache: &Cache,
     batch: &mut Batch<'_>,
+    steps: &Steps,
 ) -> Result<Scanned, StoreError> {
     let mut last: Option<Scanned> = None;
     let mut culprit = component.component.clone();
@@ -149,6 +151,7 @@ pub(super) fn settled(
         // Opened anew: a deploy may put another directory into the place of the first.
         let roots = roots(component, sites, Place::Live)?;
         let now = set(component, &roots, cache, Read::Changed, Keep::Everything(&mut *batch))?;
+        steps.reach("snapshot: walked")?;
         match (&now.unsettled, &last) {
             (Some(path), _) => culprit.clone_from(path),
             (None, Some(last)) if last.manifest == now.manifest && last.unsettled.is_none() => {

@@ -56,7 +56,7 @@ impl Store {
         self.refuse_held(&set.component)?;
         let sites = set.sites()?;
         let mut batch = self.objects.batch()?;
-        let scanned = scan::settled(&set, &sites, &shared.cache, &mut batch)?;
+        let scanned = scan::settled(&set, &sites, &shared.cache, &mut batch, &self.steps)?;
         let exact = scanned.manifest.exact();
         self.refuse_taken(&set.component, &label.release, exact)?;
         batch.commit()?;

@@ -82,3 +82,30 @@ pub(super) fn free(dir: &Dir) -> Result<(u64, Option<u64>), StoreError> {
     let inodes = (stat.f_files > 0).then_some(stat.f_favail);
     Ok((stat.f_bavail.saturating_mul(stat.f_frsize), inodes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn needs(bytes: u64, free_bytes: u64, free_inodes: Option<u64>) -> Needs {
+        let path = "/srv/.lastgood".to_owned();
+        let need = Need { path, bytes, inodes: 10, free_bytes, free_inodes };
+        Needs { filesystems: BTreeMap::from([(1, need)]) }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_what_is_needed() {
+        let error = needs(1_000_000, 1_000_000, None).check().unwrap_err().to_string();
+        let needed = 1_000_000 + 50_000 + MARGIN_BYTES;
+        assert!(error.contains(&format!("{needed} bytes needed, 1000000 bytes free")), "{error}");
+        needs(1_000_000, needed, None).check().unwrap();
+        needs(0, 0, None).check().unwrap();
+    }
+
+    #[test]
+    fn inodes_run_out_too() {
+        let checked = needs(1, u64::MAX, Some(9)).check();
+        assert!(matches!(checked, Err(StoreError::NoInodes { needed: 10, free: 9, .. })));
+        needs(1, u64::MAX, Some(10)).check().unwrap();
+    }
+}

@@ -10,10 +10,11 @@
 //! Invariant: what stands under its final name was read back whole after it was made durable.
 
 use proto::policy::SwitchMode;
-use rustix::fs::{AtFlags, FileType, Gid, StatVfsMountFlags, Uid};
+use rustix::fs::StatVfsMountFlags;
 
 use super::{
     Shared, Store,
+    beside::{finish, is_link, refuse_no_exchange, set_aside, sweep},
     build::Builder,
     cache::Cache,
     compare::{self, Difference},
@@ -26,12 +27,9 @@ use super::{
     records::{Bytes, LivePointer, Record},
     remove,
     scan::{self, Keep, Place, Read, Root},
-    set::{ComponentFiles, Part, PartKind, Set, Site},
+    set::{ComponentFiles, Part, PartKind, Set, Site, stands},
     space::{self, Needs},
 };
-
-/// How the release directories are called that we make beside those of the app's own deploys (`switch: link`).
-const RELEASE_PREFIX: &[u8] = b"lastgood-";
 
 /// What a stage left behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,20 +129,19 @@ impl Store {
             Some(late) => self.known(&set, late)?.bytes == Bytes::BesideLive,
             None => record.bytes == Bytes::BesideLive,
         };
-        for site in set.sites()? {
-            let Some(staging) = &site.staging else { continue };
-            let name = site.part.staged_name(exact);
-            let is_tree = matches!(site.part.kind, PartKind::Tree { .. });
-            if is_tree && only_copy && staging.stat(&name)?.is_some() {
-                notes.push(format!(
-                    "{} was kept: it holds the only copy of snapshot {exact}",
-                    staging.at(&name)
-                ));
-                continue;
-            }
-            set_aside(&site, staging, &name, exact)?;
-            sweep(&site)?;
+        let sites = set.sites()?;
+        if only_copy && stands(&sites, exact)? {
+            let beside = sites.first().map(|site| site.parent.at(super::STAGING.as_bytes()));
+            let beside = beside.unwrap_or_default();
+            notes.push(format!("{beside} was left alone: it holds the only copy of {exact}"));
+            return Ok(notes);
         }
+        for site in &sites {
+            let Some(staging) = &site.staging else { continue };
+            set_aside(site, staging, &site.part.staged_name(exact), exact)?;
+            sweep(site)?;
+        }
+        self.records.set_late(&set.component, exact, None)?;
         Ok(notes)
     }
 
@@ -391,127 +388,6 @@ impl Store {
     }
 }
 
-/// Takes a staged name out of use at once; [`sweep`] removes it when there is time.
-fn set_aside(site: &Site<'_>, staging: &Dir, name: &[u8], exact: Hash) -> Result<(), StoreError> {
-    if staging.stat(name)?.is_none() {
-        return Ok(());
-    }
-    let mut number = 1;
-    let mut gone = site.part.gone_name(exact, number);
-    while staging.stat(&gone)?.is_some() {
-        number += 1;
-        gone = site.part.gone_name(exact, number);
-    }
-    staging.rename(name, staging, &gone, Rename::New)?;
-    staging.sync()
-}
-
-/// Removes what interrupted builds left, and what was set aside.
-fn sweep(site: &Site<'_>) -> Result<(), StoreError> {
-    let staging = site.staging()?;
-    for probe in site.part.probe_names() {
-        staging.remove_dir(&probe)?;
-    }
-    for name in staging.names()? {
-        if site.part.is_leftover(&name) {
-            if site.mode() == SwitchMode::Link {
-                sweep_release(site, staging, &name)?;
-            }
-            remove::tree(staging, &name)?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes the release directory behind a link that was set aside, if it is of our making and nothing else leads
-/// there. It is first moved to where only the agent can reach.
-fn sweep_release(site: &Site<'_>, staging: &Dir, name: &[u8]) -> Result<(), StoreError> {
-    if !is_link(staging, name)? {
-        return Ok(());
-    }
-    let target = site.link_target(staging, name)?;
-    let (above, release) = dir::split(&target);
-    let live = &site.part.name;
-    if is_link(&site.parent, live)? && site.link_target(&site.parent, live)? == target {
-        return Ok(());
-    }
-    for other in staging.names()? {
-        if other != name
-            && is_link(staging, &other)?
-            && site.link_target(staging, &other)? == target
-        {
-            return Ok(());
-        }
-    }
-    let Some(above) = site.parent.dir_if_there(above)? else { return Ok(()) };
-    if release.starts_with(RELEASE_PREFIX) && above.stat(release)?.is_some() {
-        let gone = [name, b".0"].concat();
-        above.rename(release, staging, &gone, Rename::New)?;
-        remove::tree(staging, &gone)?;
-    }
-    Ok(())
-}
-
-fn is_link(dir: &Dir, name: &[u8]) -> Result<bool, StoreError> {
-    let stat = dir.stat(name)?;
-    Ok(stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink))
-}
-
-/// Gives what was built, and read back, its final name.
-fn finish(site: &Site<'_>, to: Hash) -> Result<(), StoreError> {
-    let staging = site.staging()?;
-    let (building, staged) = (site.part.building_name(to), site.part.staged_name(to));
-    if staging.stat(&building)?.is_none() {
-        // A declared file that is absent in this release.
-        return Ok(());
-    }
-    match site.mode() {
-        SwitchMode::Exchange => staging.rename(&building, staging, &staged, Rename::New)?,
-        SwitchMode::Link => finish_release(site, staging, &building, &staged, to)?,
-    }
-    staging.sync()
-}
-
-/// With `switch: link`: the tree goes beside the app's other releases, and a link to it waits in `.lastgood`.
-fn finish_release(
-    site: &Site<'_>,
-    staging: &Dir,
-    building: &[u8],
-    staged: &[u8],
-    to: Hash,
-) -> Result<(), StoreError> {
-    let live = &site.part.name;
-    let target = site.link_target(&site.parent, live)?;
-    let (above, _) = dir::split(&target);
-    let releases = site.parent.dir(above)?;
-    let wanted = [RELEASE_PREFIX, live, b"-", to.short().as_bytes()].concat();
-    let mut release = wanted.clone();
-    let mut tried = 1;
-    // One of that name may be live with changes, or be what somebody's link still leads to.
-    while releases.stat(&release)?.is_some() {
-        tried += 1;
-        release = [&wanted, b"-".as_slice(), tried.to_string().as_bytes()].concat();
-    }
-    let text = if above.is_empty() { release.clone() } else { [above, &release].join(&b'/') };
-    staging.symlink(&text, staged)?;
-    if let Some(stat) = site.parent.stat(live)? {
-        let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-        let own = staging.stat(staged)?.map(|own| (own.st_uid, own.st_gid));
-        if own != Some((stat.st_uid, stat.st_gid)) {
-            let flags = AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::chownat(staging, staged, Some(uid), Some(gid), flags).map_err(|errno| {
-                StoreError::Metadata {
-                    path: staging.at(staged),
-                    what: "the owner",
-                    source: errno.into(),
-                }
-            })?;
-        }
-    }
-    staging.rename(building, &releases, &release, Rename::New)?;
-    releases.sync()
-}
-
 /// The part of a site, and the single files inside it, with their manifests; the site's own first.
 fn own_parts<'a>(
     set: &'a Set,
@@ -525,27 +401,6 @@ fn own_parts<'a>(
         PartKind::Tree { .. } | PartKind::File => false,
     });
     parts.filter(move |(index, _)| *index == own).chain(inner).map(|(_, part)| part)
-}
-
-/// Tries on two empty directories whether names can be exchanged in one step, where it will have to be done.
-pub(super) fn refuse_no_exchange(site: &Site<'_>) -> Result<(), StoreError> {
-    let staging = site.staging()?;
-    let probes = site.part.probe_names();
-    let [one, other] = &probes;
-    for probe in &probes {
-        staging.remove_dir(probe)?;
-        staging.make_dir(probe)?;
-    }
-    let exchanged = staging.rename(one, staging, other, Rename::Exchange);
-    for probe in &probes {
-        staging.remove_dir(probe)?;
-    }
-    exchanged.map_err(|error| match error {
-        StoreError::Rename { source, .. } => {
-            StoreError::NotAtomic { path: site.parent.at(b""), source }
-        }
-        error => error,
-    })
 }
 
 fn refuse_read_only(dir: &Dir) -> Result<(), StoreError> {

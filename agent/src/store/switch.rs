@@ -22,7 +22,7 @@ use proto::policy::SwitchMode;
 use rustix::fs::FileType;
 
 use super::{
-    Shared, Store,
+    Shared, Store, beside,
     compare::{self, Difference},
     dir::{self, Dir, Rename},
     error::{StoreError, shown},
@@ -34,7 +34,6 @@ use super::{
     records::{LivePointer, Record},
     scan::{self, Keep, Place, Read},
     set::{ComponentFiles, Part, PartKind, Set, Site, stands},
-    stage,
 };
 
 /// What a switch has to say.
@@ -108,7 +107,7 @@ impl Switch<'_> {
         };
         self.store.steps.reach("switch: held")?;
         if is_new || self.nothing_moved(&hold)? {
-            self.save_late_changes(from, &mut switched)?;
+            self.save_late_changes(hold.was_live, &mut switched)?;
         }
         self.store.steps.reach("switch: replaced known")?;
 
@@ -148,7 +147,7 @@ impl Switch<'_> {
                 });
             }
             if site.mode() == SwitchMode::Exchange {
-                stage::refuse_no_exchange(site)?;
+                beside::refuse_no_exchange(site)?;
             }
             // An older copy of what is live may stand where the replaced tree has to go.
             self.store.clear(self.set, site, self.source.exact)?;
@@ -156,7 +155,8 @@ impl Switch<'_> {
             self.refuse_keep_twice(site, &marks)?;
             parts.push(marks);
         }
-        Ok(Hold { from: self.source.exact, to: self.target.exact, parts })
+        let (from, to) = (self.source.exact, self.target.exact);
+        Ok(Hold { from, to, was_live: from, parts })
     }
 
     /// Whether `to` is live without a move: the switch has ended before, or is the way back of one that never began.
@@ -181,19 +181,23 @@ impl Switch<'_> {
         Ok(closest.is_some_and(|(_, differences)| differences.is_empty()))
     }
 
-    /// Whether every name still is where it was before the switch. The hold may be an old one.
+    /// Whether every name is where it was when the hold was taken. The hold may be that of a run before a crash.
     fn nothing_moved(&self, hold: &Hold) -> Result<bool, StoreError> {
         for (site, marks) in self.moving(hold)? {
-            if mark(site, &site.parent, &site.part.name)? != marks.from {
+            let (was, comes) = if hold.was_live == hold.from {
+                (&marks.from, &marks.to)
+            } else {
+                (&marks.to, &marks.from)
+            };
+            if mark(site, &site.parent, &site.part.name)? != *was {
                 return Ok(false);
             }
-            let (Some(from), Some(to)) =
-                (self.tree_of(site, &marks.from)?, self.tree_of(site, &marks.to)?)
+            let (Some(was), Some(comes)) = (self.tree_of(site, was)?, self.tree_of(site, comes)?)
             else {
                 continue;
             };
             for keep in site.part.keep() {
-                if kept_in(&to, keep)?.is_some() && kept_in(&from, keep)?.is_none() {
+                if kept_in(&comes, keep)?.is_some() && kept_in(&was, keep)?.is_none() {
                     return Ok(false);
                 }
             }

@@ -17,7 +17,8 @@ use crate::{
     core::{CoreHandle, Report},
     grpc::{from_proto, to_proto},
     hands::Hands,
-    ledger::Ledger,
+    ledger::{Ledger, Record},
+    order::Verb,
     retry::Policy,
 };
 
@@ -29,8 +30,8 @@ const REPORTS_QUEUED_MAX: usize = 256;
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// A session that held this long was a good one: the next delay is short again.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
-/// How soon after something changed the coordinator is told how the host is.
-const TELL_AFTER: Duration = Duration::from_millis(200);
+/// How long a look at the host may hold up the news that a track has ended.
+const STATUS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why there is no session now.
 #[derive(Debug, thiserror::Error)]
@@ -118,8 +119,12 @@ impl<H: Hands> Session<H> {
                 }
                 report = reported.recv() => {
                     let report = report.ok_or(Lost::GoingDown)?;
-                    if changes_status(&report) {
-                        tell_at = tell_at.min(tokio::time::Instant::now() + TELL_AFTER);
+                    // Whoever hears that a track has ended must not plan with how the host was before it.
+                    if changes_host(&report) {
+                        match tokio::time::timeout(STATUS_WITHIN, self.status(&host)).await {
+                            Ok(status) => send(&up, status).await?,
+                            Err(_) => tell_at = tokio::time::Instant::now(),
+                        }
                     }
                     for report in to_proto::report(&report, &host) {
                         send(&up, v1::session_request::Message::Report(report)).await?;
@@ -127,13 +132,16 @@ impl<H: Hands> Session<H> {
                 }
                 () = tokio::time::sleep_until(tell_at) => {
                     tell_at = tokio::time::Instant::now() + heartbeat;
-                    let status = self.hands.status().await;
-                    let ledger = self.core.ledger().borrow().clone();
-                    let status = to_proto::host_status(&status, &ledger, &host);
-                    send(&up, v1::session_request::Message::Status(status)).await?;
+                    send(&up, self.status(&host).await).await?;
                 }
             }
         }
+    }
+
+    async fn status(&self, host: &str) -> v1::session_request::Message {
+        let status = self.hands.status().await;
+        let ledger = self.core.ledger().borrow().clone();
+        v1::session_request::Message::Status(to_proto::host_status(&status, &ledger, host))
     }
 
     async fn take(&self, answer: v1::SessionResponse, host: &str) -> Result<(), Lost> {
@@ -196,11 +204,22 @@ async fn send(
     up.send(message).await.map_err(|_| Lost::Closed)
 }
 
-/// Whether the host is likely to look different now.
-fn changes_status(report: &Report) -> bool {
-    use crate::ledger::Record;
-    match report {
-        Report::Facts(_, records) => records.iter().any(|record| matches!(record, Record::Ended { .. })),
-        Report::Refused(..) | Report::Answer(..) => false,
-    }
+/// Whether the host looks different now: a track has ended that changed what serves, or took a snapshot.
+fn changes_host(report: &Report) -> bool {
+    let Report::Facts(ledger, records) = report else { return false };
+    let ended = records.iter().filter_map(|record| match record {
+        Record::Ended { key, .. } => Some(key),
+        Record::Fenced(_)
+        | Record::Accepted(_)
+        | Record::StepBegan { .. }
+        | Record::Observed { .. }
+        | Record::StepEnded { .. }
+        | Record::TurnedBack { .. }
+        | Record::UndoBegan { .. }
+        | Record::UndoEnded { .. }
+        | Record::Dropped { .. } => None,
+    });
+    let changes = |verb: Verb| verb.cuts() || verb == Verb::Snapshot;
+    let mut tracks = ended.filter_map(|key| ledger.tracks().into_iter().find(|track| track.order().key == *key));
+    tracks.any(|track| track.order().steps.iter().any(|step| changes(step.verb)))
 }

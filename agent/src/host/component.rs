@@ -10,7 +10,7 @@ use crate::{
     drivers::BuildError,
     ledger::Found,
     order::{Before, Evidence, Step, Verb},
-    probe::{Prober, Windows},
+    probe::{Prober, Tried, Windows},
     status::{CheckStatus, ComponentStatus},
     store::{ComponentFiles, Difference, Hash, Label, Observed, Store, StoreError},
 };
@@ -152,6 +152,7 @@ impl Component {
             notes,
             ..Evidence::default()
         };
+        self.keep_replaced();
         let version = verified.version.map_or_else(String::new, |version| format!(", reports {version}"));
         let checks = self.checks.len();
         Ok((format!("{checks} of {checks} checks held{version}"), Some(evidence)))
@@ -259,8 +260,7 @@ impl Component {
         let held = self.store.held().unwrap_or_default();
         status.held = held.contains(&self.name);
         status.services = self.services.status().await;
-        for check in &self.checks {
-            let tried = self.prober.try_once(check, None).await;
+        for (check, tried) in self.checks.iter().zip(self.tried().await) {
             if let (Some(version), true) = (tried.version, status.version.is_empty()) {
                 status.version = version;
             }
@@ -269,14 +269,23 @@ impl Component {
         status
     }
 
+    /// Every check, tried once, all at the same time.
+    async fn tried(&self) -> Vec<Tried> {
+        let try_once = |check: &CheckPolicy| {
+            let (prober, check) = (self.prober.clone(), check.clone());
+            tokio::spawn(async move { prober.try_once(&check, None).await })
+        };
+        let tries: Vec<_> = self.checks.iter().map(try_once).collect();
+        let mut tried = Vec::new();
+        for one in tries {
+            tried.push(one.await.expect("a try does not panic"));
+        }
+        tried
+    }
+
     /// What the app calls its version now, where a check asks for it.
     async fn version(&self) -> Option<String> {
-        for check in &self.checks {
-            if let Some(version) = self.prober.try_once(check, None).await.version {
-                return Some(version);
-            }
-        }
-        None
+        self.tried().await.into_iter().find_map(|tried| tried.version)
     }
 
     /// What the app called its version when a snapshot was taken.
@@ -297,6 +306,19 @@ impl Component {
         }
         let others = paths(others);
         Ok(if others.is_empty() { Vec::new() } else { vec![format!("written by the app: {}", named(&others))] })
+    }
+
+    /// What was replaced goes into the store now that nobody waits for it.
+    fn keep_replaced(&self) {
+        let (store, files, name) = (self.store.clone(), self.files.clone(), self.name.clone());
+        tokio::task::spawn_blocking(move || {
+            let rows = store.list().unwrap_or_default();
+            for row in rows.iter().filter(|row| row.component == name && !row.in_store && row.damage.is_none()) {
+                if let Err(error) = store.store_replaced(&files, row.exact) {
+                    tracing::warn!(component = name, reason = error.reason(), "what was replaced stays beside only");
+                }
+            }
+        });
     }
 
     fn switched(&self, from: Hash, to: Hash) -> Evidence {

@@ -1,1 +1,5 @@
-//! Placeholder.
+//! Takes a fleet back: what the coordinator knows, decides and remembers.
+
+pub mod accept;
+pub mod journal;
+pub mod roles;

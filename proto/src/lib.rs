@@ -14,6 +14,8 @@
 pub mod policy;
 pub mod span;
 pub mod status;
+pub mod telemetry;
+pub mod tls;
 
 /// Messages and services, generated from `lastgood/v1/*.proto`.
 #[allow(

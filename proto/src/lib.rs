@@ -13,6 +13,7 @@
 
 pub mod policy;
 pub mod span;
+pub mod status;
 pub mod telemetry;
 pub mod tls;
 pub mod status;

@@ -37,7 +37,8 @@ pub struct Operation {
     last: Elapsed,
     /// Why it halted, where it did.
     halted: Option<String>,
-    asked_abort: bool,
+    /// The strongest abort that was asked for.
+    abort: Option<Abort>,
 }
 
 /// Where the operation as a whole stands.
@@ -161,7 +162,7 @@ impl Operation {
             deadline: Elapsed(plan.deadline_ms),
             last: Elapsed(0),
             halted: None,
-            asked_abort: false,
+            abort: None,
             plan,
         })
     }
@@ -388,7 +389,7 @@ impl Operation {
     }
 
     fn untouched(&self) -> RunResult {
-        if self.cut || self.asked_abort { RunResult::PutBack } else { RunResult::Refused }
+        if self.cut || self.abort.is_some() { RunResult::PutBack } else { RunResult::Refused }
     }
 
     fn dispatched(
@@ -458,13 +459,13 @@ impl Operation {
                 };
                 self.require("an abort", stronger)?;
                 self.phase = Phase::Aborting(*abort);
-                self.asked_abort = true;
+                self.abort = Some(*abort);
             }
             Ask::Retry(hosts) => {
                 self.require("a retry", matches!(self.phase, Phase::Ended(_)))?;
                 self.phase = Phase::Running;
                 self.halted = None;
-                self.asked_abort = false;
+                self.abort = None;
                 for host in hosts {
                     self.retry(host)?;
                 }
@@ -487,10 +488,14 @@ impl Operation {
         Ok(())
     }
 
-    /// A late host's track goes on after the operation had ended.
+    /// A late host's track goes on after the operation had ended; what was halted or aborted stays so.
     fn reopen(&mut self, at: Elapsed) {
         if let Phase::Ended(_) = self.phase {
-            self.phase = Phase::Running;
+            self.phase = match (self.abort, &self.halted) {
+                (Some(abort), _) => Phase::Aborting(abort),
+                (None, Some(_)) => Phase::Halting,
+                (None, None) => Phase::Running,
+            };
             self.deadline = at.plus(self.plan.deadline_ms);
         }
         self.reached(at);
@@ -575,7 +580,7 @@ impl Operation {
     }
 
     pub(crate) fn was_aborted(&self) -> bool {
-        self.asked_abort
+        self.abort.is_some()
     }
 
     pub(crate) fn deadline(&self) -> Elapsed {

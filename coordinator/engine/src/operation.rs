@@ -214,6 +214,8 @@ impl Operation {
                 if *again {
                     self.reopen(*at);
                     self.go_back_to(*stage);
+                } else {
+                    self.told_late();
                 }
                 self.reached(*at);
             }
@@ -434,10 +436,7 @@ impl Operation {
             TrackEnd::Done | TrackEnd::Left => ending.evidence.clone(),
             TrackEnd::Undone | TrackEnd::Stuck | TrackEnd::Refused => Vec::new(),
         };
-        // A host that was unknown when the operation ended tells in the end how it fared.
-        if let Phase::Ended(_) = self.phase {
-            self.phase = Phase::Ended(self.result());
-        }
+        self.told_late();
         Ok(())
     }
 
@@ -486,6 +485,13 @@ impl Operation {
             self.step(host, stage, &TrackEvent::Retried)?;
         }
         Ok(())
+    }
+
+    /// A host that was unknown when the operation ended tells in the end how it fared.
+    fn told_late(&mut self) {
+        if let Phase::Ended(_) = self.phase {
+            self.phase = Phase::Ended(self.result());
+        }
     }
 
     /// A late host's track goes on after the operation had ended; what was halted or aborted stays so.

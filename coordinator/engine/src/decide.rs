@@ -262,8 +262,9 @@ fn run(operation: &Operation, now: Elapsed) -> Vec<Event> {
     if !halt.is_empty() {
         return halt;
     }
-    if let Some(ended) = operation.stage_ended() {
-        return match (ended.plus(stage.soak_ms) <= now, index + 1 < operation.plan().stages.len()) {
+    if operation.stage_ended().is_some() {
+        let more = index + 1 < operation.plan().stages.len();
+        return match (operation.soaked_at().is_some_and(|at| at <= now), more) {
             (false, _) => Vec::new(),
             (true, true) => vec![Event::StageBegan { stage: index + 1, at: now }],
             (true, false) => end_if_idle(operation, now),
@@ -388,8 +389,7 @@ fn restore(operation: &Operation, now: Elapsed) -> Vec<Event> {
 }
 
 fn end_if_idle(operation: &Operation, now: Elapsed) -> Vec<Event> {
-    let mut slots = operation.hosts().values().flat_map(|state| state.tracks.values());
-    if slots.any(|slot| matches!(slot.state, TrackState::InWork { .. })) {
+    if !operation.is_idle() {
         return Vec::new();
     }
     vec![Event::Ended { result: operation.result(), at: now }]

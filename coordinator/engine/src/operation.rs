@@ -262,8 +262,8 @@ impl Operation {
         let mut times = Vec::new();
         if matches!(self.phase, Phase::Running | Phase::Paused) {
             times.push(self.deadline);
-            times.extend(self.stage_ended.map(|at| at.plus(self.soak_ms())));
         }
+        times.extend(self.soaked_at());
         for state in self.hosts.values() {
             for slot in state.tracks.values() {
                 times.extend(self.unknown_at(state, slot));
@@ -581,8 +581,19 @@ impl Operation {
         self.stage_ended
     }
 
-    pub(crate) fn soak_ms(&self) -> u64 {
-        self.current().map_or(0, |stage| stage.soak_ms)
+    /// When the soak of the stage in work leads on. A pause holds it; the last stage also waits for late hosts.
+    pub(crate) fn soaked_at(&self) -> Option<Elapsed> {
+        let more = self.stage + 1 < self.plan.stages.len();
+        if self.phase != Phase::Running || !(more || self.is_idle()) {
+            return None;
+        }
+        Some(self.stage_ended?.plus(self.current()?.soak_ms))
+    }
+
+    /// Whether no order is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        let mut slots = self.hosts.values().flat_map(|state| state.tracks.values());
+        !slots.any(|slot| matches!(slot.state, TrackState::InWork { .. }))
     }
 
     pub(crate) fn was_aborted(&self) -> bool {

@@ -253,7 +253,9 @@ fn halt_if_due(operation: &Operation, now: Elapsed) -> Vec<Event> {
 }
 
 fn run(operation: &Operation, now: Elapsed) -> Vec<Event> {
-    let Some(stage) = operation.current() else { return end_if_idle(operation, now) };
+    if operation.current().is_none() {
+        return end_if_idle(operation, now);
+    }
     let index = operation.stage();
     if !operation.stage_began() {
         return vec![Event::StageBegan { stage: index, at: now }];

@@ -176,7 +176,8 @@ pub(crate) fn allowed(operation: &Operation, ask: &Ask) -> bool {
         (Ask::Abort(_), Phase::Running | Phase::Paused | Phase::Halting) => true,
         (Ask::Abort(Abort::Restore), Phase::Aborting(Abort::Leave)) => true,
         (Ask::Retry(hosts), Phase::Ended(_)) => {
-            !hosts.is_empty() && hosts.iter().all(|host| operation.hosts().contains_key(host))
+            let may = |host| operation.hosts().get(host).is_some_and(|state| !state.is_unknown());
+            !hosts.is_empty() && hosts.iter().all(may)
         }
         (
             Ask::Pause | Ask::Resume | Ask::Abort(_) | Ask::Retry(_),

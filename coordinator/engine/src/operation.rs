@@ -638,6 +638,11 @@ impl HostState {
         (Outcome::Original, "nothing was changed there".to_owned())
     }
 
+    /// Whether what it does in some stage is not known.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.tracks.values().any(|slot| matches!(slot.state, TrackState::Unknown { .. }))
+    }
+
     /// On the wanted release, but not verified.
     fn is_left(&self) -> bool {
         self.tracks.values().any(|slot| matches!(slot.state, TrackState::Left { .. }))

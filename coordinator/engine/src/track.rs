@@ -59,7 +59,7 @@ pub enum TrackEvent {
     SeenIdle {
         again: bool,
     },
-    /// A person wants it tried again.
+    /// A person wants it tried again. Not what is unknown: only a fresh observation leads out of that.
     Retried,
 }
 
@@ -113,8 +113,7 @@ impl TrackState {
                 | Self::Done
                 | Self::Undone { .. }
                 | Self::Left { .. }
-                | Self::Stuck { .. }
-                | Self::Unknown { .. },
+                | Self::Stuck { .. },
                 TrackEvent::Retried,
             ) => Ok(Self::Waiting),
             (

@@ -176,7 +176,8 @@ pub(crate) fn allowed(operation: &Operation, ask: &Ask) -> bool {
         (Ask::Abort(_), Phase::Running | Phase::Paused | Phase::Halting) => true,
         (Ask::Abort(Abort::Restore), Phase::Aborting(Abort::Leave)) => true,
         (Ask::Retry(hosts), Phase::Ended(_)) => {
-            let may = |host| operation.hosts().get(host).is_some_and(|state| !state.is_unknown());
+            let may = |state: &HostState| !state.is_unknown() && !state.is_done();
+            let may = |host| operation.hosts().get(host).is_some_and(may);
             !hosts.is_empty() && hosts.iter().all(may)
         }
         (
@@ -275,6 +276,9 @@ fn run(operation: &Operation, now: Elapsed) -> Vec<Event> {
     }
     match next_batch(operation, index) {
         Next::Wait => Vec::new(),
+        Next::Revive(hosts) => {
+            vec![Event::Dispatched { stage: index, hosts, goal: Goal::Forward, at: now }]
+        }
         Next::Dispatch(hosts) => match fit(operation, hosts, now) {
             Ok(hosts) if hosts.is_empty() => Vec::new(),
             Ok(hosts) => {
@@ -288,17 +292,27 @@ fn run(operation: &Operation, now: Elapsed) -> Vec<Event> {
 
 enum Next {
     Wait,
+    /// Hosts that are out already.
+    Revive(Vec<HostName>),
     Dispatch(Vec<HostName>),
     Over,
 }
 
-/// The hosts of the first batch that is not over: a batch begins when the one before it has ended.
+/// The hosts of the first batch that is not over: a batch begins when the one before it has ended. Before all
+/// batches come hosts that an earlier attempt left down: to try them again takes no other host out.
 fn next_batch(operation: &Operation, stage: usize) -> Next {
     let mut batch = usize::MAX;
     let mut waiting = Vec::new();
+    let mut down = Vec::new();
     for (host, state) in operation.hosts() {
         let Some(slot) = state.tracks.get(&stage) else { continue };
-        if slot.state.at_rest() || !ready(state, stage) || slot.batch > batch {
+        if slot.state.at_rest() || !ready(state, stage) {
+            continue;
+        }
+        if slot.is_down() {
+            down.push(host.clone());
+        }
+        if slot.batch > batch {
             continue;
         }
         if slot.batch < batch {
@@ -307,6 +321,9 @@ fn next_batch(operation: &Operation, stage: usize) -> Next {
         if slot.state == TrackState::Waiting {
             waiting.push(host.clone());
         }
+    }
+    if !down.is_empty() {
+        return Next::Revive(down);
     }
     match (batch, waiting.is_empty()) {
         (usize::MAX, _) => Next::Over,
@@ -331,7 +348,8 @@ fn fit(
         return Ok(hosts);
     }
     let count = Count::of(operation);
-    let room = stage.budget.out.saturating_sub(count.failed + count.unknown + count.in_work);
+    let taken = count.failed + count.unknown + count.in_work + count.down;
+    let room = stage.budget.out.saturating_sub(taken);
     if room == 0 && count.in_work == 0 {
         let down = plural(count.failed + count.unknown, "host");
         let why = format!(
@@ -375,7 +393,8 @@ fn restore(operation: &Operation, now: Elapsed) -> Vec<Event> {
             }];
         }
         let count = Count::of(operation);
-        let room = stage.budget.out.saturating_sub(count.failed + count.unknown + in_work);
+        let taken = count.failed + count.unknown + count.down + in_work;
+        let room = stage.budget.out.saturating_sub(taken);
         // Where failures alone use the budget up, hosts still go back one by one: that is the order.
         let room = if in_work == 0 { room.max(1) } else { room };
         finished.truncate(room as usize);
@@ -403,11 +422,13 @@ struct Count {
     failed: u32,
     unknown: u32,
     in_work: u32,
+    /// Waiting to be tried again, and down from before.
+    down: u32,
 }
 
 impl Count {
     fn of(operation: &Operation) -> Self {
-        let mut count = Self { failed: 0, unknown: 0, in_work: 0 };
+        let mut count = Self { failed: 0, unknown: 0, in_work: 0, down: 0 };
         for state in operation.hosts().values() {
             let any = |wanted: fn(&TrackState) -> bool| {
                 state.tracks.values().any(|slot| wanted(&slot.state))
@@ -423,6 +444,8 @@ impl Count {
                 count.unknown += 1;
             } else if any(|state| matches!(state, TrackState::InWork { .. })) {
                 count.in_work += 1;
+            } else if state.tracks.values().any(Slot::is_down) {
+                count.down += 1;
             }
         }
         count

@@ -115,6 +115,8 @@ pub(crate) struct Slot {
     pub(crate) deadline_ms: u64,
     pub(crate) attempt: u32,
     pub(crate) state: TrackState,
+    /// The last attempt that was begun left the host neither as it was nor verified.
+    left_down: bool,
     pub(crate) steps: Vec<StepReport>,
     pub(crate) evidence: Vec<Evidence>,
 }
@@ -210,7 +212,13 @@ impl Operation {
                 self.reopen(*at);
             }
             Event::SeenIdle { host, stage, again, at } => {
-                self.step(host, *stage, &TrackEvent::SeenIdle { again: *again })?;
+                let seen = if !again && self.slot(host, *stage)?.left_down {
+                    let reason = "the order to try it again never came there".to_owned();
+                    TrackEvent::Ended { end: TrackEnd::Stuck, reason }
+                } else {
+                    TrackEvent::SeenIdle { again: *again }
+                };
+                self.step(host, *stage, &seen)?;
                 if *again {
                     self.reopen(*at);
                     self.go_back_to(*stage);
@@ -425,10 +433,19 @@ impl Operation {
         attempt: u32,
         ending: &TrackEnding,
     ) -> Result<(), IllegalEvent> {
-        self.slot_at(host, stage, attempt)?;
-        let (end, reason) = (ending.end, ending.reason.clone());
+        let slot = self.slot_at(host, stage, attempt)?;
+        let end = match (ending.end, slot.left_down) {
+            // This attempt changed nothing, but an earlier one did.
+            (TrackEnd::Refused, true) => TrackEnd::Stuck,
+            (end, _) => end,
+        };
+        let reason = ending.reason.clone();
         self.step(host, stage, &TrackEvent::Ended { end, reason })?;
         let slot = self.slot(host, stage)?;
+        slot.left_down = match end {
+            TrackEnd::Left | TrackEnd::Stuck => true,
+            TrackEnd::Done | TrackEnd::Undone | TrackEnd::Refused => false,
+        };
         for step in &ending.steps {
             slot.report(step.clone());
         }
@@ -617,19 +634,28 @@ impl HostState {
     /// The outcome if the operation ended now, and why.
     fn outcome(&self, stages: usize) -> (Outcome, String) {
         let mut done = 0;
+        let mut undone = None;
+        let mut down = false;
         for slot in self.tracks.values() {
             match &slot.state {
                 TrackState::Stuck { reason } | TrackState::Left { reason } => {
                     return (Outcome::Failed, reason.clone());
                 }
                 TrackState::Unknown { why, .. } => return (Outcome::Unknown, why.clone()),
-                TrackState::Undone { reason } => return (Outcome::Original, reason.clone()),
+                TrackState::Undone { reason } => undone = Some(reason.clone()),
                 TrackState::InWork { .. } => {
                     return (Outcome::Unknown, "it is still in work".to_owned());
                 }
-                TrackState::Waiting => {}
+                TrackState::Waiting => down |= slot.left_down,
                 TrackState::Done => done += 1,
             }
+        }
+        if down {
+            let reason = undone.unwrap_or_else(|| "it was not tried again".to_owned());
+            return (Outcome::Failed, reason);
+        }
+        if let Some(reason) = undone {
+            return (Outcome::Original, reason);
         }
         debug_assert!(self.tracks.len() <= stages);
         if done == self.tracks.len() {
@@ -643,6 +669,11 @@ impl HostState {
         self.tracks.values().any(|slot| matches!(slot.state, TrackState::Unknown { .. }))
     }
 
+    /// Whether it has nothing left to do.
+    pub(crate) fn is_done(&self) -> bool {
+        self.tracks.values().all(|slot| slot.state == TrackState::Done)
+    }
+
     /// On the wanted release, but not verified.
     fn is_left(&self) -> bool {
         self.tracks.values().any(|slot| matches!(slot.state, TrackState::Left { .. }))
@@ -650,6 +681,11 @@ impl HostState {
 }
 
 impl Slot {
+    /// It waits to be tried again on a host that an earlier attempt left down.
+    pub(crate) fn is_down(&self) -> bool {
+        self.state == TrackState::Waiting && self.left_down
+    }
+
     /// Keeps the newest word on each step.
     fn report(&mut self, step: StepReport) {
         match self.steps.iter_mut().find(|known| known.index == step.index) {
@@ -671,6 +707,7 @@ fn open_hosts(plan: &Plan) -> BTreeMap<HostName, HostState> {
                     deadline_ms: track.deadline_ms(),
                     attempt: 0,
                     state: TrackState::Waiting,
+                    left_down: false,
                     steps: Vec::new(),
                     evidence: Vec::new(),
                 };

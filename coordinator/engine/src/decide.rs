@@ -235,7 +235,8 @@ fn newly_unknown(operation: &Operation, now: Elapsed) -> Vec<Event> {
 /// Budgets and the deadline: what ends a run early.
 fn halt_if_due(operation: &Operation, now: Elapsed) -> Vec<Event> {
     let Some(stage) = operation.current() else { return Vec::new() };
-    let count = Count::of(operation);
+    // A late host may bring an earlier stage back, whose budget is not meant for what happened after it.
+    let count = Count::up_to(operation, operation.stage());
     let why = if count.failed > stage.budget.failed {
         let hosts = plural(count.failed, "host");
         format!("{hosts} failed; the budget of stage `{}` is {}", stage.name, stage.budget.failed)
@@ -428,11 +429,15 @@ struct Count {
 
 impl Count {
     fn of(operation: &Operation) -> Self {
+        Self::up_to(operation, usize::MAX)
+    }
+
+    /// Only what happened in this stage and those before it.
+    fn up_to(operation: &Operation, stage: usize) -> Self {
         let mut count = Self { failed: 0, unknown: 0, in_work: 0, down: 0 };
         for state in operation.hosts().values() {
-            let any = |wanted: fn(&TrackState) -> bool| {
-                state.tracks.values().any(|slot| wanted(&slot.state))
-            };
+            let slots = || state.tracks.range(..=stage).map(|(_, slot)| slot);
+            let any = |wanted: fn(&TrackState) -> bool| slots().any(|slot| wanted(&slot.state));
             if any(|state| {
                 matches!(
                     state,
@@ -444,7 +449,7 @@ impl Count {
                 count.unknown += 1;
             } else if any(|state| matches!(state, TrackState::InWork { .. })) {
                 count.in_work += 1;
-            } else if state.tracks.values().any(Slot::is_down) {
+            } else if slots().any(Slot::is_down) {
                 count.down += 1;
             }
         }

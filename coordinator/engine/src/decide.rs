@@ -187,6 +187,7 @@ pub(crate) fn allowed(operation: &Operation, ask: &Ask) -> bool {
     }
 }
 
+/// The slot that a report is about. Attempts are counted from 1: 0 is a field that was left out.
 fn current<'a>(
     operation: &'a Operation,
     host: &HostName,
@@ -194,7 +195,7 @@ fn current<'a>(
     attempt: u32,
 ) -> Option<&'a Slot> {
     let slot = operation.hosts().get(host)?.tracks.get(&stage)?;
-    (slot.attempt == attempt).then_some(slot)
+    (slot.attempt == attempt && attempt > 0).then_some(slot)
 }
 
 /// The next thing that follows from the state and the time alone; empty when nothing does.

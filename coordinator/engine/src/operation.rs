@@ -442,10 +442,7 @@ impl Operation {
         let reason = ending.reason.clone();
         self.step(host, stage, &TrackEvent::Ended { end, reason })?;
         let slot = self.slot(host, stage)?;
-        slot.left_down = match end {
-            TrackEnd::Left | TrackEnd::Stuck => true,
-            TrackEnd::Done | TrackEnd::Undone | TrackEnd::Refused => false,
-        };
+        slot.left_down = matches!(slot.state, TrackState::Left { .. } | TrackState::Stuck { .. });
         for step in &ending.steps {
             slot.report(step.clone());
         }

@@ -115,7 +115,7 @@ impl<H: Hands> Session<H> {
             tokio::select! {
                 answer = answers.message() => {
                     let answer = answer.map_err(|status| Lost::Call(tls::explain(&status)))?;
-                    self.take(answer.ok_or(Lost::Closed)?, &host).await?;
+                    self.take(answer.ok_or(Lost::Closed)?, &host, &up).await?;
                 }
                 report = reported.recv() => {
                     let report = report.ok_or(Lost::GoingDown)?;
@@ -144,7 +144,12 @@ impl<H: Hands> Session<H> {
         v1::session_request::Message::Status(to_proto::host_status(&status, &ledger, host))
     }
 
-    async fn take(&self, answer: v1::SessionResponse, host: &str) -> Result<(), Lost> {
+    async fn take(
+        &self,
+        answer: v1::SessionResponse,
+        host: &str,
+        up: &mpsc::Sender<v1::SessionRequest>,
+    ) -> Result<(), Lost> {
         match answer.message {
             Some(v1::session_response::Message::Order(order)) => match from_proto::order(order, host) {
                 Ok(order) => {
@@ -156,6 +161,7 @@ impl<H: Hands> Session<H> {
                     Ok(())
                 }
             },
+            Some(v1::session_response::Message::Look(_)) => send(up, self.status(host).await).await,
             Some(v1::session_response::Message::Welcome(_)) | None => {
                 tracing::warn!("the coordinator sent what has no place here");
                 Ok(())

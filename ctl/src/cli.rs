@@ -30,6 +30,7 @@ use crate::{
     exit::Exit,
     out::{Format, Manner, Out},
     render::{failure, json},
+    sandbox::{self, Part, SandboxArgs},
     session::{Place, Session},
 };
 
@@ -184,6 +185,14 @@ pub enum Command {
     /// Which coordinator is asked
     #[command(subcommand, after_help = "Examples:\n  ctl context list\n  ctl context use staging")]
     Context(ContextCommand),
+    /// See it work: a fleet on this machine, a bad release, a rollback
+    #[command(
+        after_help = "Examples:\n  ctl sandbox\n  ctl sandbox --scenario coordinator-crash\n  ctl sandbox --keep, then: ctl --context sandbox status"
+    )]
+    Sandbox(SandboxArgs),
+    /// The sandbox's own processes.
+    #[command(flatten)]
+    Part(Part),
     /// What this build is
     #[command(after_help = "Examples:\n  ctl version\n  ctl version -o json")]
     Version,
@@ -227,6 +236,9 @@ pub fn main_impl() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()));
         }
     };
+    if let Command::Part(part) = cli.command {
+        return sandbox::run_part(part);
+    }
     // A second default is refused; whichever was first is ring as well, the only provider in this build.
     rustls::crypto::ring::default_provider().install_default().ok();
     let runtime =
@@ -289,6 +301,8 @@ pub async fn dispatch(command: &Command, session: &mut Session) -> Result<Exit, 
         Command::Apply(args) => fleet::apply(args, session).await,
         Command::Policy(PolicyCommand::Render(args)) => fleet::render(args, session),
         Command::Context(command) => context_command::run(command, session),
+        Command::Sandbox(args) => sandbox::run(args, session).await,
+        Command::Part(_) => Err(CtlError::usage("a part of the sandbox runs by itself", &["ctl sandbox"])),
         Command::Version => version(session),
     }
 }

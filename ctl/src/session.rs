@@ -56,6 +56,13 @@ impl Session {
         Self { out, place, fleet, timeout, client: None }
     }
 
+    /// Goes on with another coordinator and fleet.
+    pub fn turn_to(&mut self, context: Context, fleet: String) {
+        self.place = Place::Direct(context);
+        self.fleet = Some(fleet);
+        self.client = None;
+    }
+
     /// The client, connected.
     ///
     /// # Errors
@@ -101,7 +108,8 @@ impl Session {
     pub fn ctl(&self) -> String {
         match &self.place {
             Place::Config { context: Some(name), .. } => format!("ctl --context {}", quote(name)),
-            Place::Config { context: None, .. } | Place::Direct(_) => "ctl".to_owned(),
+            Place::Config { context: None, .. } => "ctl".to_owned(),
+            Place::Direct(context) => format!("ctl --context {}", quote(&context.name)),
         }
     }
 

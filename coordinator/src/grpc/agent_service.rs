@@ -15,7 +15,7 @@ use crate::{
     fleets::{Fleets, FleetsError},
     operations::Operations,
     roles,
-    sessions::{Generation, Order, Sessions},
+    sessions::{Down, Generation, Sessions},
 };
 
 /// How long an agent may take to say who it is after it opened its session.
@@ -33,16 +33,16 @@ pub struct AgentService {
     pub operations: Arc<Operations>,
 }
 
-type Down = ReceiverStream<Result<v1::SessionResponse, Status>>;
+type Responses = ReceiverStream<Result<v1::SessionResponse, Status>>;
 
 #[tonic::async_trait]
 impl v1::agent_service_server::AgentService for AgentService {
-    type SessionStream = Down;
+    type SessionStream = Responses;
 
     async fn session(
         &self,
         request: Request<Streaming<v1::SessionRequest>>,
-    ) -> Result<Response<Down>, Status> {
+    ) -> Result<Response<Responses>, Status> {
         let name = roles::agent(&request)?.to_owned();
         let ends = Timestamp(roles::peer(&request)?.not_after_unix_ms());
         let host = HostName::new(name).map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -103,7 +103,7 @@ impl Session {
     async fn run(
         self,
         mut up: Streaming<v1::SessionRequest>,
-        mut orders: mpsc::Receiver<Order>,
+        mut orders: mpsc::Receiver<Down>,
         down: mpsc::Sender<Result<v1::SessionResponse, Status>>,
     ) {
         let Self { service, host, fleet, generation } = &self;
@@ -112,7 +112,7 @@ impl Session {
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(order) => {
-                        let message = v1::session_response::Message::Order(to_proto::order(&order));
+                        let message = to_proto::down(&order);
                         if down.send(Ok(v1::SessionResponse { message: Some(message) })).await.is_err() {
                             break "the agent no longer listens".to_owned();
                         }

@@ -284,9 +284,7 @@ pub fn event(operation: &str, response: &v1::WatchOperationResponse) -> Value {
                 v1::Goal::Forward | v1::Goal::Unspecified => "forward",
                 v1::Goal::Undo => "undo",
             };
-            let fields =
-                json!({ "stage": e.stage, "hosts": e.hosts, "attempt": e.attempt, "goal": goal });
-            ("dispatched", fields)
+            ("dispatched", json!({ "stage": e.stage, "hosts": e.hosts, "goal": goal }))
         }
         Some(Event::Step(e)) => ("step", step_event(e)),
         Some(Event::HostEnded(e)) => {
@@ -297,6 +295,8 @@ pub fn event(operation: &str, response: &v1::WatchOperationResponse) -> Value {
             )
         }
         Some(Event::HostUnknown(e)) => ("host_unknown", json!({ "host": e.host, "reason": e.why })),
+        Some(Event::StageEnded(e)) => ("stage_ended", json!({ "stage": e.stage, "name": e.name })),
+        Some(Event::Noted(e)) => ("noted", json!({ "host": e.host, "what": e.what })),
         Some(Event::Halted(e)) => ("halted", json!({ "reason": e.why })),
         Some(Event::Asked(e)) => ("asked", json!({ "what": e.what, "by": e.by })),
         Some(Event::Ended(e)) => ("ended", json!({ "result": words::result(e.result) })),

@@ -283,9 +283,11 @@ pub fn concerns(event: &v1::WatchOperationResponse, host: &str) -> bool {
         Some(Event::HostEnded(ended)) => ended.host == host,
         Some(Event::HostUnknown(unknown)) => unknown.host == host,
         Some(Event::Dispatched(sent)) => sent.hosts.iter().any(|sent| sent == host),
+        Some(Event::Noted(noted)) => noted.host == host,
         Some(
             Event::Opened(_)
             | Event::StageBegan(_)
+            | Event::StageEnded(_)
             | Event::Halted(_)
             | Event::Asked(_)
             | Event::Ended(_),
@@ -421,6 +423,7 @@ mod tests {
             version: "v1.4.3".to_owned(),
             stable_ms: 10_000,
             notes: vec!["2 files were written by the app: logs/a, logs/b".to_owned()],
+            replaced: String::new(),
         };
         let outcome = v1::HostOutcome {
             host: "crm-b1".to_owned(),

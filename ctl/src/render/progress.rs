@@ -90,7 +90,7 @@ impl Progress {
     pub fn apply(&mut self, response: &v1::WatchOperationResponse) {
         let at = response.at_unix_ms;
         match &response.event {
-            None | Some(Event::Opened(_)) => {}
+            None | Some(Event::Opened(_) | Event::StageEnded(_) | Event::Noted(_)) => {}
             Some(Event::StageBegan(began)) => self.stage = began.stage as usize,
             Some(Event::Dispatched(sent)) => {
                 self.result = None;
@@ -131,7 +131,7 @@ impl Progress {
                 host.step.clear();
             }
             Ok(v1::TrackEnd::Undone) => host.turn(HostState::PutBack, at),
-            Ok(v1::TrackEnd::Stuck | v1::TrackEnd::Unspecified) | Err(_) => {
+            Ok(v1::TrackEnd::Left | v1::TrackEnd::Stuck | v1::TrackEnd::Unspecified) | Err(_) => {
                 host.turn(HostState::Stuck, at);
             }
         }

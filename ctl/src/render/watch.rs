@@ -201,7 +201,6 @@ fn event_words(progress: &Progress, event: &Event, verbose: bool) -> Option<Stri
         }
         Event::Dispatched(sent) => {
             let what = match sent.goal() {
-                v1::Goal::Forward | v1::Goal::Unspecified if sent.attempt > 1 => "again",
                 v1::Goal::Forward | v1::Goal::Unspecified => "begins",
                 v1::Goal::Undo => "is taken back",
             };
@@ -217,6 +216,8 @@ fn event_words(progress: &Progress, event: &Event, verbose: bool) -> Option<Stri
                 clean(&unknown.why)
             )
         }
+        Event::StageEnded(_) => return None,
+        Event::Noted(noted) => format!("{}: {}", clean(&noted.host), clean(&noted.what)),
         Event::Halted(halted) => format!("{} halted: {}", paint(BAD, "✗"), clean(&halted.why)),
         Event::Asked(asked) => format!("{} asked by {}", clean(&asked.what), clean(&asked.by)),
         Event::Ended(ended) => format!("ended: {}", words::result(ended.result).replace('_', " ")),
@@ -250,6 +251,9 @@ fn host_ended(progress: &Progress, ended: &v1::watch_operation_response::HostEnd
     let (style, mark, words): (Style, &str, String) = match v1::TrackEnd::try_from(ended.end) {
         Ok(v1::TrackEnd::Done) => (GOOD, "✓", format!("{} done", clean(stage))),
         Ok(v1::TrackEnd::Undone) => (WARN, "↶", format!("put back: {}", clean(&ended.reason))),
+        Ok(v1::TrackEnd::Left) => {
+            (BAD, "✗", format!("on target, not verified: {}", clean(&ended.reason)))
+        }
         Ok(v1::TrackEnd::Stuck) => (BAD, "✗", format!("needs a person: {}", clean(&ended.reason))),
         Ok(v1::TrackEnd::Unspecified) | Err(_) => {
             (WARN, "?", format!("{}: {}", words::track_end(ended.end), clean(&ended.reason)))
@@ -290,7 +294,6 @@ pub(crate) mod tests {
         Event::Dispatched(w::Dispatched {
             stage,
             hosts,
-            attempt: 1,
             goal: v1::Goal::Forward.into(),
         })
     }

@@ -109,6 +109,7 @@ impl Sessions {
         &self,
         host: &HostName,
         hello: Hello,
+        status: HostStatus,
         certificate_ends: Timestamp,
     ) -> (Generation, mpsc::Receiver<Down>) {
         let (down, receiver) = mpsc::channel(ORDERS_QUEUED_MAX);
@@ -121,7 +122,7 @@ impl Sessions {
         let generation = inner.generation;
         let sequence = inner.hosts.get(host).map_or(0, |host| host.sequence);
         let new = Host {
-            status: hello.status,
+            status,
             agent_version: hello.agent_version,
             certificate_ends,
             last_seen: wall(),

@@ -151,7 +151,7 @@ pub fn work(ledger: &Ledger) -> Option<Work> {
         if ledger.doubt && step.undo_begun > 0 {
             return Some(Work::Observe { key, index, undo: true });
         }
-        let before = step.before.clone().unwrap_or(Before::Nothing);
+        let before = step.before().cloned().unwrap_or(Before::Nothing);
         return Some(Work::Undo { key, index, before });
     }
     match track.steps.iter().position(|step| step.result.is_none()) {

@@ -244,7 +244,7 @@ fn fresh_steps(order: &Order, previous: Option<&Track>) -> Vec<StepState> {
             .steps
             .get(index)
             .is_some_and(|o| o.verb == step.verb && o.component == step.component);
-        if same { old.inherited.clone().or(old.before.clone()) } else { None }
+        if same { old.before().cloned() } else { None }
     };
     let steps = order.steps.iter().enumerate();
     steps
@@ -263,9 +263,9 @@ impl Track {
         self.ending.as_ref()
     }
 
-    /// The steps that were begun, with their ends.
+    /// The steps that were begun, with their ends; those too that only an earlier attempt began and that stand.
     pub fn steps(&self) -> impl Iterator<Item = (usize, &StepState)> {
-        self.steps.iter().enumerate().filter(|(_, step)| step.before.is_some())
+        self.steps.iter().enumerate().filter(|(_, step)| step.before().is_some())
     }
 
     /// What was measured, one row per component.
@@ -288,9 +288,9 @@ impl Track {
 }
 
 impl StepState {
-    /// How things were before it, once it was begun: what undoes it.
+    /// How things were before it, once it was begun in this attempt or an earlier one: what undoes it.
     pub fn before(&self) -> Option<&Before> {
-        self.before.as_ref()
+        self.before.as_ref().or(self.inherited.as_ref())
     }
 
     /// How it went, once it has.
@@ -312,6 +312,6 @@ impl StepState {
 
     /// It may have changed something that was not taken back.
     pub(crate) fn changed(&self) -> bool {
-        self.before.is_some() && self.undo.as_ref().is_none_or(|undo| !undo.ok)
+        self.before().is_some() && self.undo.as_ref().is_none_or(|undo| !undo.ok)
     }
 }

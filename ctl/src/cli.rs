@@ -302,7 +302,9 @@ pub async fn dispatch(command: &Command, session: &mut Session) -> Result<Exit, 
         Command::Policy(PolicyCommand::Render(args)) => fleet::render(args, session),
         Command::Context(command) => context_command::run(command, session),
         Command::Sandbox(args) => sandbox::run(args, session).await,
-        Command::Part(_) => Err(CtlError::usage("a part of the sandbox runs by itself", &["ctl sandbox"])),
+        Command::Part(_) => {
+            Err(CtlError::usage("a part of the sandbox runs by itself", &["ctl sandbox"]))
+        }
         Command::Version => version(session),
     }
 }

@@ -201,7 +201,9 @@ impl CtlError {
             Self::Sandbox(source) => Failure {
                 what,
                 cause: vec![format!("{source:#}")],
-                now: vec!["what it had started is ended, what it had written is removed".to_owned()],
+                now: vec![
+                    "what it had started is ended, what it had written is removed".to_owned(),
+                ],
                 ..Failure::default()
             },
             Self::Telemetry(source) => {

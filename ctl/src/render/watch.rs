@@ -291,11 +291,7 @@ pub(crate) mod tests {
 
     fn dispatched(stage: u32, hosts: &[&str]) -> Event {
         let hosts = hosts.iter().map(ToString::to_string).collect();
-        Event::Dispatched(w::Dispatched {
-            stage,
-            hosts,
-            goal: v1::Goal::Forward.into(),
-        })
+        Event::Dispatched(w::Dispatched { stage, hosts, goal: v1::Goal::Forward.into() })
     }
 
     fn step(

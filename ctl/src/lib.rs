@@ -24,5 +24,7 @@ pub mod out;
 pub mod render;
 pub mod run;
 pub mod session;
+#[cfg(test)]
+mod tests;
 
 pub use cli::main_impl;

@@ -43,7 +43,7 @@ pub fn rows(view: &View, progress: &Progress, link: &Link, tick: usize) -> Vec<S
     let mut rows = Vec::new();
     let done: Vec<&str> = progress.in_state(HostState::Done).collect();
     if !done.is_empty() {
-        let names = some_of(done.iter().copied(), view.width.saturating_sub(20));
+        let names = names(view, &done);
         rows.push(format!(" {} done     {names}", paint(GOOD, "✓")));
     }
     let (single, more) = in_work(progress);
@@ -54,7 +54,7 @@ pub fn rows(view: &View, progress: &Progress, link: &Link, tick: usize) -> Vec<S
     }
     let waiting: Vec<&str> = progress.in_state(HostState::Waiting).collect();
     if !waiting.is_empty() {
-        let names = some_of(waiting.iter().copied(), view.width.saturating_sub(20));
+        let names = names(view, &waiting);
         rows.push(paint(DIM, &format!(" · waiting  {names}")));
     }
     rows.push(bar(view, progress));
@@ -117,6 +117,11 @@ fn in_work(progress: &Progress) -> (Vec<(&str, &Host)>, usize) {
     let more = hosts.len().saturating_sub(room);
     hosts.truncate(room);
     (hosts, more)
+}
+
+fn names(view: &View, hosts: &[&str]) -> String {
+    let room = view.width.saturating_sub(12);
+    cut(&some_of(hosts.iter().copied(), room), room)
 }
 
 fn host_row(view: &View, name: &str, host: &Host, spinner: &str) -> String {

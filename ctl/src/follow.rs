@@ -75,6 +75,8 @@ pub async fn follow(
             biased;
             () = &mut interrupt => return Ok(Followed::Detached),
             () = &mut deadline => return Ok(Followed::TimedOut),
+            // Before the events, so that a burst of them does not stop the picture.
+            _ = ticks.tick() => watcher.tick(),
             Some(signal) = signals.recv() => signal.tell(watcher),
             ended = &mut pump => {
                 while let Ok(signal) = signals.try_recv() {
@@ -82,7 +84,6 @@ pub async fn follow(
                 }
                 return ended.map(|operation| Followed::Ended(Box::new(operation)));
             }
-            _ = ticks.tick() => watcher.tick(),
         }
     }
 }

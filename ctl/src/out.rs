@@ -153,6 +153,13 @@ impl Out {
         self
     }
 
+    /// The same on a terminal whose rows can be drawn again.
+    #[cfg(test)]
+    pub(crate) const fn with_redraws(mut self) -> Self {
+        self.redraws = true;
+        self
+    }
+
     /// What views need to know of here and now.
     pub fn view(&self) -> View {
         // A window may be resized while rows are drawn in it.

@@ -200,16 +200,16 @@ impl Operation {
             Event::HostLost { host, at } => self.link(host, Some(*at), *at),
             Event::HostBack { host, at } => self.link(host, None, *at),
             Event::BecameUnknown { host, stage, why, at } => {
-                self.step(host, *stage, &TrackEvent::BecameUnknown { why: why.clone(), at: *at })?;
+                self.advance(host, *stage, &TrackEvent::BecameUnknown { why: why.clone(), at: *at })?;
                 self.reached(*at);
             }
             Event::SeenInWork { host, stage, attempt, at } => {
                 self.slot_at(host, *stage, *attempt)?;
-                self.step(host, *stage, &TrackEvent::SeenInWork { at: *at })?;
+                self.advance(host, *stage, &TrackEvent::SeenInWork { at: *at })?;
                 self.reopen(*at);
             }
             Event::SeenIdle { host, stage, again, at } => {
-                self.step(host, *stage, &TrackEvent::SeenIdle { again: *again })?;
+                self.advance(host, *stage, &TrackEvent::SeenIdle { again: *again })?;
                 if *again {
                     self.reopen(*at);
                     self.go_back_to(*stage);
@@ -259,6 +259,8 @@ impl Operation {
         let mut times = Vec::new();
         if matches!(self.phase, Phase::Running | Phase::Paused) {
             times.push(self.deadline);
+        }
+        if self.phase == Phase::Running {
             times.extend(self.stage_ended.map(|at| at.plus(self.soak_ms())));
         }
         for state in self.hosts.values() {
@@ -352,6 +354,12 @@ impl Operation {
         }
     }
 
+    /// One step of a host in a stage.
+    pub fn step(&self, host: &HostName, stage: usize, index: usize) -> Option<&Step> {
+        let slot = self.hosts.get(host)?.tracks.get(&stage)?;
+        self.track(stage, slot).steps.get(index)
+    }
+
     fn track(&self, stage: usize, slot: &Slot) -> &Track {
         &self.plan.stages[stage].batches[slot.batch].tracks[slot.place]
     }
@@ -404,7 +412,7 @@ impl Operation {
         };
         self.require("an order", allowed)?;
         for host in hosts {
-            self.step(host, stage, &TrackEvent::Dispatched { goal, at })?;
+            self.advance(host, stage, &TrackEvent::Dispatched { goal, at })?;
             let slot = self.slot(host, stage)?;
             slot.attempt += 1;
             slot.steps.clear();
@@ -424,7 +432,7 @@ impl Operation {
     ) -> Result<(), IllegalEvent> {
         self.slot_at(host, stage, attempt)?;
         let (end, reason) = (ending.end, ending.reason.clone());
-        self.step(host, stage, &TrackEvent::Ended { end, reason })?;
+        self.advance(host, stage, &TrackEvent::Ended { end, reason })?;
         let slot = self.slot(host, stage)?;
         for step in &ending.steps {
             slot.report(step.clone());
@@ -482,7 +490,7 @@ impl Operation {
             None => return Err(IllegalEvent::NoTrack { host: host.clone(), stage: 0 }),
         };
         for stage in stages {
-            self.step(host, stage, &TrackEvent::Retried)?;
+            self.advance(host, stage, &TrackEvent::Retried)?;
         }
         Ok(())
     }
@@ -511,7 +519,7 @@ impl Operation {
         self.reached(at);
     }
 
-    fn step(
+    fn advance(
         &mut self,
         host: &HostName,
         stage: usize,
@@ -677,10 +685,9 @@ impl Operation {
     pub fn replaced(&self) -> Vec<(HostName, &Evidence)> {
         let mut found = Vec::new();
         for (host, state) in &self.hosts {
-            for evidence in state.tracks.values().flat_map(|slot| &slot.evidence) {
-                if evidence.replaced.is_some() {
-                    found.push((host.clone(), evidence));
-                }
+            let cuts = state.tracks.iter().filter(|(stage, _)| self.plan.stages[**stage].cuts_capacity);
+            for evidence in cuts.flat_map(|(_, slot)| &slot.evidence).filter(|row| row.replaced.is_some()) {
+                found.push((host.clone(), evidence));
             }
         }
         found

@@ -208,7 +208,7 @@ fn not_whole(
                 Some(now) => {
                     let rows = now.snapshots.get(&component.name).into_iter().flatten();
                     let damaged =
-                        rows.filter(|row| row.release == *name).find_map(|row| row.damage.clone());
+                        rows.filter(|row| row.release.as_ref() == Some(name)).find_map(|row| row.damage.clone());
                     damaged.unwrap_or_else(|| format!("no snapshot of {}", component.name))
                 }
             };

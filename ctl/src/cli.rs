@@ -238,7 +238,7 @@ pub fn main_impl() -> ExitCode {
             Ok(runtime) => runtime,
             Err(source) => {
                 let mut out = Out::process(manner(&cli.global));
-                return report(&mut out, &CtlError::Output(source)).into();
+                return report(&mut out, CTL, &CtlError::Output(source)).into();
             }
         };
     let exit = runtime.block_on(run(cli));
@@ -252,17 +252,20 @@ pub async fn run(cli: Cli) -> Exit {
     let mut out = Out::process(manner(&cli.global));
     let _telemetry = match telemetry() {
         Ok(guard) => guard,
-        Err(error) => return report(&mut out, &error),
+        Err(error) => return report(&mut out, CTL, &error),
     };
     let place = match config_path() {
         Ok(path) => Place::Config { path, context: cli.global.context.clone() },
-        Err(error) => return report(&mut out, &error),
+        Err(error) => return report(&mut out, CTL, &error),
     };
     let timeout = cli.global.timeout.map(|span: Span| -> Duration { span.0 });
     let mut session = Session::new(out, place, cli.global.fleet.clone(), timeout);
     match Box::pin(dispatch(&cli.command, &mut session)).await {
         Ok(exit) => exit,
-        Err(error) => report(&mut session.out, &error),
+        Err(error) => {
+            let ctl = session.ctl();
+            report(&mut session.out, &ctl, &error)
+        }
     }
 }
 
@@ -297,12 +300,17 @@ pub async fn dispatch(command: &Command, session: &mut Session) -> Result<Exit, 
     }
 }
 
-/// Tells a person, and a program that waits for a document, what went wrong.
-pub fn report(out: &mut Out, error: &CtlError) -> Exit {
-    out.insist(&failure::failure(&out.view(), &error.told()));
+/// How this program is called before a session knows better.
+const CTL: &str = "ctl";
+
+/// Tells a person, and a program that waits for a document, what went wrong. `ctl` begins each
+/// command that they may type next.
+pub fn report(out: &mut Out, ctl: &str, error: &CtlError) -> Exit {
+    let told = error.told().with_ctl(ctl);
+    out.insist(&failure::failure(&out.view(), &told));
     if out.format() != Format::Text {
         // The exit code says it as well, where stdout is gone.
-        out.show(|_| String::new(), || json::Error::from(error)).ok();
+        out.show(|_| String::new(), || json::Error::new(error, told)).ok();
     }
     error.exit()
 }

@@ -107,6 +107,22 @@ pub struct Failure {
     pub next: Vec<String>,
 }
 
+impl Failure {
+    /// The same with commands that begin with `ctl`, so that what is pasted reaches the same coordinator.
+    #[must_use]
+    pub fn with_ctl(mut self, ctl: &str) -> Self {
+        for command in &mut self.next {
+            if let Some(rest) = command.strip_prefix("ctl ") {
+                *command = match rest.strip_prefix("--context ") {
+                    Some(_) => command.clone(),
+                    None => format!("{ctl} {rest}"),
+                };
+            }
+        }
+        self
+    }
+}
+
 impl CtlError {
     /// Usage that clap cannot know to be wrong.
     pub fn usage(what: impl Into<String>, next: &[&str]) -> Self {

@@ -37,8 +37,8 @@ pub struct Session {
 pub enum Place {
     /// In the file with the contexts; absent: the one in use.
     Config { path: PathBuf, context: Option<String> },
-    /// Given by the caller.
-    Direct(Context),
+    /// Given by the caller; `ctl` is how a person reaches it, such as `ctl --context sandbox`.
+    Direct { context: Context, ctl: String },
 }
 
 impl Session {
@@ -93,7 +93,7 @@ impl Session {
     pub fn config_path(&self) -> Result<&PathBuf, CtlError> {
         match &self.place {
             Place::Config { path, .. } => Ok(path),
-            Place::Direct(_) => Err(CtlError::usage("this session has no contexts", &[])),
+            Place::Direct { .. } => Err(CtlError::usage("this session has no contexts", &[])),
         }
     }
 
@@ -101,7 +101,8 @@ impl Session {
     pub fn ctl(&self) -> String {
         match &self.place {
             Place::Config { context: Some(name), .. } => format!("ctl --context {}", quote(name)),
-            Place::Config { context: None, .. } | Place::Direct(_) => "ctl".to_owned(),
+            Place::Config { context: None, .. } => "ctl".to_owned(),
+            Place::Direct { ctl, .. } => ctl.clone(),
         }
     }
 
@@ -110,7 +111,7 @@ impl Session {
             Place::Config { path, context } => {
                 Config::load(path)?.choose(context.as_deref()).cloned()
             }
-            Place::Direct(context) => Ok(context.clone()),
+            Place::Direct { context, .. } => Ok(context.clone()),
         }
     }
 }

@@ -16,7 +16,6 @@ pub mod span;
 pub mod status;
 pub mod telemetry;
 pub mod tls;
-pub mod status;
 
 /// Messages and services, generated from `lastgood/v1/*.proto`.
 #[allow(

@@ -282,10 +282,12 @@ pub fn concerns(event: &v1::WatchOperationResponse, host: &str) -> bool {
         Some(Event::Step(step)) => step.host == host,
         Some(Event::HostEnded(ended)) => ended.host == host,
         Some(Event::HostUnknown(unknown)) => unknown.host == host,
+        Some(Event::Noted(noted)) => noted.host == host,
         Some(Event::Dispatched(sent)) => sent.hosts.iter().any(|sent| sent == host),
         Some(
             Event::Opened(_)
             | Event::StageBegan(_)
+            | Event::StageEnded(_)
             | Event::Halted(_)
             | Event::Asked(_)
             | Event::Ended(_),
@@ -420,6 +422,7 @@ mod tests {
             snapshot: "9f".repeat(32),
             version: "v1.4.3".to_owned(),
             stable_ms: 10_000,
+            replaced: "5d".repeat(32),
             notes: vec!["2 files were written by the app: logs/a, logs/b".to_owned()],
         };
         let outcome = v1::HostOutcome {

@@ -126,7 +126,10 @@ fn names(view: &View, hosts: &[&str]) -> String {
 
 fn host_row(view: &View, name: &str, host: &Host, spinner: &str) -> String {
     let (mark, words): (String, String) = match host.state {
-        HostState::Working => (spinner.to_owned(), host.step.clone()),
+        HostState::Working if host.words.is_empty() => (spinner.to_owned(), host.step.clone()),
+        HostState::Working if host.step.is_empty() => (spinner.to_owned(), host.words.clone()),
+        HostState::Working => (spinner.to_owned(), format!("{}: {}", host.step, host.words)),
+        HostState::Left => (paint(WARN, "!"), format!("left, not verified: {}", host.words)),
         HostState::Undoing => (paint(WARN, spinner), format!("taking back: {}", host.step)),
         HostState::PutBack => (paint(WARN, "↶"), format!("put back: {}", host.words)),
         HostState::Unknown => (paint(BAD, "?"), format!("unknown: {}", host.words)),
@@ -206,7 +209,6 @@ fn event_words(progress: &Progress, event: &Event, verbose: bool) -> Option<Stri
         }
         Event::Dispatched(sent) => {
             let what = match sent.goal() {
-                v1::Goal::Forward | v1::Goal::Unspecified if sent.attempt > 1 => "again",
                 v1::Goal::Forward | v1::Goal::Unspecified => "begins",
                 v1::Goal::Undo => "is taken back",
             };
@@ -222,6 +224,9 @@ fn event_words(progress: &Progress, event: &Event, verbose: bool) -> Option<Stri
                 clean(&unknown.why)
             )
         }
+        Event::Noted(noted) => format!("{}: {}", clean(&noted.host), clean(&noted.what)),
+        Event::StageEnded(ended) if verbose => format!("stage {} has ended", clean(&ended.name)),
+        Event::StageEnded(_) => return None,
         Event::Halted(halted) => format!("{} halted: {}", paint(BAD, "✗"), clean(&halted.why)),
         Event::Asked(asked) => format!("{} asked by {}", clean(&asked.what), clean(&asked.by)),
         Event::Ended(ended) => format!("ended: {}", words::result(ended.result).replace('_', " ")),
@@ -255,6 +260,9 @@ fn host_ended(progress: &Progress, ended: &v1::watch_operation_response::HostEnd
     let (style, mark, words): (Style, &str, String) = match v1::TrackEnd::try_from(ended.end) {
         Ok(v1::TrackEnd::Done) => (GOOD, "✓", format!("{} done", clean(stage))),
         Ok(v1::TrackEnd::Undone) => (WARN, "↶", format!("put back: {}", clean(&ended.reason))),
+        Ok(v1::TrackEnd::Left) => {
+            (WARN, "!", format!("left, not verified: {}", clean(&ended.reason)))
+        }
         Ok(v1::TrackEnd::Stuck) => (BAD, "✗", format!("needs a person: {}", clean(&ended.reason))),
         Ok(v1::TrackEnd::Unspecified) | Err(_) => {
             (WARN, "?", format!("{}: {}", words::track_end(ended.end), clean(&ended.reason)))
@@ -292,12 +300,7 @@ pub(crate) mod tests {
 
     fn dispatched(stage: u32, hosts: &[&str]) -> Event {
         let hosts = hosts.iter().map(ToString::to_string).collect();
-        Event::Dispatched(w::Dispatched {
-            stage,
-            hosts,
-            attempt: 1,
-            goal: v1::Goal::Forward.into(),
-        })
+        Event::Dispatched(w::Dispatched { stage, hosts, goal: v1::Goal::Forward.into() })
     }
 
     fn step(
@@ -443,6 +446,30 @@ pub(crate) mod tests {
         text += &heartbeat(&view(), &progress);
         text += &detached("ctl", "rb-0193", "No longer watching");
         insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string());
+    }
+
+    #[test]
+    fn what_is_left_unverified_or_only_noted_is_said() {
+        let mut progress = Progress::new(&operation());
+        let noted = |what: &str| {
+            let (host, what) = ("crm-b1".to_owned(), what.to_owned());
+            Event::Noted(w::Noted { host, what })
+        };
+        let events = [
+            dispatched(1, &["crm-b1", "crm-b2"]),
+            noted("its agent is out of reach"),
+            ended("crm-b2", 1, v1::TrackEnd::Left, "aborted with --leave"),
+            Event::StageEnded(w::StageEnded { stage: 1, name: "restore".to_owned() }),
+        ];
+        let mut text = String::new();
+        for (index, event) in (0..).zip(events) {
+            let at_unix_ms = started_ms();
+            let event = v1::WatchOperationResponse { index, at_unix_ms, event: Some(event) };
+            progress.apply(&event);
+            text += &line(&view(), &progress, &event, true).unwrap();
+        }
+        text += &screen(&progress, &Link::Up, 1);
+        insta::assert_snapshot!(plain(&text));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Killing it takes its runtime away, and with it every connection, as SIGKILL would.
 
 use std::{
+    io,
     net::SocketAddr,
     path::Path,
     pin::Pin,
@@ -10,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use coordinator::accept::Acceptor;
 use proto::{
     tls::{Ca, Identity, IdentityDir, Role, Validity},
     v1::{
@@ -18,8 +18,12 @@ use proto::{
         operator_service_server::{OperatorService, OperatorServiceServer},
     },
 };
-use tokio::runtime::Runtime;
-use tokio_stream::{Stream, StreamExt as _};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    runtime::Runtime,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::{Stream, StreamExt as _, wrappers::TcpListenerStream};
 use tonic::{Request, Response, Status};
 
 use crate::context::Context;
@@ -82,22 +86,23 @@ impl Fake {
             .unwrap();
         // The old sockets may take a moment to go.
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        let acceptor = loop {
+        let listener = loop {
             let within = runtime.enter();
-            let bound = Acceptor::bind(self.address, &own);
+            let bound = listen(self.address);
             drop(within);
             match bound {
-                Ok(acceptor) => break acceptor,
+                Ok(listener) => break listener,
                 Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
             }
             std::thread::yield_now();
         };
-        self.address = acceptor.address();
+        self.address = listener.local_addr().unwrap();
+        let config = Arc::new(proto::tls::server_config(&own).unwrap());
         let service = OperatorServiceServer::new(Service(Arc::clone(&self.script)));
         runtime.spawn(async move {
             tonic::transport::Server::builder()
                 .add_service(service)
-                .serve_with_incoming(acceptor.connections())
+                .serve_with_incoming(connections(listener, config))
                 .await
                 .unwrap();
         });
@@ -121,6 +126,29 @@ impl Drop for Fake {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(16)
+}
+
+/// One handshake after the other: nobody in these tests is slow.
+fn connections(
+    listener: TcpListener,
+    config: Arc<rustls::ServerConfig>,
+) -> impl Stream<Item = io::Result<TlsStream<TcpStream>>> {
+    let acceptor = TlsAcceptor::from(config);
+    TcpListenerStream::new(listener).then(move |socket| {
+        let acceptor = acceptor.clone();
+        async move {
+            let socket = socket?;
+            socket.set_nodelay(true)?;
+            acceptor.accept(socket).await
+        }
+    })
 }
 
 pub(super) fn issue(ca: &Ca, role: Role, name: &str, dir: &Path) {

@@ -45,7 +45,8 @@ fn script(result: v1::OperationResult) -> Script {
 
 fn session(context: Context, manner: Manner, timeout: Option<Duration>) -> (Session, Captured) {
     let (out, captured) = Out::captured(manner);
-    (Session::new(out, Place::Direct(context), None, timeout), captured)
+    let place = Place::Direct { context, ctl: "ctl --context test".to_owned() };
+    (Session::new(out, place, None, timeout), captured)
 }
 
 /// A command line against a context; what it exited with, and what it printed.
@@ -56,7 +57,7 @@ async fn ctl(context: Context, line: &[&str]) -> (Exit, Captured) {
     let (mut session, captured) = session(context, manner, timeout);
     let exit = match cli::dispatch(&cli.command, &mut session).await {
         Ok(exit) => exit,
-        Err(error) => cli::report(&mut session.out, &error),
+        Err(error) => cli::report(&mut session.out, "ctl --context test", &error),
     };
     (exit, captured)
 }
@@ -156,8 +157,7 @@ async fn without_a_terminal_nothing_starts_and_the_line_to_run_is_printed() {
     let line = ["rollback", "--reason", "5xx after v1.4.3", "-o", "json"];
     let (exit, captured) = ctl(fake.context(), &line).await;
     assert_eq!(exit, Exit::Usage);
-    let command =
-        "ctl rollback --fleet prod --plan 8f21c0de --confirm prod --reason '5xx after v1.4.3'";
+    let command = "ctl --context test rollback --fleet prod --plan 8f21c0de --confirm prod --reason '5xx after v1.4.3'";
     assert_eq!(document(&captured)["next"][0], command);
     assert!(captured.stderr().contains(command));
     assert_eq!(fake.script().starts.len(), 0);
@@ -180,7 +180,7 @@ async fn a_dry_run_prints_the_plan_and_starts_nothing() {
         ctl(fake.context(), &["rollback", "--dry-run", "--hosts", "crm-b1,crm-b2"]).await;
     assert_eq!(exit, Exit::Done);
     assert!(
-        captured.stdout().contains("Run exactly this plan:  ctl rollback"),
+        captured.stdout().contains("Run exactly this plan:  ctl --context test rollback"),
         "{}",
         captured.stdout()
     );
@@ -226,7 +226,11 @@ async fn the_coordinators_refusals_come_through_with_their_words_and_codes() {
             (&document["error"], &document["cause"][0]),
             (&what.into(), &details[0].as_str().into())
         );
-        assert!(captured.stderr().contains("Next    ctl releases"), "{}", captured.stderr());
+        assert!(
+            captured.stderr().contains("Next    ctl --context test releases"),
+            "{}",
+            captured.stderr()
+        );
     }
 }
 
@@ -280,7 +284,11 @@ async fn detach_begins_and_returns() {
     let fake = Fake::start(script);
     let (exit, captured) = ctl(fake.context(), &[&GO[..], &["--detach"]].concat()).await;
     assert_eq!(exit, Exit::Done);
-    assert!(captured.stdout().contains("ctl watch rb-0193"), "{}", captured.stdout());
+    assert!(
+        captured.stdout().contains("ctl --context test watch rb-0193"),
+        "{}",
+        captured.stdout()
+    );
 }
 
 #[tokio::test]
@@ -381,7 +389,11 @@ async fn apply_sends_names_and_hashes_of_exactly_the_files_that_render_prints() 
     let (exit, captured) = ctl(fake.context(), &["apply", "-f", file]).await;
     assert_eq!(exit, Exit::Done, "{}", captured.stderr());
     assert!(captured.stdout().contains("host web-2 is new"), "{}", captured.stdout());
-    assert!(captured.stderr().contains("ctl policy render"), "{}", captured.stderr());
+    assert!(
+        captured.stderr().contains("ctl --context test policy render"),
+        "{}",
+        captured.stderr()
+    );
     let (_, rendered) =
         ctl(fake.context(), &["policy", "render", "-f", file, "--host", "web-1"]).await;
     let hash = proto::policy::hash(rendered.stdout().as_bytes());

@@ -168,9 +168,10 @@ impl Document for Error {
     const TYPE: &'static str = "error";
 }
 
-impl From<&CtlError> for Error {
-    fn from(error: &CtlError) -> Self {
-        let Failure { what, cause, now, next } = error.told();
+impl Error {
+    /// What is told of an error.
+    pub fn new(error: &CtlError, told: Failure) -> Self {
+        let Failure { what, cause, now, next } = told;
         let problems =
             if let CtlError::FleetFile { problems, .. } = error { problems } else { &vec![] };
         let problem = |problem: &crate::fleet_file::Problem| FileProblem {
@@ -266,6 +267,6 @@ mod tests {
     fn an_error() {
         let error =
             CtlError::Usage { what: "no".to_owned(), next: vec!["ctl releases".to_owned()] };
-        insta::assert_snapshot!(shown(&Error::from(&error)));
+        insta::assert_snapshot!(shown(&Error::new(&error, error.told())));
     }
 }

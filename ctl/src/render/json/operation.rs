@@ -187,6 +187,8 @@ pub struct Evidence {
     pub component: String,
     pub snapshot: Option<String>,
     pub version: Option<String>,
+    /// The snapshot that was live before; null where nothing was switched.
+    pub replaced: Option<String>,
     pub stable_ms: u64,
     pub notes: Vec<String>,
 }
@@ -241,6 +243,7 @@ fn evidence(evidence: &v1::Evidence) -> Evidence {
         component: evidence.component.clone(),
         snapshot: text(&evidence.snapshot),
         version: text(&evidence.version),
+        replaced: text(&evidence.replaced),
         stable_ms: evidence.stable_ms,
         notes: evidence.notes.clone(),
     }
@@ -276,8 +279,7 @@ pub fn event(operation: &str, response: &v1::WatchOperationResponse) -> Value {
                 v1::Goal::Forward | v1::Goal::Unspecified => "forward",
                 v1::Goal::Undo => "undo",
             };
-            let fields =
-                json!({ "stage": e.stage, "hosts": e.hosts, "attempt": e.attempt, "goal": goal });
+            let fields = json!({ "stage": e.stage, "hosts": e.hosts, "goal": goal });
             ("dispatched", fields)
         }
         Some(Event::Step(e)) => ("step", step_event(e)),
@@ -289,6 +291,8 @@ pub fn event(operation: &str, response: &v1::WatchOperationResponse) -> Value {
             )
         }
         Some(Event::HostUnknown(e)) => ("host_unknown", json!({ "host": e.host, "reason": e.why })),
+        Some(Event::Noted(e)) => ("noted", json!({ "host": e.host, "what": e.what })),
+        Some(Event::StageEnded(e)) => ("stage_ended", json!({ "stage": e.stage, "name": e.name })),
         Some(Event::Halted(e)) => ("halted", json!({ "reason": e.why })),
         Some(Event::Asked(e)) => ("asked", json!({ "what": e.what, "by": e.by })),
         Some(Event::Ended(e)) => ("ended", json!({ "result": words::result(e.result) })),

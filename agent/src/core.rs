@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     hands::Hands,
     ledger::{Ledger, LedgerError, LedgerFile, Record, StepResult},
-    order::{Before, Order, Verb},
+    order::{Before, Fence, Order, Verb},
     worker::{self, Input, Reply, Work},
 };
 
@@ -40,8 +40,9 @@ pub enum Report {
 #[derive(Debug)]
 enum Message {
     Order(Box<Order>),
-    /// From here on reports go there.
-    Attach(mpsc::Sender<Report>, oneshot::Sender<Arc<Ledger>>),
+    /// A session begins: its coordinator's term, where reports go from here on, and who waits for what the ledger
+    /// holds just before the first of them.
+    Welcomed(Fence, mpsc::Sender<Report>, oneshot::Sender<Result<Arc<Ledger>, String>>),
 }
 
 /// The way to the core.
@@ -57,10 +58,16 @@ impl CoreHandle {
         self.messages.send(Message::Order(Box::new(order))).await.is_ok()
     }
 
-    /// Sends reports to `reports` from now on, and answers what the ledger held just before the first of them.
-    pub async fn attach(&self, reports: mpsc::Sender<Report>) -> Option<Arc<Ledger>> {
+    /// A coordinator welcomed us. Once its term is durable as our fence, reports go to `reports`; answers what the
+    /// ledger held just before the first of them, or why this coordinator has no say here. None, where the core
+    /// is gone.
+    pub async fn welcomed(
+        &self,
+        fence: Fence,
+        reports: mpsc::Sender<Report>,
+    ) -> Option<Result<Arc<Ledger>, String>> {
         let (sender, receiver) = oneshot::channel();
-        self.messages.send(Message::Attach(reports, sender)).await.ok()?;
+        self.messages.send(Message::Welcomed(fence, reports, sender)).await.ok()?;
         receiver.await.ok()
     }
 
@@ -106,9 +113,9 @@ impl<H: Hands> Core<H> {
             tokio::select! {
                 message = self.messages.recv() => match message {
                     Some(Message::Order(order)) => self.ordered(*order).await?,
-                    Some(Message::Attach(reports, answer)) => {
-                        self.reports = Some(reports);
-                        if answer.send(self.ledger.clone()).is_err() {
+                    Some(Message::Welcomed(fence, reports, answer)) => {
+                        let welcomed = self.welcomed(fence, reports).await?;
+                        if answer.send(welcomed).is_err() {
                             self.reports = None;
                         }
                     }
@@ -121,6 +128,21 @@ impl<H: Hands> Core<H> {
                 }
             }
         }
+    }
+
+    async fn welcomed(
+        &mut self,
+        fence: Fence,
+        reports: mpsc::Sender<Report>,
+    ) -> Result<Result<Arc<Ledger>, String>, LedgerError> {
+        self.reports = None;
+        let decision = worker::decide(&self.ledger, Input::Welcomed(fence));
+        self.commit(decision.records).await?;
+        if let Some(Reply::Refused(why)) = decision.reply {
+            return Ok(Err(why));
+        }
+        self.reports = Some(reports);
+        Ok(Ok(self.ledger.clone()))
     }
 
     async fn ordered(&mut self, order: Order) -> Result<(), LedgerError> {

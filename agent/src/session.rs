@@ -18,7 +18,7 @@ use crate::{
     grpc::{from_proto, to_proto},
     hands::Hands,
     ledger::{Ledger, Record},
-    order::Verb,
+    order::{Fence, Verb},
     retry::Policy,
 };
 
@@ -46,8 +46,8 @@ enum Lost {
     NoWelcome,
     #[error("the coordinator speaks protocol {0}, this agent {PROTOCOL_MIN} to {PROTOCOL_MAX}")]
     Protocol(u32),
-    #[error("the coordinator's epoch {theirs} is over: this host has seen {ours}")]
-    Fenced { theirs: u64, ours: u64 },
+    #[error("the coordinator has no say here: {0}")]
+    Fenced(String),
     #[error("the coordinator closed the session")]
     Closed,
     #[error("the agent is going down")]
@@ -102,12 +102,16 @@ impl<H: Hands> Session<H> {
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let (up, requests) = mpsc::channel(UP_QUEUED_MAX);
         let (reports, mut reported) = mpsc::channel(REPORTS_QUEUED_MAX);
-        let status = self.hands.status().await;
-        let ledger = self.core.attach(reports).await.ok_or(Lost::GoingDown)?;
-        send(&up, hello(&ledger, &status, &host)).await?;
+        let hello = hello(&self.core.ledger().borrow());
+        send(&up, hello).await?;
         let answers = client.session(ReceiverStream::new(requests)).await;
         let mut answers = answers.map_err(|status| Lost::Call(tls::explain(&status)))?.into_inner();
-        let heartbeat = welcome(&mut answers, &ledger).await?;
+        let (term, heartbeat) = welcome(&mut answers).await?;
+        // It was told our epoch in Hello and says so to its operators; it gets nothing else from us.
+        let ledger = self.core.welcomed(term, reports).await.ok_or(Lost::GoingDown)?.map_err(Lost::Fenced)?;
+        let status = self.hands.status().await;
+        let status = to_proto::host_status(&status, &ledger, &host);
+        send(&up, v1::session_request::Message::Status(status)).await?;
         tracing::info!(coordinator = self.coordinator, "session up");
         (self.on_up)();
         let mut tell_at = tokio::time::Instant::now() + heartbeat;
@@ -115,7 +119,7 @@ impl<H: Hands> Session<H> {
             tokio::select! {
                 answer = answers.message() => {
                     let answer = answer.map_err(|status| Lost::Call(tls::explain(&status)))?;
-                    self.take(answer.ok_or(Lost::Closed)?, &host).await?;
+                    self.take(answer.ok_or(Lost::Closed)?, &host, &up).await?;
                 }
                 report = reported.recv() => {
                     let report = report.ok_or(Lost::GoingDown)?;
@@ -144,7 +148,12 @@ impl<H: Hands> Session<H> {
         v1::session_request::Message::Status(to_proto::host_status(&status, &ledger, host))
     }
 
-    async fn take(&self, answer: v1::SessionResponse, host: &str) -> Result<(), Lost> {
+    async fn take(
+        &self,
+        answer: v1::SessionResponse,
+        host: &str,
+        up: &mpsc::Sender<v1::SessionRequest>,
+    ) -> Result<(), Lost> {
         match answer.message {
             Some(v1::session_response::Message::Order(order)) => match from_proto::order(order, host) {
                 Ok(order) => {
@@ -156,6 +165,7 @@ impl<H: Hands> Session<H> {
                     Ok(())
                 }
             },
+            Some(v1::session_response::Message::Look(_)) => send(up, self.status(host).await).await,
             Some(v1::session_response::Message::Welcome(_)) | None => {
                 tracing::warn!("the coordinator sent what has no place here");
                 Ok(())
@@ -164,7 +174,7 @@ impl<H: Hands> Session<H> {
     }
 }
 
-fn hello(ledger: &Ledger, status: &crate::status::HostStatus, host: &str) -> v1::session_request::Message {
+fn hello(ledger: &Ledger) -> v1::session_request::Message {
     let fence = ledger.fence();
     v1::session_request::Message::Hello(v1::Hello {
         protocol_min: PROTOCOL_MIN,
@@ -172,14 +182,11 @@ fn hello(ledger: &Ledger, status: &crate::status::HostStatus, host: &str) -> v1:
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         boot_id: crate::exec::proc::boot_id().unwrap_or_default(),
         highest_epoch: fence.map(|fence| v1::Epoch { counter: fence.epoch, instance: fence.instance.clone() }),
-        status: Some(to_proto::host_status(status, ledger, host)),
     })
 }
 
-async fn welcome(
-    answers: &mut tonic::Streaming<v1::SessionResponse>,
-    ledger: &Ledger,
-) -> Result<Duration, Lost> {
+/// The coordinator's term, and how often it wants to hear of us.
+async fn welcome(answers: &mut tonic::Streaming<v1::SessionResponse>) -> Result<(Fence, Duration), Lost> {
     let first = tokio::time::timeout(WELCOME_TIMEOUT, answers.message()).await.map_err(|_| Lost::NoWelcome)?;
     let first = first.map_err(|status| Lost::Call(tls::explain(&status)))?.ok_or(Lost::Closed)?;
     let Some(v1::session_response::Message::Welcome(welcome)) = first.message else {
@@ -188,12 +195,9 @@ async fn welcome(
     if !(PROTOCOL_MIN..=PROTOCOL_MAX).contains(&welcome.protocol) {
         return Err(Lost::Protocol(welcome.protocol));
     }
-    let theirs = welcome.epoch.map_or(0, |epoch| epoch.counter);
-    match ledger.fence() {
-        // It was told so in our Hello and says it to its operators; it gets nothing else from us.
-        Some(fence) if theirs < fence.epoch => Err(Lost::Fenced { theirs, ours: fence.epoch }),
-        Some(_) | None => Ok(Duration::from_millis(welcome.heartbeat_ms.clamp(500, 60_000))),
-    }
+    let epoch = welcome.epoch.ok_or(Lost::NoWelcome)?;
+    let term = Fence { epoch: epoch.counter, instance: epoch.instance, sequence: 0 };
+    Ok((term, Duration::from_millis(welcome.heartbeat_ms.clamp(500, 60_000))))
 }
 
 async fn send(

@@ -15,7 +15,7 @@
 
 use crate::{
     ledger::{Found, Ledger, Record, StepResult, Track},
-    order::{Before, End, Ending, Evidence, Goal, OnFailure, Order, TrackKey, Verb},
+    order::{Before, End, Ending, Evidence, Fence, Goal, OnFailure, Order, TrackKey, Verb},
 };
 
 /// An open step that was found undone after this many restarts is taken back: it may be what kills the agent.
@@ -28,6 +28,9 @@ const TRACKS_KEPT: usize = 64;
 /// What the world told.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
+    /// A coordinator answered our hello: its term, with sequence 0. To be on record before the session tells what
+    /// the ledger holds: what a coordinator was told must not be changed any more by one of an earlier term.
+    Welcomed(Fence),
     /// An order came; `forbidden` says why this host's policy does not allow it, where it does not.
     Order {
         order: Order,
@@ -105,6 +108,7 @@ pub struct Decision {
 /// What follows from `input`; nothing, where it is late or out of place.
 pub fn decide(ledger: &Ledger, input: Input) -> Decision {
     match input {
+        Input::Welcomed(fence) => welcomed(ledger, fence),
         Input::Order { order, forbidden } => order_came(ledger, order, forbidden),
         Input::Looked { key, index, before } => {
             records(if work(ledger) == Some(Work::Look { key: key.clone(), index }) {
@@ -162,18 +166,34 @@ fn records(records: Vec<Record>) -> Decision {
     Decision { records, reply: None }
 }
 
+fn refuse(why: String) -> Decision {
+    Decision { records: Vec::new(), reply: Some(Reply::Refused(why)) }
+}
+
+/// An open track keeps the term that it was begun under until an order of the new one takes it over.
+fn welcomed(ledger: &Ledger, fence: Fence) -> Decision {
+    match outranked(ledger, &fence) {
+        Some(why) => refuse(why),
+        None if newer(ledger, &fence) && ledger.open().is_none() => {
+            records(vec![Record::Fenced(fence)])
+        }
+        None => Decision::default(),
+    }
+}
+
+/// Why a coordinator has no say here, where it has none.
+fn outranked(ledger: &Ledger, by: &Fence) -> Option<String> {
+    let fence = ledger.fence()?;
+    if by.epoch < fence.epoch {
+        return Some(format!("epoch {} is over; this host has seen {}", by.epoch, fence.epoch));
+    }
+    let other = by.epoch == fence.epoch && by.instance != fence.instance;
+    other.then(|| format!("another coordinator holds epoch {}", fence.epoch))
+}
+
 fn order_came(ledger: &Ledger, order: Order, forbidden: Option<String>) -> Decision {
-    let refuse = |why: String| Decision { records: Vec::new(), reply: Some(Reply::Refused(why)) };
-    if let Some(fence) = ledger.fence() {
-        if order.fence.epoch < fence.epoch {
-            return refuse(format!(
-                "epoch {} is over; this host has seen {}",
-                order.fence.epoch, fence.epoch
-            ));
-        }
-        if order.fence.epoch == fence.epoch && order.fence.instance != fence.instance {
-            return refuse(format!("another coordinator holds epoch {}", fence.epoch));
-        }
+    if let Some(why) = outranked(ledger, &order.fence) {
+        return refuse(why);
     }
     if let Some(track) = ledger.tracks.get(&order.key) {
         if track.order.plan_hash != order.plan_hash {
@@ -186,7 +206,7 @@ fn order_came(ledger: &Ledger, order: Order, forbidden: Option<String>) -> Decis
             return known(ledger, track, &order);
         }
     }
-    if !newer(ledger, &order) {
+    if !newer(ledger, &order.fence) {
         return refuse("a newer order came before it".to_owned());
     }
     if let Some(open) =
@@ -203,8 +223,11 @@ fn order_came(ledger: &Ledger, order: Order, forbidden: Option<String>) -> Decis
 
 /// The same order again: it is stamped anew, never done anew.
 fn known(ledger: &Ledger, track: &Track, order: &Order) -> Decision {
-    let records =
-        if newer(ledger, order) { vec![Record::Fenced(order.fence.clone())] } else { Vec::new() };
+    let records = if newer(ledger, &order.fence) {
+        vec![Record::Fenced(order.fence.clone())]
+    } else {
+        Vec::new()
+    };
     let reply = match track.ending {
         Some(_) => Reply::Ended(order.key.clone()),
         None => Reply::Taken,
@@ -212,10 +235,8 @@ fn known(ledger: &Ledger, track: &Track, order: &Order) -> Decision {
     Decision { records, reply: Some(reply) }
 }
 
-fn newer(ledger: &Ledger, order: &Order) -> bool {
-    ledger.fence().is_none_or(|fence| {
-        (order.fence.epoch, order.fence.sequence) > (fence.epoch, fence.sequence)
-    })
+fn newer(ledger: &Ledger, new: &Fence) -> bool {
+    ledger.fence().is_none_or(|old| (new.epoch, new.sequence) > (old.epoch, old.sequence))
 }
 
 fn accept(ledger: &Ledger, order: Order) -> Decision {

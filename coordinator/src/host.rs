@@ -14,7 +14,6 @@ pub struct Hello {
     pub agent_version: String,
     /// The highest epoch on its record: counter and instance.
     pub highest_epoch: Option<(u64, String)>,
-    pub status: HostStatus,
 }
 
 /// Everything that is known of a connected host.

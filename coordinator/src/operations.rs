@@ -29,6 +29,8 @@ use crate::{
 
 /// How long a plan may be started after it was made.
 pub const PLAN_VALID: Duration = Duration::from_secs(600);
+/// How long a plan waits for hosts to tell how they are.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
 /// Plans that are kept at a time; the oldest goes first.
 const PLANS_KEPT_MAX: usize = 256;
 
@@ -122,6 +124,12 @@ impl Operations {
 
     /// Makes a plan and keeps it for a while.
     pub async fn plan(&self, fleet: &FleetName, request: Request) -> Result<Plan, StartError> {
+        let hosts = |state: &FleetState| {
+            let hosts = state.fleet.iter().flat_map(|fleet| fleet.hosts());
+            hosts.map(|(host, _)| host.clone()).collect::<Vec<_>>()
+        };
+        let hosts = self.shared.fleets.read(fleet, hosts).await.unwrap_or_default();
+        self.shared.sessions.look(&hosts, LOOK_WITHIN).await;
         let plan = self.make(fleet, &request).await?;
         let kept = Kept { plan: plan.clone(), request, made: Instant::now() };
         let mut plans = self.plans();

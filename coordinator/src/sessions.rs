@@ -10,10 +10,11 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use engine::{Goal, HostName, OnFailure, OperationId, Step, Timestamp};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     host::{Hello, HostStatus, wall},
@@ -38,6 +39,14 @@ pub struct Order {
     pub sequence: u64,
 }
 
+/// What goes down to an agent.
+#[derive(Clone, Debug)]
+pub enum Down {
+    Order(Box<Order>),
+    /// It is to tell how its host is now.
+    Look,
+}
+
 /// Which session of a host: grows with each one.
 pub type Generation = u64;
 
@@ -46,6 +55,8 @@ pub type Generation = u64;
 pub struct Sessions {
     epoch: Epoch,
     inner: Mutex<Inner>,
+    /// Moves with every word that comes in.
+    heard: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -65,12 +76,14 @@ pub struct Host {
     pub last_seen: Timestamp,
     link: Option<Link>,
     sequence: u64,
+    /// Which of all words that came in was its last.
+    heard: u64,
 }
 
 #[derive(Clone, Debug)]
 struct Link {
     generation: Generation,
-    orders: mpsc::Sender<Order>,
+    down: mpsc::Sender<Down>,
 }
 
 impl Host {
@@ -83,7 +96,7 @@ impl Host {
 impl Sessions {
     /// No host yet.
     pub fn new(epoch: Epoch) -> Self {
-        Self { epoch, inner: Mutex::default() }
+        Self { epoch, inner: Mutex::default(), heard: watch::Sender::new(0) }
     }
 
     /// Our term.
@@ -96,9 +109,10 @@ impl Sessions {
         &self,
         host: &HostName,
         hello: Hello,
+        status: HostStatus,
         certificate_ends: Timestamp,
-    ) -> (Generation, mpsc::Receiver<Order>) {
-        let (orders, receiver) = mpsc::channel(ORDERS_QUEUED_MAX);
+    ) -> (Generation, mpsc::Receiver<Down>) {
+        let (down, receiver) = mpsc::channel(ORDERS_QUEUED_MAX);
         let mut inner = self.lock();
         if let Some(why) = fenced_by(&self.epoch, host, &hello) {
             tracing::error!(%host, "{why}");
@@ -108,12 +122,13 @@ impl Sessions {
         let generation = inner.generation;
         let sequence = inner.hosts.get(host).map_or(0, |host| host.sequence);
         let new = Host {
-            status: hello.status,
+            status,
             agent_version: hello.agent_version,
             certificate_ends,
             last_seen: wall(),
-            link: Some(Link { generation, orders }),
+            link: Some(Link { generation, down }),
             sequence,
+            heard: self.next_word(),
         };
         inner.hosts.insert(host.clone(), new);
         (generation, receiver)
@@ -126,6 +141,7 @@ impl Sessions {
             Some(host) => {
                 host.status = status;
                 host.last_seen = wall();
+                host.heard = self.next_word();
                 true
             }
             None => false,
@@ -154,8 +170,8 @@ impl Sessions {
         let host = inner.hosts.get_mut(host)?;
         let link = host.link.clone()?;
         host.sequence += 1;
-        let order = order(self.epoch.clone(), host.sequence);
-        link.orders.try_send(order).ok().map(|()| link.generation)
+        let order = Down::Order(Box::new(order(self.epoch.clone(), host.sequence)));
+        link.down.try_send(order).ok().map(|()| link.generation)
     }
 
     /// The session of a host, while it has one.
@@ -166,6 +182,47 @@ impl Sessions {
     /// A host as it was last seen.
     pub fn get(&self, host: &HostName) -> Option<Host> {
         self.lock().hosts.get(host).cloned()
+    }
+
+    /// Asks hosts how they are and waits until each that is connected has told, for `within` at most: what was
+    /// told before something was deployed must not be planned with.
+    pub async fn look(&self, hosts: &[HostName], within: Duration) {
+        let mut heard = self.heard.subscribe();
+        let asked = *heard.borrow();
+        let mut waiting: Vec<(HostName, Generation)> = Vec::new();
+        for host in hosts {
+            let link = self.lock().hosts.get(host).and_then(|host| host.link.clone());
+            if let Some(link) = link.filter(|link| link.down.try_send(Down::Look).is_ok()) {
+                waiting.push((host.clone(), link.generation));
+            }
+        }
+        let told = async {
+            loop {
+                heard.borrow_and_update();
+                waiting.retain(|(host, generation)| self.is_silent(host, *generation, asked));
+                if waiting.is_empty() || heard.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(within, told).await.is_err() {
+            tracing::warn!(?waiting, "hosts did not tell in time how they are; what they told before is used");
+        }
+    }
+
+    /// Whether a session still lasts and has told nothing since.
+    fn is_silent(&self, host: &HostName, generation: Generation, since: u64) -> bool {
+        let inner = self.lock();
+        inner.hosts.get(host).is_some_and(|host| host.generation() == Some(generation) && host.heard <= since)
+    }
+
+    fn next_word(&self) -> u64 {
+        let mut word = 0;
+        self.heard.send_modify(|heard| {
+            *heard += 1;
+            word = *heard;
+        });
+        word
     }
 
     /// Why nothing is sent, where nothing is.

@@ -30,6 +30,7 @@ use crate::{
     exit::Exit,
     out::{Format, Manner, Out},
     render::{failure, json},
+    sandbox::{self, Part, SandboxArgs},
     session::{Place, Session},
 };
 
@@ -188,6 +189,14 @@ pub enum Command {
     /// Which coordinator is asked
     #[command(subcommand, after_help = "Examples:\n  ctl context list\n  ctl context use staging")]
     Context(ContextCommand),
+    /// See it work: a fleet on this machine, a bad release, a rollback
+    #[command(
+        after_help = "Examples:\n  ctl sandbox\n  ctl sandbox --scenario coordinator-crash\n  ctl sandbox --keep, then: ctl --context sandbox status"
+    )]
+    Sandbox(SandboxArgs),
+    /// The sandbox's own processes.
+    #[command(flatten)]
+    Part(Part),
     /// What this build is
     #[command(after_help = "Examples:\n  ctl version\n  ctl version -o json")]
     Version,
@@ -231,6 +240,9 @@ pub fn main_impl() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()));
         }
     };
+    if let Command::Part(part) = cli.command {
+        return sandbox::run_part(part);
+    }
     // A second default is refused; whichever was first is ring as well, the only provider in this build.
     rustls::crypto::ring::default_provider().install_default().ok();
     let runtime =
@@ -296,6 +308,10 @@ pub async fn dispatch(command: &Command, session: &mut Session) -> Result<Exit, 
         Command::Apply(args) => fleet::apply(args, session).await,
         Command::Policy(PolicyCommand::Render(args)) => fleet::render(args, session),
         Command::Context(command) => context_command::run(command, session),
+        Command::Sandbox(args) => sandbox::run(args, session).await,
+        Command::Part(_) => {
+            Err(CtlError::usage("a part of the sandbox runs by itself", &["ctl sandbox"]))
+        }
         Command::Version => version(session),
     }
 }
@@ -367,7 +383,7 @@ mod tests {
         fn walk(command: &clap::Command) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let is_freeze = ["on", "off", "list", "use"].contains(&command.get_name());
-            assert!(help.contains("Examples:") || is_freeze, "{}", command.get_name());
+            assert!(help.contains("Examples:") || is_freeze || command.is_hide_set(), "{}", command.get_name());
             for line in help.lines() {
                 assert!(line.chars().count() <= 110, "{line}");
             }

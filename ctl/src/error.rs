@@ -91,6 +91,9 @@ pub enum CtlError {
     #[error("cannot write the output")]
     Output(#[source] io::Error),
 
+    #[error("the sandbox did not come about")]
+    Sandbox(#[source] anyhow::Error),
+
     #[error("cannot set up logs and traces")]
     Telemetry(#[source] TelemetryError),
 }
@@ -152,6 +155,7 @@ impl CtlError {
             | Self::Issue { .. }
             | Self::Answer { .. }
             | Self::Output(_)
+            | Self::Sandbox(_)
             | Self::Telemetry(_) => Exit::Failed,
         }
     }
@@ -210,6 +214,14 @@ impl CtlError {
             Self::Issue { source, .. } => {
                 Failure { what, cause: vec![chain(source)], ..Failure::default() }
             }
+            Self::Sandbox(source) => Failure {
+                what,
+                cause: vec![format!("{source:#}")],
+                now: vec![
+                    "what it had started is ended, what it had written is removed".to_owned(),
+                ],
+                ..Failure::default()
+            },
             Self::Telemetry(source) => {
                 Failure { what, cause: vec![chain(source)], ..Failure::default() }
             }

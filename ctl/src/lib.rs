@@ -23,6 +23,7 @@ pub mod live;
 pub mod out;
 pub mod render;
 pub mod run;
+pub mod sandbox;
 pub mod session;
 #[cfg(test)]
 mod tests;

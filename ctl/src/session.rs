@@ -37,8 +37,8 @@ pub struct Session {
 pub enum Place {
     /// In the file with the contexts; absent: the one in use.
     Config { path: PathBuf, context: Option<String> },
-    /// Given by the caller; `ctl` is how a person reaches it, such as `ctl --context sandbox`.
-    Direct { context: Context, ctl: String },
+    /// Given by the caller.
+    Direct(Context),
 }
 
 impl Session {
@@ -54,6 +54,13 @@ impl Session {
             None => TIMEOUT_DEFAULT,
         };
         Self { out, place, fleet, timeout, client: None }
+    }
+
+    /// Goes on with another coordinator and fleet.
+    pub fn turn_to(&mut self, context: Context, fleet: String) {
+        self.place = Place::Direct(context);
+        self.fleet = Some(fleet);
+        self.client = None;
     }
 
     /// The client, connected.
@@ -93,7 +100,7 @@ impl Session {
     pub fn config_path(&self) -> Result<&PathBuf, CtlError> {
         match &self.place {
             Place::Config { path, .. } => Ok(path),
-            Place::Direct { .. } => Err(CtlError::usage("this session has no contexts", &[])),
+            Place::Direct(_) => Err(CtlError::usage("this session has no contexts", &[])),
         }
     }
 
@@ -102,7 +109,7 @@ impl Session {
         match &self.place {
             Place::Config { context: Some(name), .. } => format!("ctl --context {}", quote(name)),
             Place::Config { context: None, .. } => "ctl".to_owned(),
-            Place::Direct { ctl, .. } => ctl.clone(),
+            Place::Direct(context) => format!("ctl --context {}", quote(&context.name)),
         }
     }
 
@@ -111,7 +118,7 @@ impl Session {
             Place::Config { path, context } => {
                 Config::load(path)?.choose(context.as_deref()).cloned()
             }
-            Place::Direct { context, .. } => Ok(context.clone()),
+            Place::Direct(context) => Ok(context.clone()),
         }
     }
 }

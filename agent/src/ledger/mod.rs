@@ -293,6 +293,11 @@ impl Track {
 }
 
 impl StepState {
+    /// How things were before it, once it was begun: what undoes it.
+    pub fn before(&self) -> Option<&Before> {
+        self.before.as_ref()
+    }
+
     /// How it went, once it has.
     pub fn result(&self) -> Option<&StepResult> {
         self.result.as_ref()

@@ -176,7 +176,9 @@ pub(crate) fn allowed(operation: &Operation, ask: &Ask) -> bool {
         (Ask::Abort(_), Phase::Running | Phase::Paused | Phase::Halting) => true,
         (Ask::Abort(Abort::Restore), Phase::Aborting(Abort::Leave)) => true,
         (Ask::Retry(hosts), Phase::Ended(_)) => {
-            !hosts.is_empty() && hosts.iter().all(|host| operation.hosts().contains_key(host))
+            let may = |state: &HostState| !state.is_unknown() && !state.is_done();
+            let may = |host| operation.hosts().get(host).is_some_and(may);
+            !hosts.is_empty() && hosts.iter().all(may)
         }
         (
             Ask::Pause | Ask::Resume | Ask::Abort(_) | Ask::Retry(_),
@@ -185,6 +187,7 @@ pub(crate) fn allowed(operation: &Operation, ask: &Ask) -> bool {
     }
 }
 
+/// The slot that a report is about. Attempts are counted from 1: 0 is a field that was left out.
 fn current<'a>(
     operation: &'a Operation,
     host: &HostName,
@@ -192,7 +195,7 @@ fn current<'a>(
     attempt: u32,
 ) -> Option<&'a Slot> {
     let slot = operation.hosts().get(host)?.tracks.get(&stage)?;
-    (slot.attempt == attempt).then_some(slot)
+    (slot.attempt == attempt && attempt > 0).then_some(slot)
 }
 
 /// The next thing that follows from the state and the time alone; empty when nothing does.
@@ -233,7 +236,8 @@ fn newly_unknown(operation: &Operation, now: Elapsed) -> Vec<Event> {
 /// Budgets and the deadline: what ends a run early.
 fn halt_if_due(operation: &Operation, now: Elapsed) -> Vec<Event> {
     let Some(stage) = operation.current() else { return Vec::new() };
-    let count = Count::of(operation);
+    // A late host may bring an earlier stage back, whose budget is not meant for what happened after it.
+    let count = Count::up_to(operation, operation.stage());
     let why = if count.failed > stage.budget.failed {
         let hosts = plural(count.failed, "host");
         format!("{hosts} failed; the budget of stage `{}` is {}", stage.name, stage.budget.failed)
@@ -253,7 +257,9 @@ fn halt_if_due(operation: &Operation, now: Elapsed) -> Vec<Event> {
 }
 
 fn run(operation: &Operation, now: Elapsed) -> Vec<Event> {
-    let Some(stage) = operation.current() else { return end_if_idle(operation, now) };
+    if operation.current().is_none() {
+        return end_if_idle(operation, now);
+    }
     let index = operation.stage();
     if !operation.stage_began() {
         return vec![Event::StageBegan { stage: index, at: now }];
@@ -262,8 +268,9 @@ fn run(operation: &Operation, now: Elapsed) -> Vec<Event> {
     if !halt.is_empty() {
         return halt;
     }
-    if let Some(ended) = operation.stage_ended() {
-        return match (ended.plus(stage.soak_ms) <= now, index + 1 < operation.plan().stages.len()) {
+    if operation.stage_ended().is_some() {
+        let more = index + 1 < operation.plan().stages.len();
+        return match (operation.soaked_at().is_some_and(|at| at <= now), more) {
             (false, _) => Vec::new(),
             (true, true) => vec![Event::StageBegan { stage: index + 1, at: now }],
             (true, false) => end_if_idle(operation, now),
@@ -271,6 +278,9 @@ fn run(operation: &Operation, now: Elapsed) -> Vec<Event> {
     }
     match next_batch(operation, index) {
         Next::Wait => Vec::new(),
+        Next::Revive(hosts) => {
+            vec![Event::Dispatched { stage: index, hosts, goal: Goal::Forward, at: now }]
+        }
         Next::Dispatch(hosts) => match fit(operation, hosts, now) {
             Ok(hosts) if hosts.is_empty() => Vec::new(),
             Ok(hosts) => {
@@ -284,17 +294,27 @@ fn run(operation: &Operation, now: Elapsed) -> Vec<Event> {
 
 enum Next {
     Wait,
+    /// Hosts that are out already.
+    Revive(Vec<HostName>),
     Dispatch(Vec<HostName>),
     Over,
 }
 
-/// The hosts of the first batch that is not over: a batch begins when the one before it has ended.
+/// The hosts of the first batch that is not over: a batch begins when the one before it has ended. Before all
+/// batches come hosts that an earlier attempt left down: to try them again takes no other host out.
 fn next_batch(operation: &Operation, stage: usize) -> Next {
     let mut batch = usize::MAX;
     let mut waiting = Vec::new();
+    let mut down = Vec::new();
     for (host, state) in operation.hosts() {
         let Some(slot) = state.tracks.get(&stage) else { continue };
-        if slot.state.at_rest() || !ready(state, stage) || slot.batch > batch {
+        if slot.state.at_rest() || !ready(state, stage) {
+            continue;
+        }
+        if slot.is_down() {
+            down.push(host.clone());
+        }
+        if slot.batch > batch {
             continue;
         }
         if slot.batch < batch {
@@ -303,6 +323,9 @@ fn next_batch(operation: &Operation, stage: usize) -> Next {
         if slot.state == TrackState::Waiting {
             waiting.push(host.clone());
         }
+    }
+    if !down.is_empty() {
+        return Next::Revive(down);
     }
     match (batch, waiting.is_empty()) {
         (usize::MAX, _) => Next::Over,
@@ -327,7 +350,8 @@ fn fit(
         return Ok(hosts);
     }
     let count = Count::of(operation);
-    let room = stage.budget.out.saturating_sub(count.failed + count.unknown + count.in_work);
+    let taken = count.failed + count.unknown + count.in_work + count.down;
+    let room = stage.budget.out.saturating_sub(taken);
     if room == 0 && count.in_work == 0 {
         let down = plural(count.failed + count.unknown, "host");
         let why = format!(
@@ -371,7 +395,8 @@ fn restore(operation: &Operation, now: Elapsed) -> Vec<Event> {
             }];
         }
         let count = Count::of(operation);
-        let room = stage.budget.out.saturating_sub(count.failed + count.unknown + in_work);
+        let taken = count.failed + count.unknown + count.down + in_work;
+        let room = stage.budget.out.saturating_sub(taken);
         // Where failures alone use the budget up, hosts still go back one by one: that is the order.
         let room = if in_work == 0 { room.max(1) } else { room };
         finished.truncate(room as usize);
@@ -388,8 +413,7 @@ fn restore(operation: &Operation, now: Elapsed) -> Vec<Event> {
 }
 
 fn end_if_idle(operation: &Operation, now: Elapsed) -> Vec<Event> {
-    let mut slots = operation.hosts().values().flat_map(|state| state.tracks.values());
-    if slots.any(|slot| matches!(slot.state, TrackState::InWork { .. })) {
+    if !operation.is_idle() {
         return Vec::new();
     }
     vec![Event::Ended { result: operation.result(), at: now }]
@@ -400,15 +424,21 @@ struct Count {
     failed: u32,
     unknown: u32,
     in_work: u32,
+    /// Waiting to be tried again, and down from before.
+    down: u32,
 }
 
 impl Count {
     fn of(operation: &Operation) -> Self {
-        let mut count = Self { failed: 0, unknown: 0, in_work: 0 };
+        Self::up_to(operation, usize::MAX)
+    }
+
+    /// Only what happened in this stage and those before it.
+    fn up_to(operation: &Operation, stage: usize) -> Self {
+        let mut count = Self { failed: 0, unknown: 0, in_work: 0, down: 0 };
         for state in operation.hosts().values() {
-            let any = |wanted: fn(&TrackState) -> bool| {
-                state.tracks.values().any(|slot| wanted(&slot.state))
-            };
+            let slots = || state.tracks.range(..=stage).map(|(_, slot)| slot);
+            let any = |wanted: fn(&TrackState) -> bool| slots().any(|slot| wanted(&slot.state));
             if any(|state| {
                 matches!(
                     state,
@@ -420,6 +450,8 @@ impl Count {
                 count.unknown += 1;
             } else if any(|state| matches!(state, TrackState::InWork { .. })) {
                 count.in_work += 1;
+            } else if slots().any(Slot::is_down) {
+                count.down += 1;
             }
         }
         count

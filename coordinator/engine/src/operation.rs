@@ -37,7 +37,8 @@ pub struct Operation {
     last: Elapsed,
     /// Why it halted, where it did.
     halted: Option<String>,
-    asked_abort: bool,
+    /// The strongest abort that was asked for.
+    abort: Option<Abort>,
 }
 
 /// Where the operation as a whole stands.
@@ -114,6 +115,8 @@ pub(crate) struct Slot {
     pub(crate) deadline_ms: u64,
     pub(crate) attempt: u32,
     pub(crate) state: TrackState,
+    /// The last attempt that was begun left the host neither as it was nor verified.
+    left_down: bool,
     pub(crate) steps: Vec<StepReport>,
     pub(crate) evidence: Vec<Evidence>,
 }
@@ -161,7 +164,7 @@ impl Operation {
             deadline: Elapsed(plan.deadline_ms),
             last: Elapsed(0),
             halted: None,
-            asked_abort: false,
+            abort: None,
             plan,
         })
     }
@@ -209,10 +212,18 @@ impl Operation {
                 self.reopen(*at);
             }
             Event::SeenIdle { host, stage, again, at } => {
-                self.advance(host, *stage, &TrackEvent::SeenIdle { again: *again })?;
+                let seen = if !again && self.slot(host, *stage)?.left_down {
+                    let reason = "the order to try it again never came there".to_owned();
+                    TrackEvent::Ended { end: TrackEnd::Stuck, reason }
+                } else {
+                    TrackEvent::SeenIdle { again: *again }
+                };
+                self.advance(host, *stage, &seen)?;
                 if *again {
                     self.reopen(*at);
                     self.go_back_to(*stage);
+                } else {
+                    self.told_late();
                 }
                 self.reached(*at);
             }
@@ -260,9 +271,7 @@ impl Operation {
         if matches!(self.phase, Phase::Running | Phase::Paused) {
             times.push(self.deadline);
         }
-        if self.phase == Phase::Running {
-            times.extend(self.stage_ended.map(|at| at.plus(self.soak_ms())));
-        }
+        times.extend(self.soaked_at());
         for state in self.hosts.values() {
             for slot in state.tracks.values() {
                 times.extend(self.unknown_at(state, slot));
@@ -396,7 +405,7 @@ impl Operation {
     }
 
     fn untouched(&self) -> RunResult {
-        if self.cut || self.asked_abort { RunResult::PutBack } else { RunResult::Refused }
+        if self.cut || self.abort.is_some() { RunResult::PutBack } else { RunResult::Refused }
     }
 
     fn dispatched(
@@ -430,10 +439,16 @@ impl Operation {
         attempt: u32,
         ending: &TrackEnding,
     ) -> Result<(), IllegalEvent> {
-        self.slot_at(host, stage, attempt)?;
-        let (end, reason) = (ending.end, ending.reason.clone());
+        let slot = self.slot_at(host, stage, attempt)?;
+        let end = match (ending.end, slot.left_down) {
+            // This attempt changed nothing, but an earlier one did.
+            (TrackEnd::Refused, true) => TrackEnd::Stuck,
+            (end, _) => end,
+        };
+        let reason = ending.reason.clone();
         self.advance(host, stage, &TrackEvent::Ended { end, reason })?;
         let slot = self.slot(host, stage)?;
+        slot.left_down = matches!(slot.state, TrackState::Left { .. } | TrackState::Stuck { .. });
         for step in &ending.steps {
             slot.report(step.clone());
         }
@@ -441,10 +456,7 @@ impl Operation {
             TrackEnd::Done | TrackEnd::Left => ending.evidence.clone(),
             TrackEnd::Undone | TrackEnd::Stuck | TrackEnd::Refused => Vec::new(),
         };
-        // A host that was unknown when the operation ended tells in the end how it fared.
-        if let Phase::Ended(_) = self.phase {
-            self.phase = Phase::Ended(self.result());
-        }
+        self.told_late();
         Ok(())
     }
 
@@ -466,13 +478,13 @@ impl Operation {
                 };
                 self.require("an abort", stronger)?;
                 self.phase = Phase::Aborting(*abort);
-                self.asked_abort = true;
+                self.abort = Some(*abort);
             }
             Ask::Retry(hosts) => {
                 self.require("a retry", matches!(self.phase, Phase::Ended(_)))?;
                 self.phase = Phase::Running;
                 self.halted = None;
-                self.asked_abort = false;
+                self.abort = None;
                 for host in hosts {
                     self.retry(host)?;
                 }
@@ -495,10 +507,21 @@ impl Operation {
         Ok(())
     }
 
-    /// A late host's track goes on after the operation had ended.
+    /// A host that was unknown when the operation ended tells in the end how it fared.
+    fn told_late(&mut self) {
+        if let Phase::Ended(_) = self.phase {
+            self.phase = Phase::Ended(self.result());
+        }
+    }
+
+    /// A late host's track goes on after the operation had ended; what was halted or aborted stays so.
     fn reopen(&mut self, at: Elapsed) {
         if let Phase::Ended(_) = self.phase {
-            self.phase = Phase::Running;
+            self.phase = match (self.abort, &self.halted) {
+                (Some(abort), _) => Phase::Aborting(abort),
+                (None, Some(_)) => Phase::Halting,
+                (None, None) => Phase::Running,
+            };
             self.deadline = at.plus(self.plan.deadline_ms);
         }
         self.reached(at);
@@ -578,12 +601,23 @@ impl Operation {
         self.stage_ended
     }
 
-    pub(crate) fn soak_ms(&self) -> u64 {
-        self.current().map_or(0, |stage| stage.soak_ms)
+    /// When the soak of the stage in work leads on. A pause holds it; the last stage also waits for late hosts.
+    pub(crate) fn soaked_at(&self) -> Option<Elapsed> {
+        let more = self.stage + 1 < self.plan.stages.len();
+        if self.phase != Phase::Running || !(more || self.is_idle()) {
+            return None;
+        }
+        Some(self.stage_ended?.plus(self.current()?.soak_ms))
+    }
+
+    /// Whether no order is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        let mut slots = self.hosts.values().flat_map(|state| state.tracks.values());
+        !slots.any(|slot| matches!(slot.state, TrackState::InWork { .. }))
     }
 
     pub(crate) fn was_aborted(&self) -> bool {
-        self.asked_abort
+        self.abort.is_some()
     }
 
     pub(crate) fn deadline(&self) -> Elapsed {
@@ -603,25 +637,44 @@ impl HostState {
     /// The outcome if the operation ended now, and why.
     fn outcome(&self, stages: usize) -> (Outcome, String) {
         let mut done = 0;
+        let mut undone = None;
+        let mut down = false;
         for slot in self.tracks.values() {
             match &slot.state {
                 TrackState::Stuck { reason } | TrackState::Left { reason } => {
                     return (Outcome::Failed, reason.clone());
                 }
                 TrackState::Unknown { why, .. } => return (Outcome::Unknown, why.clone()),
-                TrackState::Undone { reason } => return (Outcome::Original, reason.clone()),
+                TrackState::Undone { reason } => undone = Some(reason.clone()),
                 TrackState::InWork { .. } => {
                     return (Outcome::Unknown, "it is still in work".to_owned());
                 }
-                TrackState::Waiting => {}
+                TrackState::Waiting => down |= slot.left_down,
                 TrackState::Done => done += 1,
             }
+        }
+        if down {
+            let reason = undone.unwrap_or_else(|| "it was not tried again".to_owned());
+            return (Outcome::Failed, reason);
+        }
+        if let Some(reason) = undone {
+            return (Outcome::Original, reason);
         }
         debug_assert!(self.tracks.len() <= stages);
         if done == self.tracks.len() {
             return (Outcome::Restored, String::new());
         }
         (Outcome::Original, "nothing was changed there".to_owned())
+    }
+
+    /// Whether what it does in some stage is not known.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.tracks.values().any(|slot| matches!(slot.state, TrackState::Unknown { .. }))
+    }
+
+    /// Whether it has nothing left to do.
+    pub(crate) fn is_done(&self) -> bool {
+        self.tracks.values().all(|slot| slot.state == TrackState::Done)
     }
 
     /// On the wanted release, but not verified.
@@ -631,6 +684,11 @@ impl HostState {
 }
 
 impl Slot {
+    /// It waits to be tried again on a host that an earlier attempt left down.
+    pub(crate) fn is_down(&self) -> bool {
+        self.state == TrackState::Waiting && self.left_down
+    }
+
     /// Keeps the newest word on each step.
     fn report(&mut self, step: StepReport) {
         match self.steps.iter_mut().find(|known| known.index == step.index) {
@@ -652,6 +710,7 @@ fn open_hosts(plan: &Plan) -> BTreeMap<HostName, HostState> {
                     deadline_ms: track.deadline_ms(),
                     attempt: 0,
                     state: TrackState::Waiting,
+                    left_down: false,
                     steps: Vec::new(),
                     evidence: Vec::new(),
                 };

@@ -8,6 +8,8 @@
 //!      │         BecameUnknown    │  └ Ended(Stuck) ─────────▶ Stuck
 //!      │                     ▼    │SeenInWork
 //!      └───────────────── Unknown ┘      every end leaves Unknown too: a fresh observation does
+//!
+//!   an order to go back that ends as anything but Undone: Stuck
 //! ```
 //!
 //! Invariant: [`TrackState::next`] is total: every pair is either a move or an [`IllegalMove`].
@@ -57,7 +59,7 @@ pub enum TrackEvent {
     SeenIdle {
         again: bool,
     },
-    /// A person wants it tried again.
+    /// A person wants it tried again. Not what is unknown: only a fresh observation leads out of that.
     Retried,
 }
 
@@ -85,9 +87,10 @@ impl TrackState {
                 | Self::InWork { goal: Goal::Forward, .. },
                 TrackEvent::Dispatched { goal: Goal::Undo, at },
             ) => Ok(Self::InWork { goal: Goal::Undo, since: *at }),
-            (Self::InWork { .. } | Self::Unknown { .. }, TrackEvent::Ended { end, reason }) => {
-                Ok(Self::ended(*end, reason))
-            }
+            (
+                Self::InWork { goal, .. } | Self::Unknown { goal, .. },
+                TrackEvent::Ended { end, reason },
+            ) => Ok(Self::ended(*goal, *end, reason)),
             (Self::Waiting, TrackEvent::BecameUnknown { why, at }) => {
                 Ok(Self::Unknown { goal: Goal::Forward, since: *at, why: why.clone() })
             }
@@ -110,8 +113,7 @@ impl TrackState {
                 | Self::Done
                 | Self::Undone { .. }
                 | Self::Left { .. }
-                | Self::Stuck { .. }
-                | Self::Unknown { .. },
+                | Self::Stuck { .. },
                 TrackEvent::Retried,
             ) => Ok(Self::Waiting),
             (
@@ -139,13 +141,17 @@ impl TrackState {
         }
     }
 
-    fn ended(end: TrackEnd, reason: &str) -> Self {
+    fn ended(goal: Goal, end: TrackEnd, reason: &str) -> Self {
         let reason = reason.to_owned();
-        match end {
-            TrackEnd::Done => Self::Done,
-            TrackEnd::Undone | TrackEnd::Refused => Self::Undone { reason },
-            TrackEnd::Left => Self::Left { reason },
-            TrackEnd::Stuck => Self::Stuck { reason },
+        match (goal, end) {
+            (Goal::Forward, TrackEnd::Done) => Self::Done,
+            (Goal::Forward, TrackEnd::Left) => Self::Left { reason },
+            (Goal::Forward, TrackEnd::Refused) | (_, TrackEnd::Undone) => Self::Undone { reason },
+            // What was to be taken back was not: it is not as it was, and sending it again would not end.
+            (Goal::Undo, TrackEnd::Done | TrackEnd::Left | TrackEnd::Refused) => {
+                Self::Stuck { reason: format!("it was not taken back: {reason}") }
+            }
+            (_, TrackEnd::Stuck) => Self::Stuck { reason },
         }
     }
 

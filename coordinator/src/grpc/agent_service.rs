@@ -13,13 +13,16 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{from_proto, to_proto};
 use crate::{
     fleets::{Fleets, FleetsError},
+    host::{Hello, HostStatus},
     operations::Operations,
     roles,
-    sessions::{Generation, Order, Sessions},
+    sessions::{Down, Generation, Sessions},
 };
 
 /// How long an agent may take to say who it is after it opened its session.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take to look at its host after that: its checks have their own time.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often an agent tells how its host is when nothing has changed.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Messages down that wait for one agent's connection; orders before that wait in its session's queue.
@@ -33,16 +36,16 @@ pub struct AgentService {
     pub operations: Arc<Operations>,
 }
 
-type Down = ReceiverStream<Result<v1::SessionResponse, Status>>;
+type Responses = ReceiverStream<Result<v1::SessionResponse, Status>>;
 
 #[tonic::async_trait]
 impl v1::agent_service_server::AgentService for AgentService {
-    type SessionStream = Down;
+    type SessionStream = Responses;
 
     async fn session(
         &self,
         request: Request<Streaming<v1::SessionRequest>>,
-    ) -> Result<Response<Down>, Status> {
+    ) -> Result<Response<Responses>, Status> {
         let name = roles::agent(&request)?.to_owned();
         let ends = Timestamp(roles::peer(&request)?.not_after_unix_ms());
         let host = HostName::new(name).map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -52,7 +55,7 @@ impl v1::agent_service_server::AgentService for AgentService {
             return Err(Status::permission_denied(why));
         };
         let mut up = request.into_inner();
-        let hello = first(&mut up, &host).await?;
+        let hello = first(&mut up).await?;
         if hello.protocol_min > PROTOCOL_MAX || hello.protocol_max < PROTOCOL_MIN {
             let (min, max) = (hello.protocol_min, hello.protocol_max);
             tracing::warn!(%host, min, max, "an agent was refused: it speaks no protocol of ours");
@@ -60,9 +63,6 @@ impl v1::agent_service_server::AgentService for AgentService {
                 "the agent speaks protocol {min} to {max}, this coordinator {PROTOCOL_MIN} to {PROTOCOL_MAX}"
             )));
         }
-        tracing::info!(%host, %fleet, version = hello.agent_version, "agent connected");
-        let (generation, orders) = self.sessions.open(&host, hello, ends);
-        self.seen(&fleet, &host).await?;
         let (down, responses) = mpsc::channel(DOWN_QUEUED_MAX);
         let welcome = v1::Welcome {
             protocol: PROTOCOL_MAX,
@@ -73,8 +73,8 @@ impl v1::agent_service_server::AgentService for AgentService {
         if down.send(Ok(v1::SessionResponse { message: Some(welcome) })).await.is_err() {
             return Err(Status::cancelled("the agent is gone"));
         }
-        let session = Session { service: self.clone(), host, fleet, generation };
-        tokio::spawn(session.run(up, orders, down));
+        let newcomer = Newcomer { service: self.clone(), host, fleet, hello, certificate_ends: ends };
+        tokio::spawn(newcomer.run(up, down));
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 }
@@ -92,6 +92,40 @@ impl AgentService {
     }
 }
 
+/// An agent that was welcomed and has not yet told what its ledger holds.
+struct Newcomer {
+    service: AgentService,
+    host: HostName,
+    fleet: FleetName,
+    hello: Hello,
+    certificate_ends: Timestamp,
+}
+
+impl Newcomer {
+    async fn run(
+        self,
+        mut up: Streaming<v1::SessionRequest>,
+        down: mpsc::Sender<Result<v1::SessionResponse, Status>>,
+    ) {
+        let Self { service, host, fleet, hello, certificate_ends } = self;
+        let status = match status(&mut up).await {
+            Ok(status) => status,
+            Err(why) => {
+                tracing::warn!(%host, why = why.message(), "an agent did not tell how its host is");
+                // It may be gone: then nobody needs to be told.
+                down.send(Err(why)).await.ok();
+                return;
+            }
+        };
+        tracing::info!(%host, %fleet, version = hello.agent_version, "agent connected");
+        let (generation, orders) = service.sessions.open(&host, hello, status, certificate_ends);
+        if let Err(why) = service.seen(&fleet, &host).await {
+            tracing::error!(%host, why = why.message(), "its snapshots could not be put on record");
+        }
+        Session { service, host, fleet, generation }.run(up, orders, down).await;
+    }
+}
+
 struct Session {
     service: AgentService,
     host: HostName,
@@ -103,7 +137,7 @@ impl Session {
     async fn run(
         self,
         mut up: Streaming<v1::SessionRequest>,
-        mut orders: mpsc::Receiver<Order>,
+        mut orders: mpsc::Receiver<Down>,
         down: mpsc::Sender<Result<v1::SessionResponse, Status>>,
     ) {
         let Self { service, host, fleet, generation } = &self;
@@ -112,7 +146,7 @@ impl Session {
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(order) => {
-                        let message = v1::session_response::Message::Order(to_proto::order(&order));
+                        let message = to_proto::down(&order);
                         if down.send(Ok(v1::SessionResponse { message: Some(message) })).await.is_err() {
                             break "the agent no longer listens".to_owned();
                         }
@@ -159,17 +193,26 @@ impl Session {
     }
 }
 
-async fn first(up: &mut Streaming<v1::SessionRequest>, host: &HostName) -> Result<crate::host::Hello, Status> {
+async fn first(up: &mut Streaming<v1::SessionRequest>) -> Result<Hello, Status> {
+    use v1::session_request::Message;
     let message = tokio::time::timeout(HELLO_TIMEOUT, up.next()).await;
     let message = message.map_err(|_| Status::deadline_exceeded("no Hello came"))?;
-    let message = message.ok_or_else(|| Status::cancelled("the agent is gone"))??;
-    match message.message {
-        Some(v1::session_request::Message::Hello(hello)) => Ok(from_proto::hello(hello).map_err(|error| {
-            tracing::warn!(%host, %error, "an agent was refused: its Hello does not hold");
-            error
-        })?),
-        Some(v1::session_request::Message::Report(_) | v1::session_request::Message::Status(_)) | None => {
+    match message.ok_or_else(|| Status::cancelled("the agent is gone"))??.message {
+        Some(Message::Hello(hello)) => Ok(from_proto::hello(hello)),
+        Some(Message::Report(_) | Message::Status(_)) | None => {
             Err(Status::invalid_argument("the first message of a session is Hello"))
+        }
+    }
+}
+
+async fn status(up: &mut Streaming<v1::SessionRequest>) -> Result<HostStatus, Status> {
+    use v1::session_request::Message;
+    let message = tokio::time::timeout(STATUS_TIMEOUT, up.next()).await;
+    let message = message.map_err(|_| Status::deadline_exceeded("no HostStatus came"))?;
+    match message.ok_or_else(|| Status::cancelled("the agent is gone"))??.message {
+        Some(Message::Status(status)) => Ok(from_proto::host_status(status)?),
+        Some(Message::Report(_) | Message::Hello(_)) | None => {
+            Err(Status::invalid_argument("the second message of a session is HostStatus"))
         }
     }
 }

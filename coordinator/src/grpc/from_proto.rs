@@ -41,14 +41,13 @@ fn optional<T, E: std::fmt::Display>(
 }
 
 /// What an agent says first.
-pub fn hello(message: v1::Hello) -> Wire<Hello> {
-    Ok(Hello {
+pub fn hello(message: v1::Hello) -> Hello {
+    Hello {
         protocol_min: message.protocol_min,
         protocol_max: message.protocol_max,
         agent_version: message.agent_version,
         highest_epoch: message.highest_epoch.map(|epoch| (epoch.counter, epoch.instance)),
-        status: host_status(message.status.ok_or(WireError::Missing("status"))?)?,
-    })
+    }
 }
 
 /// A host as its agent tells it.

@@ -13,7 +13,7 @@ use crate::{
     journal::Epoch,
     operations::PLAN_VALID,
     runner::{Entry, View},
-    sessions::Order,
+    sessions::{Down, Order},
 };
 
 fn text<T: ToString>(value: Option<&T>) -> String {
@@ -25,8 +25,15 @@ pub fn epoch(epoch: &Epoch) -> v1::Epoch {
     v1::Epoch { counter: epoch.counter, instance: epoch.instance.clone() }
 }
 
-/// An order to a host.
-pub fn order(order: &Order) -> v1::Order {
+/// What goes down to an agent.
+pub fn down(down: &Down) -> v1::session_response::Message {
+    match down {
+        Down::Order(sent) => v1::session_response::Message::Order(order(sent)),
+        Down::Look => v1::session_response::Message::Look(v1::Look {}),
+    }
+}
+
+fn order(order: &Order) -> v1::Order {
     v1::Order {
         id: Some(v1::OrderId {
             operation: order.operation.to_string(),

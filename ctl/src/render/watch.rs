@@ -129,7 +129,7 @@ fn host_row(view: &View, name: &str, host: &Host, spinner: &str) -> String {
         HostState::Working if host.words.is_empty() => (spinner.to_owned(), host.step.clone()),
         HostState::Working if host.step.is_empty() => (spinner.to_owned(), host.words.clone()),
         HostState::Working => (spinner.to_owned(), format!("{}: {}", host.step, host.words)),
-        HostState::Left => (paint(WARN, "!"), format!("left, not verified: {}", host.words)),
+        HostState::Left => (paint(WARN, "!"), format!("on target, not verified: {}", host.words)),
         HostState::Undoing => (paint(WARN, spinner), format!("taking back: {}", host.step)),
         HostState::PutBack => (paint(WARN, "↶"), format!("put back: {}", host.words)),
         HostState::Unknown => (paint(BAD, "?"), format!("unknown: {}", host.words)),
@@ -261,7 +261,7 @@ fn host_ended(progress: &Progress, ended: &v1::watch_operation_response::HostEnd
         Ok(v1::TrackEnd::Done) => (GOOD, "✓", format!("{} done", clean(stage))),
         Ok(v1::TrackEnd::Undone) => (WARN, "↶", format!("put back: {}", clean(&ended.reason))),
         Ok(v1::TrackEnd::Left) => {
-            (WARN, "!", format!("left, not verified: {}", clean(&ended.reason)))
+            (WARN, "!", format!("on target, not verified: {}", clean(&ended.reason)))
         }
         Ok(v1::TrackEnd::Stuck) => (BAD, "✗", format!("needs a person: {}", clean(&ended.reason))),
         Ok(v1::TrackEnd::Unspecified) | Err(_) => {

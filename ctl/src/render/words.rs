@@ -105,8 +105,8 @@ pub fn track_end(end: i32) -> String {
     let word = match v1::TrackEnd::try_from(end) {
         Ok(v1::TrackEnd::Done) => "done",
         Ok(v1::TrackEnd::Undone) => "undone",
-        Ok(v1::TrackEnd::Stuck) => "stuck",
         Ok(v1::TrackEnd::Left) => "left",
+        Ok(v1::TrackEnd::Stuck) => "stuck",
         Ok(v1::TrackEnd::Unspecified) | Err(_) => return format!("end-{end}"),
     };
     word.to_owned()

@@ -66,7 +66,7 @@ struct Answers {
 }
 
 /// Serves until it is ended.
-pub async fn serve(args: AppArgs) -> anyhow::Result<()> {
+pub(super) async fn serve(args: AppArgs) -> anyhow::Result<()> {
     let app = Arc::new(App::read(&args.tree, &args.service)?);
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
     loop {

@@ -21,13 +21,13 @@ use serde_json::{Value, json};
 use crate::fleet_file;
 
 /// The name of the fleet, its domain and its context.
-pub const FLEET: &str = "sandbox";
+pub(super) const FLEET: &str = "sandbox";
 /// The release that is good, and the one that is not.
-pub const GOOD: &str = "v1.0.0";
+pub(super) const GOOD: &str = "v1.0.0";
 /// See [`GOOD`].
-pub const BAD: &str = "v2.0.0";
+pub(super) const BAD: &str = "v2.0.0";
 /// The services of the app, with the ports that they have on every host.
-pub const SERVICES: [(&str, u16); 3] = [("backend", 5000), ("frontend", 3000), ("client-portal", 3001)];
+pub(super) const SERVICES: [(&str, u16); 3] = [("backend", 5000), ("frontend", 3000), ("client-portal", 3001)];
 /// Files of a tree that are the same in every release: what an app carries along.
 const LIBRARY_FILES: usize = 240;
 const LIBRARY_FILE_BYTES: usize = 16 * 1024;
@@ -36,7 +36,7 @@ const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// One host of the sandbox.
 #[derive(Clone, Debug)]
-pub struct SandboxHost {
+pub(super) struct SandboxHost {
     pub name: &'static str,
     pub group: &'static str,
     pub address: IpAddr,
@@ -72,7 +72,7 @@ impl SandboxHost {
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub struct Layout {
+pub(super) struct Layout {
     pub root: PathBuf,
     pub coordinator: SocketAddr,
     pub hosts: Vec<SandboxHost>,
@@ -234,7 +234,7 @@ impl Layout {
 }
 
 /// Copies a release over a tree, as the hand-run procedure does: in place, nothing removed.
-pub fn write_release(tree: &Path, version: &str, error_rate: f64) -> anyhow::Result<()> {
+pub(super) fn write_release(tree: &Path, version: &str, error_rate: f64) -> anyhow::Result<()> {
     for (service, _) in SERVICES {
         let dir = tree.join(service);
         fs::create_dir_all(&dir)?;

@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What was seen of one host.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub(super) struct Seen {
     pub requests: u64,
     pub failures: u64,
     /// First and last good answer of each version.
@@ -31,7 +31,7 @@ pub struct Seen {
 
 /// Asks all app hosts until it is dropped.
 #[derive(Debug)]
-pub struct Prober {
+pub(super) struct Prober {
     seen: Arc<Mutex<BTreeMap<&'static str, Seen>>>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -120,6 +120,6 @@ async fn probe(
     }
 }
 
-fn lock(seen: &Mutex<BTreeMap<&'static str, Seen>>) -> MutexGuard<'_, BTreeMap<&'static str, Seen>> {
+fn lock<T>(seen: &Mutex<T>) -> MutexGuard<'_, T> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }

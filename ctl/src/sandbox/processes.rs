@@ -20,7 +20,7 @@ const GONE_WITHIN: Duration = Duration::from_secs(10);
 
 /// A process that the sandbox started itself: the coordinator or an agent.
 #[derive(Debug)]
-pub struct Process {
+pub(super) struct Process {
     pub what: String,
     command: Vec<String>,
     log: PathBuf,
@@ -123,12 +123,12 @@ fn spawn(command: &[String], log: &Path) -> anyhow::Result<Child> {
 }
 
 /// The processes of one host's services.
-pub fn services_of(host: &SandboxHost) -> Vec<Pid> {
+pub(super) fn services_of(host: &SandboxHost) -> Vec<Pid> {
     with_in_command_line(&host.tree())
 }
 
 /// Ends everything that belongs to a sandbox, whoever started it.
-pub fn end_all(root: &Path) -> anyhow::Result<()> {
+pub(super) fn end_all(root: &Path) -> anyhow::Result<()> {
     let deadline = Instant::now() + GONE_WITHIN;
     loop {
         let left = with_in_command_line(root);

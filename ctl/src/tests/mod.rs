@@ -45,8 +45,7 @@ fn script(result: v1::OperationResult) -> Script {
 
 fn session(context: Context, manner: Manner, timeout: Option<Duration>) -> (Session, Captured) {
     let (out, captured) = Out::captured(manner);
-    let place = Place::Direct { context, ctl: "ctl --context test".to_owned() };
-    (Session::new(out, place, None, timeout), captured)
+    (Session::new(out, Place::Direct(context), None, timeout), captured)
 }
 
 /// A command line against a context; what it exited with, and what it printed.

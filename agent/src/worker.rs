@@ -151,7 +151,7 @@ pub fn work(ledger: &Ledger) -> Option<Work> {
         if ledger.doubt && step.undo_begun > 0 {
             return Some(Work::Observe { key, index, undo: true });
         }
-        let before = step.before.clone().unwrap_or(Before::Nothing);
+        let before = step.before().cloned().unwrap_or(Before::Nothing);
         return Some(Work::Undo { key, index, before });
     }
     match track.steps.iter().position(|step| step.result.is_none()) {
@@ -221,9 +221,11 @@ fn order_came(ledger: &Ledger, order: Order, forbidden: Option<String>) -> Decis
     accept(ledger, order)
 }
 
-/// The same order again: it is stamped anew, never done anew.
+/// The same order again: it is stamped anew, never done anew. While another track is open there is only the answer:
+/// a fence above the one which that track runs under would let its next step begin below the highest on record.
 fn known(ledger: &Ledger, track: &Track, order: &Order) -> Decision {
-    let records = if newer(ledger, &order.fence) {
+    let other = ledger.open().is_some_and(|open| open.order.key != order.key);
+    let records = if newer(ledger, &order.fence) && !other {
         vec![Record::Fenced(order.fence.clone())]
     } else {
         Vec::new()

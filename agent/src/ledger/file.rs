@@ -195,7 +195,7 @@ impl Ledger {
             records.push(Record::Accepted(Box::new(track.order.clone())));
             for (index, step) in track.steps() {
                 let key = || key.clone();
-                if let Some(before) = step.before.clone() {
+                if let Some(before) = step.before().cloned() {
                     records.push(Record::StepBegan { key: key(), index, before });
                 }
                 if let Some(result) = step.result.clone() {

@@ -244,7 +244,7 @@ fn fresh_steps(order: &Order, previous: Option<&Track>) -> Vec<StepState> {
             .steps
             .get(index)
             .is_some_and(|o| o.verb == step.verb && o.component == step.component);
-        if same { old.inherited.clone().or(old.before.clone()) } else { None }
+        if same { old.before().cloned() } else { None }
     };
     let steps = order.steps.iter().enumerate();
     steps
@@ -265,12 +265,12 @@ impl Track {
 
     /// What undoes a step, once it was begun.
     pub fn before(&self, index: usize) -> Option<&Before> {
-        self.steps.get(index)?.before.as_ref()
+        self.steps.get(index)?.before()
     }
 
-    /// The steps that were begun, with their ends.
+    /// The steps that were begun, with their ends; those too that only an earlier attempt began and that stand.
     pub fn steps(&self) -> impl Iterator<Item = (usize, &StepState)> {
-        self.steps.iter().enumerate().filter(|(_, step)| step.before.is_some())
+        self.steps.iter().enumerate().filter(|(_, step)| step.before().is_some())
     }
 
     /// What was measured, one row per component.
@@ -293,9 +293,9 @@ impl Track {
 }
 
 impl StepState {
-    /// How things were before it, once it was begun: what undoes it.
+    /// How things were before it, once it was begun in this attempt or an earlier one: what undoes it.
     pub fn before(&self) -> Option<&Before> {
-        self.before.as_ref()
+        self.before.as_ref().or(self.inherited.as_ref())
     }
 
     /// How it went, once it has.
@@ -317,6 +317,6 @@ impl StepState {
 
     /// It may have changed something that was not taken back.
     pub(crate) fn changed(&self) -> bool {
-        self.before.is_some() && self.undo.as_ref().is_none_or(|undo| !undo.ok)
+        self.before().is_some() && self.undo.as_ref().is_none_or(|undo| !undo.ok)
     }
 }

@@ -383,7 +383,11 @@ mod tests {
         fn walk(command: &clap::Command) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let is_freeze = ["on", "off", "list", "use"].contains(&command.get_name());
-            assert!(help.contains("Examples:") || is_freeze || command.is_hide_set(), "{}", command.get_name());
+            assert!(
+                help.contains("Examples:") || is_freeze || command.is_hide_set(),
+                "{}",
+                command.get_name()
+            );
             for line in help.lines() {
                 assert!(line.chars().count() <= 110, "{line}");
             }

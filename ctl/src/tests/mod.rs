@@ -135,6 +135,7 @@ fn watching_goes_on_where_it_was_when_the_coordinator_is_killed_and_comes_back()
     let talk = captured.stderr();
     assert_eq!(talk.matches("trying again").count(), 1, "{talk}");
     assert_eq!(talk.matches("connected again").count(), 1, "{talk}");
+    assert!(!talk.contains("https://"), "{talk}");
     assert_eq!(fake.script().starts.len(), 1);
 }
 

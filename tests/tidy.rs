@@ -1,5 +1,7 @@
 //! The structure of the project, as tests.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -7,8 +9,18 @@ use std::{
 };
 
 /// What may stand at the top, beside dot-files.
-const TOP: [&str; 10] =
-    ["Cargo.lock", "Cargo.toml", "LICENSE", "README.md", "agent", "coordinator", "ctl", "deploy", "proto", "tests"];
+const TOP: [&str; 10] = [
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "README.md",
+    "agent",
+    "coordinator",
+    "ctl",
+    "deploy",
+    "proto",
+    "tests",
+];
 
 /// Which of our crates each may use.
 const EDGES: [(&str, &[&str]); 6] = [
@@ -58,8 +70,11 @@ fn shown(path: &Path) -> String {
 
 #[test]
 fn the_top_level_is_what_the_design_says() {
-    let names = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let visible: BTreeSet<String> = names.filter(|name| !name.starts_with('.') && name != "target").collect();
+    let names = fs::read_dir(root())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let visible: BTreeSet<String> =
+        names.filter(|name| !name.starts_with('.') && name != "target").collect();
     let wanted: BTreeSet<String> = TOP.iter().map(ToString::to_string).collect();
     assert_eq!(visible, wanted);
 }
@@ -85,7 +100,8 @@ fn ctl_uses_coordinator_and_agent_in_the_sandbox_only() {
             for other in ["agent::", "coordinator::"] {
                 let uses = text.lines().any(|line| {
                     let line = line.trim_start();
-                    line.starts_with(&format!("use {other}")) || line.contains(&format!(" {other}Config"))
+                    line.starts_with(&format!("use {other}"))
+                        || line.contains(&format!(" {other}Config"))
                 });
                 assert!(!uses, "{name} uses {other}");
             }
@@ -99,7 +115,10 @@ fn every_file_says_what_it_is_for_and_is_of_a_size() {
         let name = shown(&path);
         assert!(text.starts_with("//!"), "{name} does not open with what it is for");
         let lines = text.lines().count();
-        assert!(lines <= LINES_MAX, "{name} has {lines} lines, at most {LINES_MAX}: look for the seam");
+        assert!(
+            lines <= LINES_MAX,
+            "{name} has {lines} lines, at most {LINES_MAX}: look for the seam"
+        );
     }
 }
 
@@ -114,12 +133,17 @@ fn named_crates_stay_in_their_one_place() {
     for (path, text) in sources() {
         let name = shown(&path);
         for (krate, place) in places {
-            let uses = text.lines().any(|line| line.contains(&format!("{krate}::")) && !line.trim_start().starts_with("//"));
+            let uses = text.lines().any(|line| {
+                line.contains(&format!("{krate}::")) && !line.trim_start().starts_with("//")
+            });
             // The sandbox's prober stands for the app's users, and is no part of the agent.
             let sandbox = krate == "reqwest" && name.starts_with("ctl/src/sandbox/");
             // `journal::sled` is our own module of that name.
             let own = krate == "sled" && name.starts_with("coordinator/");
-            assert!(!uses || name.starts_with(place) || sandbox || own || name.starts_with("tests/"), "{name} uses {krate}");
+            assert!(
+                !uses || name.starts_with(place) || sandbox || own || name.starts_with("tests/"),
+                "{name} uses {krate}"
+            );
         }
     }
 }
@@ -141,8 +165,12 @@ fn the_engine_reads_no_clock_and_does_no_io() {
     for (path, text) in sources() {
         let name = shown(&path);
         if name.starts_with("coordinator/engine/src/") {
-            for unwanted in ["std::time", "std::fs", "std::net", "std::thread", "tokio", "rand::", "HashMap"] {
-                let uses = text.lines().any(|line| line.contains(unwanted) && !line.trim_start().starts_with("//"));
+            for unwanted in
+                ["std::time", "std::fs", "std::net", "std::thread", "tokio", "rand::", "HashMap"]
+            {
+                let uses = text
+                    .lines()
+                    .any(|line| line.contains(unwanted) && !line.trim_start().starts_with("//"));
                 assert!(!uses, "{name} uses {unwanted}");
             }
         }
@@ -165,7 +193,8 @@ fn nothing_is_unfinished() {
 #[test]
 fn every_promise_has_a_test_named_after_it() {
     let all: String = sources().into_iter().map(|(_, text)| text).collect();
-    for promise in ["p01_", "p02_", "p03_", "p04_", "p05_", "p06_", "p07_", "p08_", "p09_", "p10_"] {
+    for promise in ["p01_", "p02_", "p03_", "p04_", "p05_", "p06_", "p07_", "p08_", "p09_", "p10_"]
+    {
         assert!(all.contains(&format!("fn {promise}")), "no test is named {promise}…");
     }
 }

@@ -22,7 +22,12 @@ pub struct Config {
     #[arg(long, env = "LASTGOOD_IDENTITY", value_name = "DIR")]
     pub identity: Option<PathBuf>,
     /// What may be touched on this host.
-    #[arg(long, env = "LASTGOOD_POLICY", value_name = "FILE", default_value = "/etc/lastgood/policy.yaml")]
+    #[arg(
+        long,
+        env = "LASTGOOD_POLICY",
+        value_name = "FILE",
+        default_value = "/etc/lastgood/policy.yaml"
+    )]
     pub policy: PathBuf,
     /// Only see whether the policy, the identity and the state directory can be used, then exit.
     #[arg(long)]

@@ -147,14 +147,17 @@ impl<H: Hands> Core<H> {
 
     async fn ordered(&mut self, order: Order) -> Result<(), LedgerError> {
         let forbidden = order.steps.iter().find_map(|step| self.hands.forbidden(step));
-        let decision = worker::decide(&self.ledger, Input::Order { order: order.clone(), forbidden });
+        let decision =
+            worker::decide(&self.ledger, Input::Order { order: order.clone(), forbidden });
         self.commit(decision.records).await?;
         match decision.reply {
             Some(Reply::Refused(why)) => {
                 tracing::warn!(operation = order.key.operation, why, "an order was refused");
                 self.report(Report::Refused(Box::new(order), why, self.ledger.clone()));
             }
-            Some(Reply::Ended(_)) => self.report(Report::Answer(Box::new(order), self.ledger.clone())),
+            Some(Reply::Ended(_)) => {
+                self.report(Report::Answer(Box::new(order), self.ledger.clone()))
+            }
             Some(Reply::Taken) | None => {}
         }
         Ok(())
@@ -258,8 +261,10 @@ fn timed(result: StepResult, begun: tokio::time::Instant) -> StepResult {
 
 /// What the same operation's stage step found live of a component.
 fn staged(ledger: &Ledger, operation: &str, component: &str) -> Option<String> {
-    let tracks = ledger.tracks().into_iter().rev().filter(|track| track.order().key.operation == operation);
-    let mut steps = tracks.flat_map(|track| track.steps().map(|(index, step)| (&track.order().steps[index], step)));
+    let tracks =
+        ledger.tracks().into_iter().rev().filter(|track| track.order().key.operation == operation);
+    let mut steps = tracks
+        .flat_map(|track| track.steps().map(|(index, step)| (&track.order().steps[index], step)));
     steps.find_map(|(step, state)| {
         let wanted = step.verb == Verb::Stage && step.component == component;
         if wanted { state.result()?.evidence.as_ref()?.replaced.clone() } else { None }
@@ -269,13 +274,23 @@ fn staged(ledger: &Ledger, operation: &str, component: &str) -> Option<String> {
 fn log(record: &Record) {
     match record {
         Record::Accepted(order) => {
-            let (operation, stage, attempt) = (&order.key.operation, order.key.stage, order.attempt);
+            let (operation, stage, attempt) =
+                (&order.key.operation, order.key.stage, order.attempt);
             tracing::info!(operation, stage, attempt, goal = ?order.goal, steps = order.steps.len(), "order taken");
         }
-        Record::StepEnded { key, index, result } | Record::UndoEnded { key, index, result } if !result.ok => {
-            tracing::warn!(operation = key.operation, index, detail = result.detail, "a step failed");
+        Record::StepEnded { key, index, result } | Record::UndoEnded { key, index, result }
+            if !result.ok =>
+        {
+            tracing::warn!(
+                operation = key.operation,
+                index,
+                detail = result.detail,
+                "a step failed"
+            );
         }
-        Record::TurnedBack { key, why } => tracing::warn!(operation = key.operation, why, "turned back"),
+        Record::TurnedBack { key, why } => {
+            tracing::warn!(operation = key.operation, why, "turned back")
+        }
         Record::Ended { key, ending } => {
             tracing::info!(operation = key.operation, stage = key.stage, end = ?ending.end, "track ended");
         }

@@ -14,13 +14,22 @@ pub trait Hands: Send + Sync + 'static {
     fn forbidden(&self, step: &Step) -> Option<String>;
 
     /// How things are before a step: what will undo it. `staged` is what the same operation's stage step found live.
-    fn look<'a>(&'a self, step: &'a Step, staged: Option<String>) -> Doing<'a, Result<Before, String>>;
+    fn look<'a>(
+        &'a self,
+        step: &'a Step,
+        staged: Option<String>,
+    ) -> Doing<'a, Result<Before, String>>;
 
     /// Does the step.
     fn perform<'a>(&'a self, step: &'a Step, before: &'a Before) -> Doing<'a, StepResult>;
 
     /// After a crash: how far the step, or its undo, got.
-    fn observe<'a>(&'a self, step: &'a Step, before: &'a Before, undo: bool) -> Doing<'a, (Found, Option<Evidence>)>;
+    fn observe<'a>(
+        &'a self,
+        step: &'a Step,
+        before: &'a Before,
+        undo: bool,
+    ) -> Doing<'a, (Found, Option<Evidence>)>;
 
     /// Takes a step back that was done wholly or in part.
     fn undo<'a>(&'a self, step: &'a Step, before: &'a Before) -> Doing<'a, StepResult>;

@@ -59,7 +59,12 @@ impl Agent {
         let identity = IdentityDir::load(&config.identity_dir()).context("this host's identity")?;
         let loaded = policy::load(&config.policy, identity.identity().name())?;
         let host = Host::open(&loaded.policy, loaded.hash, &config.state)?;
-        Self::start_with(config.coordinator.clone(), config.identity_dir(), &config.state, Arc::new(host))
+        Self::start_with(
+            config.coordinator.clone(),
+            config.identity_dir(),
+            &config.state,
+            Arc::new(host),
+        )
     }
 
     /// The same with hands of the caller's.
@@ -71,7 +76,8 @@ impl Agent {
     ) -> anyhow::Result<Self> {
         let (file, ledger) = LedgerFile::open(&state.join("ledger"))?;
         let (core, handle) = Core::new(file, ledger, hands.clone());
-        let session = Session { coordinator, identity, hands, core: handle, on_up: Box::new(|| {}) };
+        let session =
+            Session { coordinator, identity, hands, core: handle, on_up: Box::new(|| {}) };
         Ok(Self { core: tokio::spawn(core.run()), session: tokio::spawn(session.run()) })
     }
 
@@ -99,20 +105,32 @@ pub fn main_impl() -> ExitCode {
 
 /// Runs an agent in this process until it is told to stop.
 pub fn run(config: &Config) -> ExitCode {
-    let format = if config.log_json { proto::telemetry::Format::Json } else { proto::telemetry::Format::Text };
+    let format = if config.log_json {
+        proto::telemetry::Format::Json
+    } else {
+        proto::telemetry::Format::Text
+    };
     // An error only says that a provider was installed before, which does as well.
     rustls::crypto::ring::default_provider().install_default().ok();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = runtime.context("starting the runtime").and_then(|runtime| {
         runtime.block_on(async {
             let _telemetry = proto::telemetry::init("lastgood-agent", format)?;
-            if config.check { check(config) } else { Agent::start(config).await?.run(told_to_stop()).await }
+            if config.check {
+                check(config)
+            } else {
+                Agent::start(config).await?.run(told_to_stop()).await
+            }
         })
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            #[expect(clippy::print_stderr, reason = "the last word of a process whose log may be elsewhere")]
+            #[expect(
+                clippy::print_stderr,
+                reason = "the last word of a process whose log may be elsewhere"
+            )]
             {
                 eprintln!("agent: {error:#}");
             }
@@ -135,7 +153,8 @@ fn check(config: &Config) -> anyhow::Result<()> {
 
 async fn told_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut signals = [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| signal(kind).ok());
+    let mut signals =
+        [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| signal(kind).ok());
     let [terminate, interrupt] = &mut signals;
     tokio::select! {
         Some(()) = async { terminate.as_mut()?.recv().await } => {}

@@ -24,7 +24,11 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error("cannot read the policy {}", path.display())]
-    Read { path: PathBuf, #[source] source: std::io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error(
         "the policy {0} belongs to user {owner}, not to root; as root: chown root:root {0}",
         path.display()

@@ -108,7 +108,12 @@ impl<H: Hands> Session<H> {
         let mut answers = answers.map_err(|status| Lost::Call(tls::explain(&status)))?.into_inner();
         let (term, heartbeat) = welcome(&mut answers).await?;
         // It was told our epoch in Hello and says so to its operators; it gets nothing else from us.
-        let ledger = self.core.welcomed(term, reports).await.ok_or(Lost::GoingDown)?.map_err(Lost::Fenced)?;
+        let ledger = self
+            .core
+            .welcomed(term, reports)
+            .await
+            .ok_or(Lost::GoingDown)?
+            .map_err(Lost::Fenced)?;
         let status = self.hands.status().await;
         let status = to_proto::host_status(&status, &ledger, &host);
         send(&up, v1::session_request::Message::Status(status)).await?;
@@ -155,16 +160,22 @@ impl<H: Hands> Session<H> {
         up: &mpsc::Sender<v1::SessionRequest>,
     ) -> Result<(), Lost> {
         match answer.message {
-            Some(v1::session_response::Message::Order(order)) => match from_proto::order(order, host) {
-                Ok(order) => {
-                    if self.core.order(order).await { Ok(()) } else { Err(Lost::GoingDown) }
+            Some(v1::session_response::Message::Order(order)) => {
+                match from_proto::order(order, host) {
+                    Ok(order) => {
+                        if self.core.order(order).await {
+                            Ok(())
+                        } else {
+                            Err(Lost::GoingDown)
+                        }
+                    }
+                    // Not begun, and not answered: the coordinator counts it as unknown when its time is up.
+                    Err(why) => {
+                        tracing::error!(%why, "an order that this agent does not understand");
+                        Ok(())
+                    }
                 }
-                // Not begun, and not answered: the coordinator counts it as unknown when its time is up.
-                Err(why) => {
-                    tracing::error!(%why, "an order that this agent does not understand");
-                    Ok(())
-                }
-            },
+            }
             Some(v1::session_response::Message::Look(_)) => send(up, self.status(host).await).await,
             Some(v1::session_response::Message::Welcome(_)) | None => {
                 tracing::warn!("the coordinator sent what has no place here");
@@ -181,13 +192,18 @@ fn hello(ledger: &Ledger) -> v1::session_request::Message {
         protocol_max: PROTOCOL_MAX,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         boot_id: crate::exec::proc::boot_id().unwrap_or_default(),
-        highest_epoch: fence.map(|fence| v1::Epoch { counter: fence.epoch, instance: fence.instance.clone() }),
+        highest_epoch: fence
+            .map(|fence| v1::Epoch { counter: fence.epoch, instance: fence.instance.clone() }),
     })
 }
 
 /// The coordinator's term, and how often it wants to hear of us.
-async fn welcome(answers: &mut tonic::Streaming<v1::SessionResponse>) -> Result<(Fence, Duration), Lost> {
-    let first = tokio::time::timeout(WELCOME_TIMEOUT, answers.message()).await.map_err(|_| Lost::NoWelcome)?;
+async fn welcome(
+    answers: &mut tonic::Streaming<v1::SessionResponse>,
+) -> Result<(Fence, Duration), Lost> {
+    let first = tokio::time::timeout(WELCOME_TIMEOUT, answers.message())
+        .await
+        .map_err(|_| Lost::NoWelcome)?;
     let first = first.map_err(|status| Lost::Call(tls::explain(&status)))?.ok_or(Lost::Closed)?;
     let Some(v1::session_response::Message::Welcome(welcome)) = first.message else {
         return Err(Lost::NoWelcome);
@@ -224,6 +240,7 @@ fn changes_host(report: &Report) -> bool {
         | Record::Dropped { .. } => None,
     });
     let changes = |verb: Verb| verb.cuts() || verb == Verb::Snapshot;
-    let mut tracks = ended.filter_map(|key| ledger.tracks().into_iter().find(|track| track.order().key == *key));
+    let mut tracks =
+        ended.filter_map(|key| ledger.tracks().into_iter().find(|track| track.order().key == *key));
     tracks.any(|track| track.order().steps.iter().any(|step| changes(step.verb)))
 }

@@ -13,10 +13,20 @@ use std::{net::SocketAddr, path::PathBuf};
 )]
 pub struct Config {
     /// Where the journal is kept.
-    #[arg(long, env = "LASTGOOD_STATE", value_name = "DIR", default_value = "/var/lib/lastgood-coordinator")]
+    #[arg(
+        long,
+        env = "LASTGOOD_STATE",
+        value_name = "DIR",
+        default_value = "/var/lib/lastgood-coordinator"
+    )]
     pub state: PathBuf,
     /// The directory with ca.pem, cert.pem and key.pem.
-    #[arg(long, env = "LASTGOOD_IDENTITY", value_name = "DIR", default_value = "/etc/lastgood/coordinator")]
+    #[arg(
+        long,
+        env = "LASTGOOD_IDENTITY",
+        value_name = "DIR",
+        default_value = "/etc/lastgood/coordinator"
+    )]
     pub identity: PathBuf,
     /// Where agents and operators connect to.
     #[arg(long, env = "LASTGOOD_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:7443")]

@@ -21,7 +21,11 @@ pub enum FleetsError {
     #[error("writing the fleet's record")]
     Journal(#[source] JournalError),
     #[error("the record of fleet {fleet} holds what this build cannot read")]
-    Decode { fleet: String, #[source] source: serde_json::Error },
+    Decode {
+        fleet: String,
+        #[source]
+        source: serde_json::Error,
+    },
 }
 
 /// All fleets of this coordinator.
@@ -64,15 +68,20 @@ impl Fleets {
     ) -> Result<(), E> {
         let mut inner = self.inner.lock().await;
         let blank = FleetState::default();
-        let (state, next) = inner.get(fleet).map_or((&blank, 0), |entry| (&entry.state, entry.next));
+        let (state, next) =
+            inner.get(fleet).map_or((&blank, 0), |entry| (&entry.state, entry.next));
         let events = decide(state)?;
         if events.is_empty() {
             return Ok(());
         }
-        let stream = Stream::new(format!("fleet/{fleet}")).expect("a fleet's name is a stream's name");
-        let encode = |event| serde_json::to_vec(event).expect("an event has only strings, numbers and lists");
+        let stream =
+            Stream::new(format!("fleet/{fleet}")).expect("a fleet's name is a stream's name");
+        let encode = |event| {
+            serde_json::to_vec(event).expect("an event has only strings, numbers and lists")
+        };
         let records = events.iter().map(encode).collect();
-        let next = self.journal.append(stream, next, records).await.map_err(FleetsError::Journal)?;
+        let next =
+            self.journal.append(stream, next, records).await.map_err(FleetsError::Journal)?;
         let entry = inner.entry(fleet.clone()).or_default();
         for event in &events {
             entry.state.apply(event);
@@ -82,7 +91,11 @@ impl Fleets {
     }
 
     /// Reads a fleet.
-    pub async fn read<T>(&self, fleet: &FleetName, read: impl FnOnce(&FleetState) -> T) -> Option<T> {
+    pub async fn read<T>(
+        &self,
+        fleet: &FleetName,
+        read: impl FnOnce(&FleetState) -> T,
+    ) -> Option<T> {
         self.inner.lock().await.get(fleet).map(|entry| read(&entry.state))
     }
 
@@ -97,7 +110,9 @@ impl Fleets {
                 (None, _) => Err(FleetsError::None),
                 (Some(last), false) => {
                     known.push(last);
-                    Err(FleetsError::NameOne { known: known.iter().map(ToString::to_string).collect() })
+                    Err(FleetsError::NameOne {
+                        known: known.iter().map(ToString::to_string).collect(),
+                    })
                 }
             };
         }
@@ -120,7 +135,9 @@ impl Fleets {
     /// The fleet that a host belongs to.
     pub async fn of_host(&self, host: &HostName) -> Option<FleetName> {
         let inner = self.inner.lock().await;
-        let has = |entry: &Entry| entry.state.fleet.as_ref().is_some_and(|fleet| fleet.group_of(host).is_some());
+        let has = |entry: &Entry| {
+            entry.state.fleet.as_ref().is_some_and(|fleet| fleet.group_of(host).is_some())
+        };
         inner.iter().find(|(_, entry)| has(entry)).map(|(name, _)| name.clone())
     }
 }

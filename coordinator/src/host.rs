@@ -1,8 +1,8 @@
 //! A host as its agent tells it, in the coordinator's own types.
 
 use engine::{
-    ComponentName, Elapsed, HostNow, LiveNow, ReleaseName, SeenSnapshot, SeenTrack, SnapshotHash, SnapshotNow,
-    Timestamp,
+    ComponentName, Elapsed, HostNow, LiveNow, ReleaseName, SeenSnapshot, SeenTrack, SnapshotHash,
+    SnapshotNow, Timestamp,
 };
 use engine::{Fleet, FleetEvent, FleetState, HostName, OperationId};
 
@@ -72,7 +72,10 @@ pub struct HeldSnapshot {
 impl HostStatus {
     /// The host as a planner sees it.
     pub fn now(&self, state: &FleetState, host: &HostName) -> HostNow {
-        let mut now = HostNow { policy_drift: self.policy_drift(state.fleet.as_ref(), host), ..HostNow::default() };
+        let mut now = HostNow {
+            policy_drift: self.policy_drift(state.fleet.as_ref(), host),
+            ..HostNow::default()
+        };
         for row in &self.components {
             let release = live_release(state, host, row);
             let live = LiveNow { release, snapshot: row.snapshot.clone(), changed: row.changed };
@@ -121,7 +124,11 @@ impl HostStatus {
 }
 
 /// What is live of a component: by the check's own word where it answers, else by the agent's record.
-pub fn live_release(state: &FleetState, host: &HostName, row: &ComponentStatus) -> Option<ReleaseName> {
+pub fn live_release(
+    state: &FleetState,
+    host: &HostName,
+    row: &ComponentStatus,
+) -> Option<ReleaseName> {
     let Some(version) = &row.version else {
         return if row.changed { None } else { row.release.clone() };
     };
@@ -130,7 +137,9 @@ pub fn live_release(state: &FleetState, host: &HostName, row: &ComponentStatus) 
         on_host.snapshots.get(&row.component)?.version.as_ref()
     };
     // The record's own name first: several releases may report one version.
-    if let Some(release) = row.release.as_ref().filter(|release| version_of(release) == Some(version)) {
+    if let Some(release) =
+        row.release.as_ref().filter(|release| version_of(release) == Some(version))
+    {
         return Some(release.clone());
     }
     let known = state.releases.keys().filter(|release| version_of(release) == Some(version)).max();

@@ -136,13 +136,16 @@ impl Drop for Coordinator {
     }
 }
 
-type Router = tonic::transport::server::Router<tower::layer::util::Stack<RoleLayer, tower::layer::util::Identity>>;
+type Router = tonic::transport::server::Router<
+    tower::layer::util::Stack<RoleLayer, tower::layer::util::Identity>,
+>;
 
 fn router(agents: AgentService, operators: OperatorService) -> anyhow::Result<Router> {
     let (health, health_service) = tonic_health::server::health_reporter();
     drop(health);
     let reflection = || {
-        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
     };
     let agents = v1::agent_service_server::AgentServiceServer::new(agents)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -173,7 +176,11 @@ pub fn main_impl() -> ExitCode {
 
 /// Runs a coordinator in this process until it is told to stop.
 pub fn run(config: Config) -> ExitCode {
-    let format = if config.log_json { proto::telemetry::Format::Json } else { proto::telemetry::Format::Text };
+    let format = if config.log_json {
+        proto::telemetry::Format::Json
+    } else {
+        proto::telemetry::Format::Text
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = runtime.context("starting the runtime").and_then(|runtime| {
         runtime.block_on(async {
@@ -185,7 +192,10 @@ pub fn run(config: Config) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
-            #[expect(clippy::print_stderr, reason = "the last word of a process whose log may be elsewhere")]
+            #[expect(
+                clippy::print_stderr,
+                reason = "the last word of a process whose log may be elsewhere"
+            )]
             {
                 eprintln!("coordinator: {error:#}");
             }
@@ -196,7 +206,8 @@ pub fn run(config: Config) -> ExitCode {
 
 async fn told_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut signals = [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| signal(kind).ok());
+    let mut signals =
+        [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| signal(kind).ok());
     let [terminate, interrupt] = &mut signals;
     tokio::select! {
         Some(()) = async { terminate.as_mut()?.recv().await } => {}

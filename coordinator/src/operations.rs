@@ -14,8 +14,8 @@ use std::{
 };
 
 use engine::{
-    FleetEvent, FleetName, FleetState, HostName, Input, Inventory, Operation, OperationId, OperationRow, Phase, Plan, ReleaseName,
-    RunResult,
+    FleetEvent, FleetName, FleetState, HostName, Input, Inventory, Operation, OperationId,
+    OperationRow, Phase, Plan, ReleaseName, RunResult,
     planner::{self, Refusal},
 };
 
@@ -90,9 +90,11 @@ impl Operations {
     ) -> Result<Arc<Self>, StartError> {
         let streams = shared.journal.streams("op/").map_err(RunnerError::Replay)?;
         let number = |name: &str| name.rsplit('-').next()?.parse::<u64>().ok();
-        let highest = streams.iter().filter_map(|stream| number(stream.as_str())).max().unwrap_or(0);
+        let highest =
+            streams.iter().filter_map(|stream| number(stream.as_str())).max().unwrap_or(0);
         let (runners, plans) = (Mutex::default(), Mutex::default());
-        let this = Arc::new(Self { shared, next: AtomicU64::new(highest + 1), runners, plans, fatal });
+        let this =
+            Arc::new(Self { shared, next: AtomicU64::new(highest + 1), runners, plans, fatal });
         for fleet in this.shared.fleets.names().await {
             this.recover_fleet(&fleet).await?;
         }
@@ -101,7 +103,9 @@ impl Operations {
 
     async fn recover_fleet(&self, fleet: &FleetName) -> Result<(), StartError> {
         let newest = |state: &FleetState| state.operations.last().map(|row| row.id.clone());
-        let Some(newest) = self.shared.fleets.read(fleet, newest).await.flatten() else { return Ok(()) };
+        let Some(newest) = self.shared.fleets.read(fleet, newest).await.flatten() else {
+            return Ok(());
+        };
         match Runner::recover(newest.clone(), self.shared.clone()) {
             Ok((runner, handle)) => {
                 self.launch(runner, handle);
@@ -109,7 +113,11 @@ impl Operations {
             }
             // The fleet was taken, but the operation's first record never became durable: nothing was sent.
             Err(RunnerError::Illegal { index: 0, .. }) => {
-                let end = FleetEvent::OperationEnded { operation: newest, result: RunResult::Refused, at: wall() };
+                let end = FleetEvent::OperationEnded {
+                    operation: newest,
+                    result: RunResult::Refused,
+                    at: wall(),
+                };
                 self.shared.fleets.change(fleet, |_| Ok::<_, FleetsError>(vec![end])).await?;
                 Ok(())
             }
@@ -118,7 +126,9 @@ impl Operations {
                 tracing::error!(operation = %newest, error = &error as &dyn std::error::Error, "left as it is");
                 Ok(())
             }
-            Err(error @ (RunnerError::Append(_) | RunnerError::Replay(_) | RunnerError::Fleet(_))) => Err(error.into()),
+            Err(
+                error @ (RunnerError::Append(_) | RunnerError::Replay(_) | RunnerError::Fleet(_)),
+            ) => Err(error.into()),
         }
     }
 
@@ -159,7 +169,9 @@ impl Operations {
         let kept = kept.filter(|kept| kept.made.elapsed() < PLAN_VALID);
         let kept = kept.ok_or_else(|| StartError::NoPlan(plan_id.to_owned()))?;
         let fleet = kept.plan.fleet.clone();
-        if let Some(holder) = self.shared.fleets.read(&fleet, |state| state.busy.clone()).await.flatten() {
+        if let Some(holder) =
+            self.shared.fleets.read(&fleet, |state| state.busy.clone()).await.flatten()
+        {
             return Err(StartError::Busy { holder, fleet });
         }
         let again = self.make(&fleet, &kept.request).await?;
@@ -167,14 +179,16 @@ impl Operations {
             return Err(StartError::Stale(plan_id.to_owned()));
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let id = OperationId::new(format!("{}-{number:04}", again.kind.prefix())).expect("letters, digits and a dash");
+        let id = OperationId::new(format!("{}-{number:04}", again.kind.prefix()))
+            .expect("letters, digits and a dash");
         let opened = FleetEvent::OperationOpened { operation: id.clone(), key, at: wall() };
         let take = |state: &FleetState| match &state.busy {
             Some(holder) => Err(StartError::Busy { holder: holder.clone(), fleet: fleet.clone() }),
             None => Ok(vec![opened]),
         };
         self.shared.fleets.change(&fleet, take).await?;
-        let (runner, handle) = Runner::open(id.clone(), again, by, reason, self.shared.clone()).await?;
+        let (runner, handle) =
+            Runner::open(id.clone(), again, by, reason, self.shared.clone()).await?;
         // The fleet's last operation is over for good once a new one begins.
         self.runners().retain(|_, runner| *runner.fleet() != fleet);
         self.launch(runner, handle);
@@ -201,7 +215,8 @@ impl Operations {
     /// That there is no such operation, with the nearest that there is.
     pub fn no_operation(&self, id: &str) -> StartError {
         let streams = self.shared.journal.streams("op/").unwrap_or_default();
-        let known: Vec<String> = streams.iter().map(|stream| stream.as_str()[3..].to_owned()).collect();
+        let known: Vec<String> =
+            streams.iter().map(|stream| stream.as_str()[3..].to_owned()).collect();
         StartError::NoOperation { id: id.to_owned(), near: nearest(id, &known) }
     }
 
@@ -241,7 +256,9 @@ impl Operations {
             return None;
         }
         for fleet in self.shared.fleets.names().await {
-            let find = |state: &FleetState| state.operations.iter().find(|row| row.key == key).map(|row| row.id.clone());
+            let find = |state: &FleetState| {
+                state.operations.iter().find(|row| row.key == key).map(|row| row.id.clone())
+            };
             if let Some(found) = self.shared.fleets.read(&fleet, find).await.flatten() {
                 return Some(found);
             }
@@ -301,7 +318,8 @@ fn make(
         (Request::Snapshot(release), _) => planner::snapshot(&inventory, release),
         (Request::Check(release), _) => planner::check(&inventory, release),
         (Request::Undo(id), Some(operation)) => {
-            let moved = |row: &&OperationRow| row.moves_hosts() && row.result != Some(RunResult::Refused);
+            let moved =
+                |row: &&OperationRow| row.moves_hosts() && row.result != Some(RunResult::Refused);
             let newest = state.operations.iter().rev().find(moved);
             if let Some(newest) = newest.filter(|newest| newest.id != *id) {
                 let (operation, newest) = (id.clone(), newest.id.clone());

@@ -14,8 +14,8 @@ use std::{
 };
 
 use engine::{
-    Ask, Event, FleetEvent, FleetName, FleetState, Goal, HostName, IllegalEvent, Input, Operation, OperationId, Phase,
-    Plan, RunResult, Timestamp, consequences, decide, late_consequences,
+    Ask, Event, FleetEvent, FleetName, FleetState, Goal, HostName, IllegalEvent, Input, Operation,
+    OperationId, Phase, Plan, RunResult, Timestamp, consequences, decide, late_consequences,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -49,9 +49,19 @@ pub enum RunnerError {
     #[error("reading the operation's journal")]
     Replay(#[source] JournalError),
     #[error("record {index} of operation {operation} cannot be read by this build")]
-    Decode { operation: OperationId, index: usize, #[source] source: serde_json::Error },
+    Decode {
+        operation: OperationId,
+        index: usize,
+        #[source]
+        source: serde_json::Error,
+    },
     #[error("record {index} of operation {operation} does not follow from the ones before it")]
-    Illegal { operation: OperationId, index: usize, #[source] source: IllegalEvent },
+    Illegal {
+        operation: OperationId,
+        index: usize,
+        #[source]
+        source: IllegalEvent,
+    },
     #[error("writing the fleet's record")]
     Fleet(#[source] FleetsError),
 }
@@ -86,7 +96,11 @@ impl View {
     pub fn ended(&self) -> Option<Timestamp> {
         match self.operation.phase() {
             Phase::Ended(_) => {
-                let ends = self.entries.iter().rev().find(|entry| matches!(entry.event, Event::Ended { .. }));
+                let ends = self
+                    .entries
+                    .iter()
+                    .rev()
+                    .find(|entry| matches!(entry.event, Event::Ended { .. }));
                 ends.map(|entry| entry.at)
             }
             Phase::Running | Phase::Paused | Phase::Halting | Phase::Aborting(_) => None,
@@ -191,7 +205,10 @@ impl Runner {
         let clock = OperationClock::from(operation.last());
         let Shared { journal, sessions, fleets } = shared;
         let sent = BTreeMap::new();
-        Ok((Self { operation, entries, clock, journal, sessions, fleets, inputs, view, sent }, handle))
+        Ok((
+            Self { operation, entries, clock, journal, sessions, fleets, inputs, view, sent },
+            handle,
+        ))
     }
 
     /// Runs until nobody holds a handle any more. An error is a journal that can no longer be written: the
@@ -213,7 +230,11 @@ impl Runner {
     /// What the sessions that exist already mean for this operation.
     fn greet(&self) -> Vec<Message> {
         let hosts = self.operation.plan().hosts.iter().filter(|row| row.left_out.is_none());
-        let input = |host: &HostName| match self.sessions.get(host).filter(|seen| seen.generation().is_some()) {
+        let input = |host: &HostName| match self
+            .sessions
+            .get(host)
+            .filter(|seen| seen.generation().is_some())
+        {
             Some(seen) => {
                 let tracks = seen.status.tracks_of(self.operation.id());
                 Message::Input(Input::AgentBack { host: host.clone(), tracks })
@@ -265,10 +286,10 @@ impl Runner {
         if !self.operation.allows(&ask) {
             return Ok(Err(AskError::NotNow(phase_word(self.operation.phase()))));
         }
-        if let Ask::Retry(_) = ask {
-            if let Err(refused) = self.claim().await {
-                return Ok(Err(refused));
-            }
+        if let Ask::Retry(_) = ask
+            && let Err(refused) = self.claim().await
+        {
+            return Ok(Err(refused));
         }
         let events = decide(&self.operation, vec![Input::Asked { ask, by }], self.clock.now());
         self.commit(events).await?;
@@ -281,7 +302,9 @@ impl Runner {
             return decide(&self.operation, inputs, self.clock.now());
         }
         let events = decide(&self.operation, inputs.clone(), self.clock.now());
-        let reopens = |event: &Event| matches!(event, Event::SeenInWork { .. } | Event::SeenIdle { again: true, .. });
+        let reopens = |event: &Event| {
+            matches!(event, Event::SeenInWork { .. } | Event::SeenIdle { again: true, .. })
+        };
         if !events.iter().any(reopens) {
             return events;
         }
@@ -290,7 +313,8 @@ impl Runner {
             Ok(()) => events,
             Err(why) => {
                 tracing::warn!(operation = %self.operation.id(), %why, "a late host is left as it is");
-                let others = inputs.into_iter().filter(|input| !matches!(input, Input::AgentBack { .. }));
+                let others =
+                    inputs.into_iter().filter(|input| !matches!(input, Input::AgentBack { .. }));
                 decide(&self.operation, others.collect(), self.clock.now())
             }
         }
@@ -304,10 +328,14 @@ impl Runner {
                 return Err(ClaimError::Refused(AskError::Busy(holder.clone())));
             }
             match state.operations.last() {
-                Some(newest) if newest.id != id => Err(ClaimError::Refused(AskError::NotNewest(newest.id.clone()))),
-                Some(_) | None => {
-                    Ok(vec![FleetEvent::OperationOpened { operation: id.clone(), key: String::new(), at: wall() }])
+                Some(newest) if newest.id != id => {
+                    Err(ClaimError::Refused(AskError::NotNewest(newest.id.clone())))
                 }
+                Some(_) | None => Ok(vec![FleetEvent::OperationOpened {
+                    operation: id.clone(),
+                    key: String::new(),
+                    at: wall(),
+                }]),
             }
         };
         match self.fleets.change(&self.operation.plan().fleet, take).await {
@@ -336,7 +364,8 @@ impl Runner {
             self.operation.apply(&entry.event).expect("the engine's own events are legal");
         }
         Arc::make_mut(&mut self.entries).extend(entries.into_iter().map(Arc::new));
-        let view = View { operation: Arc::new(self.operation.clone()), entries: self.entries.clone() };
+        let view =
+            View { operation: Arc::new(self.operation.clone()), entries: self.entries.clone() };
         self.view.send_replace(view);
         Ok(())
     }
@@ -349,7 +378,8 @@ impl Runner {
             if state.busy.as_ref() == Some(id) {
                 return Ok(consequences(&self.operation, wall()));
             }
-            let recorded = state.operations.iter().find(|row| row.id == *id).and_then(|row| row.result);
+            let recorded =
+                state.operations.iter().find(|row| row.id == *id).and_then(|row| row.result);
             let changed = recorded.is_some_and(|recorded| recorded != result);
             Ok(if changed { late_consequences(&self.operation, wall()) } else { Vec::new() })
         };
@@ -360,7 +390,8 @@ impl Runner {
     /// Sends what is outstanding to sessions that do not have it yet.
     fn send(&mut self) {
         let outstanding = self.operation.outstanding();
-        let open: BTreeSet<_> = outstanding.iter().map(|c| (c.host.clone(), c.stage, c.attempt)).collect();
+        let open: BTreeSet<_> =
+            outstanding.iter().map(|c| (c.host.clone(), c.stage, c.attempt)).collect();
         self.sent.retain(|key, _| open.contains(key));
         for command in outstanding {
             let key = (command.host.clone(), command.stage, command.attempt);
@@ -421,7 +452,8 @@ fn read(id: &OperationId, journal: &dyn Journal) -> Result<Vec<Entry>, RunnerErr
 fn replay(id: &OperationId, entries: &[Entry]) -> Result<Operation, RunnerError> {
     let illegal = |index, source| RunnerError::Illegal { operation: id.clone(), index, source };
     let Some(first) = entries.first() else { return Err(illegal(0, IllegalEvent::NotOpened)) };
-    let mut operation = Operation::open(id.clone(), &first.event).map_err(|source| illegal(0, source))?;
+    let mut operation =
+        Operation::open(id.clone(), &first.event).map_err(|source| illegal(0, source))?;
     for (index, entry) in entries.iter().enumerate().skip(1) {
         operation.apply(&entry.event).map_err(|source| illegal(index, source))?;
     }
@@ -472,7 +504,9 @@ fn log(operation: &OperationId, event: &Event) {
         Event::TrackEnded { host, stage, ending, .. } => {
             tracing::info!(%operation, %host, stage, end = ?ending.end, reason = ending.reason, "track ended");
         }
-        Event::BecameUnknown { host, why, .. } => tracing::warn!(%operation, %host, why, "host became unknown"),
+        Event::BecameUnknown { host, why, .. } => {
+            tracing::warn!(%operation, %host, why, "host became unknown")
+        }
         Event::Halted { why, .. } => tracing::warn!(%operation, why, "halted"),
         Event::Ended { result, .. } => tracing::info!(%operation, ?result, "ended"),
         Event::StageBegan { .. }

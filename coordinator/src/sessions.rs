@@ -162,7 +162,11 @@ impl Sessions {
 
     /// Sends an order under our epoch and the host's next sequence. Answers the session that it went to; none
     /// where there is none, its queue is full, or we are fenced: the order stays outstanding.
-    pub fn order(&self, order: impl FnOnce(Epoch, u64) -> Order, host: &HostName) -> Option<Generation> {
+    pub fn order(
+        &self,
+        order: impl FnOnce(Epoch, u64) -> Order,
+        host: &HostName,
+    ) -> Option<Generation> {
         let mut inner = self.lock();
         if inner.fenced.is_some() {
             return None;
@@ -206,14 +210,20 @@ impl Sessions {
             }
         };
         if tokio::time::timeout(within, told).await.is_err() {
-            tracing::warn!(?waiting, "hosts did not tell in time how they are; what they told before is used");
+            tracing::warn!(
+                ?waiting,
+                "hosts did not tell in time how they are; what they told before is used"
+            );
         }
     }
 
     /// Whether a session still lasts and has told nothing since.
     fn is_silent(&self, host: &HostName, generation: Generation, since: u64) -> bool {
         let inner = self.lock();
-        inner.hosts.get(host).is_some_and(|host| host.generation() == Some(generation) && host.heard <= since)
+        inner
+            .hosts
+            .get(host)
+            .is_some_and(|host| host.generation() == Some(generation) && host.heard <= since)
     }
 
     fn next_word(&self) -> u64 {
@@ -237,7 +247,8 @@ impl Sessions {
 
 fn fenced_by(ours: &Epoch, host: &HostName, hello: &Hello) -> Option<String> {
     let (counter, instance) = hello.highest_epoch.as_ref()?;
-    let higher = *counter > ours.counter || (*counter == ours.counter && *instance != ours.instance);
+    let higher =
+        *counter > ours.counter || (*counter == ours.counter && *instance != ours.instance);
     higher.then(|| {
         format!(
             "{host} has seen epoch {counter} of another coordinator, ours is {}: nothing is sent to any host. If \

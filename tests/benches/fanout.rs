@@ -35,19 +35,26 @@ async fn main() -> anyhow::Result<()> {
         cluster.start_agent(host, ScriptedHands::new("v2", &["v1", "v2"]));
     }
     cluster.connected(agents).await;
-    println!("{agents} agents connected after {:.2?} (identities issued, ledgers made)", begun.elapsed());
+    println!(
+        "{agents} agents connected after {:.2?} (identities issued, ledgers made)",
+        begun.elapsed()
+    );
 
     let mut client = cluster.client().await;
     for release in ["v1", "v2"] {
         let standing = v1::Standing::Good.into();
-        let (fleet, release, reason) = (FLEET.to_owned(), release.to_owned(), "a benchmark".to_owned());
+        let (fleet, release, reason) =
+            (FLEET.to_owned(), release.to_owned(), "a benchmark".to_owned());
         client.mark_release(v1::MarkReleaseRequest { fleet, release, standing, reason }).await?;
     }
     let mut stages = Vec::new();
     let mut totals = Vec::new();
     for round in 0..rounds {
         let to_release = if round % 2 == 0 { "v1" } else { "v2" }.to_owned();
-        let request = v1::create_plan_request::Request::Rollback(v1::RollbackRequest { to_release, hosts: Vec::new() });
+        let request = v1::create_plan_request::Request::Rollback(v1::RollbackRequest {
+            to_release,
+            hosts: Vec::new(),
+        });
         let request = v1::CreatePlanRequest { fleet: FLEET.to_owned(), request: Some(request) };
         let plan = client.create_plan(request).await?.into_inner().plan.unwrap_or_default();
         let start = v1::StartOperationRequest { plan_id: plan.id, ..Default::default() };
@@ -78,7 +85,11 @@ async fn watch(client: &mut tests::cluster::Client, operation: String) -> anyhow
     }
     let request = v1::GetOperationRequest { operation };
     let operation = client.get_operation(request).await?.into_inner().operation.unwrap_or_default();
-    anyhow::ensure!(operation.result() == v1::OperationResult::Verified, "{:?}", operation.result());
+    anyhow::ensure!(
+        operation.result() == v1::OperationResult::Verified,
+        "{:?}",
+        operation.result()
+    );
     Ok(Duration::from_millis(u64::try_from(ended - began)?))
 }
 

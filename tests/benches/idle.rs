@@ -38,7 +38,11 @@ async fn main() -> anyhow::Result<()> {
     let tick_ms = 1000 / rustix::param::clock_ticks_per_second();
     println!("idle agent over {seconds} s, session up, heartbeats on:");
     println!("  resident memory {rss}");
-    println!("  CPU {} ms, {:.3} % of one core", ticks * tick_ms, (ticks * tick_ms) as f64 / (seconds as f64 * 10.0));
+    println!(
+        "  CPU {} ms, {:.3} % of one core",
+        ticks * tick_ms,
+        (ticks * tick_ms) as f64 / (seconds as f64 * 10.0)
+    );
     child.kill()?;
     child.wait()?;
     Ok(())

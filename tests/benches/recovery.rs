@@ -52,7 +52,9 @@ async fn round() -> anyhow::Result<Duration> {
     let request = v1::CreatePlanRequest { fleet: FLEET.to_owned(), request: Some(request) };
     let plan = client.create_plan(request).await?.into_inner().plan.unwrap_or_default();
     hands[0].hold_back(Verb::Verify);
-    client.start_operation(v1::StartOperationRequest { plan_id: plan.id, ..Default::default() }).await?;
+    client
+        .start_operation(v1::StartOperationRequest { plan_id: plan.id, ..Default::default() })
+        .await?;
     performed(&hands[0], "start").await;
     cluster.stop_coordinator();
     hands[0].let_go();

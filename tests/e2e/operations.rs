@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use agent::order::Verb;
-use proto::v1::{self, Outcome, OperationResult};
+use proto::v1::{self, OperationResult, Outcome};
 use tests::{
     cluster::{Client, Cluster, FLEET},
     eventually,
@@ -11,19 +11,19 @@ use tests::{
 };
 
 /// Hosts with `v2` live and `v1`, `v2` in their stores; `v1` is good.
-pub struct Fleet {
+pub(crate) struct Fleet {
     pub cluster: Cluster,
     pub hands: BTreeMap<&'static str, Arc<ScriptedHands>>,
     pub client: Client,
 }
 
-pub const HOSTS: [&str; 4] = ["h1", "h2", "h3", "h4"];
+pub(crate) const HOSTS: [&str; 4] = ["h1", "h2", "h3", "h4"];
 
-pub async fn fleet() -> Fleet {
+pub(crate) async fn fleet() -> Fleet {
     fleet_with(|_| {}).await
 }
 
-pub async fn fleet_with(change: impl FnOnce(&mut v1::FleetControl)) -> Fleet {
+pub(crate) async fn fleet_with(change: impl FnOnce(&mut v1::FleetControl)) -> Fleet {
     let mut cluster = Cluster::start().await;
     cluster.apply(&HOSTS, change).await;
     let mut hands = BTreeMap::new();
@@ -44,7 +44,7 @@ pub async fn fleet_with(change: impl FnOnce(&mut v1::FleetControl)) -> Fleet {
     Fleet { cluster, hands, client }
 }
 
-pub fn rollback(to: &str, hosts: &[&str]) -> v1::CreatePlanRequest {
+pub(crate) fn rollback(to: &str, hosts: &[&str]) -> v1::CreatePlanRequest {
     let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
     let request = v1::RollbackRequest { to_release: to.to_owned(), hosts };
     let request = Some(v1::create_plan_request::Request::Rollback(request));
@@ -52,7 +52,7 @@ pub fn rollback(to: &str, hosts: &[&str]) -> v1::CreatePlanRequest {
 }
 
 impl Fleet {
-    pub async fn begin(&mut self, request: v1::CreatePlanRequest) -> String {
+    pub(crate) async fn begin(&mut self, request: v1::CreatePlanRequest) -> String {
         let plan = self.client.create_plan(request).await.unwrap().into_inner().plan.unwrap();
         let start = v1::StartOperationRequest {
             plan_id: plan.id,
@@ -62,13 +62,13 @@ impl Fleet {
         self.client.start_operation(start).await.unwrap().into_inner().operation
     }
 
-    pub async fn operation(&mut self, id: &str) -> v1::Operation {
+    pub(crate) async fn operation(&mut self, id: &str) -> v1::Operation {
         let request = v1::GetOperationRequest { operation: id.to_owned() };
         self.client.get_operation(request).await.unwrap().into_inner().operation.unwrap()
     }
 
     /// Waits until it has ended.
-    pub async fn ended(&mut self, id: &str) -> v1::Operation {
+    pub(crate) async fn ended(&mut self, id: &str) -> v1::Operation {
         let client = self.client.clone();
         eventually("the operation has ended", || {
             let (mut client, id) = (client.clone(), id.to_owned());
@@ -82,7 +82,7 @@ impl Fleet {
     }
 
     /// Waits until a host has done a step.
-    pub async fn performed(&self, host: &str, what: &str) {
+    pub(crate) async fn performed(&self, host: &str, what: &str) {
         let hands = self.hands[host].clone();
         eventually(&format!("{host} has done {what}"), || {
             let done = hands.performed().iter().any(|step| step == what);
@@ -91,19 +91,23 @@ impl Fleet {
         .await;
     }
 
-    pub fn live(&self) -> Vec<String> {
+    pub(crate) fn live(&self) -> Vec<String> {
         HOSTS.iter().map(|host| self.hands[host].live()).collect()
     }
 
     /// Nothing was left stopped.
-    pub fn assert_all_run(&self) {
+    pub(crate) fn assert_all_run(&self) {
         for host in HOSTS {
-            assert!(self.hands[host].runs(), "{host} was left stopped: {:?}", self.hands[host].performed());
+            assert!(
+                self.hands[host].runs(),
+                "{host} was left stopped: {:?}",
+                self.hands[host].performed()
+            );
         }
     }
 
     /// The exact hash of each host's outcome, for a glance.
-    pub fn outcomes(operation: &v1::Operation) -> Vec<(String, Outcome)> {
+    pub(crate) fn outcomes(operation: &v1::Operation) -> Vec<(String, Outcome)> {
         operation.hosts.iter().map(|row| (row.host.clone(), row.outcome())).collect()
     }
 }
@@ -118,15 +122,21 @@ async fn a_bare_rollback_brings_every_host_to_the_newest_good_release() {
     assert!(operation.hosts.iter().all(|row| row.outcome() == Outcome::Restored));
     for row in &operation.hosts {
         let evidence = &row.evidence.iter().find(|row| !row.snapshot.is_empty()).unwrap();
-        assert_eq!((evidence.snapshot.as_str(), evidence.version.as_str()), (tests::hands::hash("v1").as_str(), "v1"));
+        assert_eq!(
+            (evidence.snapshot.as_str(), evidence.version.as_str()),
+            (tests::hands::hash("v1").as_str(), "v1")
+        );
     }
-    let fleet_now = fleet.client.get_fleet(v1::GetFleetRequest::default()).await.unwrap().into_inner();
+    let fleet_now =
+        fleet.client.get_fleet(v1::GetFleetRequest::default()).await.unwrap().into_inner();
     assert!(fleet_now.freeze.unwrap().frozen, "a full rollback freezes the fleet");
-    let releases = fleet.client.list_releases(v1::ListReleasesRequest::default()).await.unwrap().into_inner();
+    let releases =
+        fleet.client.list_releases(v1::ListReleasesRequest::default()).await.unwrap().into_inner();
     let v2 = releases.releases.iter().find(|row| row.release == "v2").unwrap();
     assert_eq!(v2.standing(), v1::Standing::Bad, "the release that was left is bad");
 
-    let again = fleet.client.create_plan(rollback("", &[])).await.unwrap().into_inner().plan.unwrap();
+    let again =
+        fleet.client.create_plan(rollback("", &[])).await.unwrap().into_inner().plan.unwrap();
     assert!(again.nothing_to_do, "a second bare rollback changes nothing");
 }
 
@@ -186,7 +196,10 @@ async fn p07_more_failures_than_the_budget_halt_it() {
     assert!(operation.halted.contains("budget"), "{}", operation.halted);
     assert_eq!(fleet.live(), ["v2"; 4]);
     fleet.assert_all_run();
-    assert!(fleet.hands["h4"].performed().iter().all(|step| step != "stop"), "the last host was never touched");
+    assert!(
+        fleet.hands["h4"].performed().iter().all(|step| step != "stop"),
+        "the last host was never touched"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,7 +221,11 @@ async fn abort_restore_takes_everything_back() {
     let id = fleet.begin(rollback("", &[])).await;
     fleet.performed("h2", "start").await;
     let mode = v1::AbortMode::Restore.into();
-    fleet.client.abort_operation(v1::AbortOperationRequest { operation: id.clone(), mode }).await.unwrap();
+    fleet
+        .client
+        .abort_operation(v1::AbortOperationRequest { operation: id.clone(), mode })
+        .await
+        .unwrap();
     fleet.hands["h2"].let_go();
     let operation = fleet.ended(&id).await;
     assert_eq!(operation.result(), OperationResult::PutBack, "{:?}", Fleet::outcomes(&operation));
@@ -223,7 +240,11 @@ async fn abort_leave_ends_what_was_begun_and_begins_no_more() {
     let id = fleet.begin(rollback("", &[])).await;
     fleet.performed("h1", "start").await;
     let mode = v1::AbortMode::Leave.into();
-    fleet.client.abort_operation(v1::AbortOperationRequest { operation: id.clone(), mode }).await.unwrap();
+    fleet
+        .client
+        .abort_operation(v1::AbortOperationRequest { operation: id.clone(), mode })
+        .await
+        .unwrap();
     fleet.hands["h1"].let_go();
     let operation = fleet.ended(&id).await;
     assert_eq!(operation.result(), OperationResult::Mixed);
@@ -244,7 +265,11 @@ async fn pause_begins_no_new_host_until_resume() {
     fleet.performed("h1", "verify").await;
     assert_eq!(fleet.operation(&id).await.result(), OperationResult::Paused);
     assert!(fleet.hands["h2"].performed().iter().all(|step| step != "stop"));
-    fleet.client.resume_operation(v1::ResumeOperationRequest { operation: id.clone() }).await.unwrap();
+    fleet
+        .client
+        .resume_operation(v1::ResumeOperationRequest { operation: id.clone() })
+        .await
+        .unwrap();
     assert_eq!(fleet.ended(&id).await.result(), OperationResult::Verified);
 }
 

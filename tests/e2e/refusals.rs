@@ -14,7 +14,8 @@ use crate::operations::{HOSTS, fleet, rollback};
 async fn a_second_operation_is_told_who_holds_the_fleet() {
     let mut fleet = fleet().await;
     fleet.hands["h1"].hold_back(agent::order::Verb::Verify);
-    let plan = fleet.client.create_plan(rollback("", &[])).await.unwrap().into_inner().plan.unwrap();
+    let plan =
+        fleet.client.create_plan(rollback("", &[])).await.unwrap().into_inner().plan.unwrap();
     let first = fleet.begin(rollback("", &[])).await;
     let start = v1::StartOperationRequest { plan_id: plan.id, ..Default::default() };
     let refused = fleet.client.start_operation(start).await.unwrap_err();
@@ -28,7 +29,8 @@ async fn a_second_operation_is_told_who_holds_the_fleet() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_is_refused_once_the_fleet_has_moved() {
     let mut fleet = fleet().await;
-    let plan = fleet.client.create_plan(rollback("", &[])).await.unwrap().into_inner().plan.unwrap();
+    let plan =
+        fleet.client.create_plan(rollback("", &[])).await.unwrap().into_inner().plan.unwrap();
     let other = fleet.begin(rollback("", &["h1"])).await;
     fleet.ended(&other).await;
     let start = v1::StartOperationRequest { plan_id: plan.id, ..Default::default() };
@@ -39,7 +41,8 @@ async fn a_plan_is_refused_once_the_fleet_has_moved() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_key_starts_one_operation() {
     let mut fleet = fleet().await;
-    let plan = fleet.client.create_plan(rollback("", &[])).await.unwrap().into_inner().plan.unwrap();
+    let plan =
+        fleet.client.create_plan(rollback("", &[])).await.unwrap().into_inner().plan.unwrap();
     let start = v1::StartOperationRequest {
         plan_id: plan.id,
         reason: String::new(),
@@ -63,7 +66,9 @@ async fn unknown_names_come_with_the_nearest_one() {
     assert!(host.contains("`h11`") && host.contains("did you mean `h1`"), "{host}");
     let release = near(fleet.client.create_plan(rollback("v11", &[])).await.unwrap_err());
     assert!(release.contains("did you mean `v1`"), "{release}");
-    let other = near(fleet.client.get_fleet(v1::GetFleetRequest { fleet: "tset".to_owned() }).await.unwrap_err());
+    let other = near(
+        fleet.client.get_fleet(v1::GetFleetRequest { fleet: "tset".to_owned() }).await.unwrap_err(),
+    );
     assert!(other.contains(&format!("did you mean `{FLEET}`")), "{other}");
     let request = v1::GetOperationRequest { operation: "rb-9999".to_owned() };
     assert!(near(fleet.client.get_operation(request).await.unwrap_err()).contains("rb-9999"));
@@ -82,7 +87,11 @@ async fn without_a_good_release_it_says_why_none_qualifies() {
     let told = read(&fleet.client.create_plan(rollback("", &[])).await.unwrap_err()).unwrap();
     assert_eq!(told.kind, StatusKind::Refused);
     assert!(told.details.iter().any(|line| line == "v1: it is marked bad"), "{:?}", told.details);
-    assert!(told.details.iter().any(|line| line.starts_with("v2: it is live now")), "{:?}", told.details);
+    assert!(
+        told.details.iter().any(|line| line.starts_with("v2: it is live now")),
+        "{:?}",
+        told.details
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,7 +100,12 @@ async fn a_stranger_is_refused_and_told_why() {
     cluster.apply(&HOSTS, |_| {}).await;
     // An agent's certificate cannot do what an operator's can.
     let agent = cluster.identity(Role::Agent, "h1");
-    let refused = cluster.client_as(&agent).await.get_fleet(v1::GetFleetRequest::default()).await.unwrap_err();
+    let refused = cluster
+        .client_as(&agent)
+        .await
+        .get_fleet(v1::GetFleetRequest::default())
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), tonic::Code::PermissionDenied);
     // A host that no fleet file names.
     let stray = cluster.identity(Role::Agent, "stray");

@@ -57,14 +57,16 @@ impl Cluster {
 
     /// Starts the coordinator, at the address that it had before.
     pub async fn start_coordinator(&mut self) {
-        let identity = IdentityDir::load(&self.path("coordinator")).expect("the coordinator's identity");
+        let identity =
+            IdentityDir::load(&self.path("coordinator")).expect("the coordinator's identity");
         let journal = self.path("journal");
         let journal = eventually("the journal is free", || {
             let opened = SledJournal::open(&journal, 0).ok();
             async { opened }
         });
         let journal = Arc::new(journal.await);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let address = self.address;
         let start = async move { Coordinator::start_with(address, &identity, journal).await };
@@ -99,7 +101,8 @@ impl Cluster {
             self.identity(Role::Agent, host);
         }
         let state = self.path(&format!("{host}-state"));
-        let agent = Agent::start_with(self.address.to_string(), identity, &state, hands).expect("an agent");
+        let agent =
+            Agent::start_with(self.address.to_string(), identity, &state, hands).expect("an agent");
         self.agents.insert(host.to_owned(), agent);
     }
 

@@ -137,9 +137,12 @@ impl Hands for ScriptedHands {
                     Before::Running(if state.running { vec!["app".to_owned()] } else { Vec::new() })
                 }
                 Verb::Switch => Before::Live(state.live.clone()),
-                Verb::Preflight | Verb::Snapshot | Verb::Stage | Verb::Verify | Verb::Discard | Verb::Check => {
-                    Before::Nothing
-                }
+                Verb::Preflight
+                | Verb::Snapshot
+                | Verb::Stage
+                | Verb::Verify
+                | Verb::Discard
+                | Verb::Check => Before::Nothing,
             })
         })
     }
@@ -151,22 +154,35 @@ impl Hands for ScriptedHands {
                 permit.forget();
             }
             match self.act(step) {
-                Ok(evidence) => {
-                    StepResult { ok: true, detail: String::new(), duration_ms: 0, evidence: Some(evidence) }
-                }
+                Ok(evidence) => StepResult {
+                    ok: true,
+                    detail: String::new(),
+                    duration_ms: 0,
+                    evidence: Some(evidence),
+                },
                 Err(detail) => StepResult { ok: false, detail, duration_ms: 0, evidence: None },
             }
         })
     }
 
-    fn observe<'a>(&'a self, step: &'a Step, _: &'a Before, undo: bool) -> Doing<'a, (Found, Option<Evidence>)> {
+    fn observe<'a>(
+        &'a self,
+        step: &'a Step,
+        _: &'a Before,
+        undo: bool,
+    ) -> Doing<'a, (Found, Option<Evidence>)> {
         Box::pin(async move {
             let state = self.lock();
             let done = match step.verb {
                 Verb::Stop => !state.running,
                 Verb::Start => state.running,
                 Verb::Switch => state.live == step.release,
-                Verb::Preflight | Verb::Snapshot | Verb::Stage | Verb::Verify | Verb::Discard | Verb::Check => false,
+                Verb::Preflight
+                | Verb::Snapshot
+                | Verb::Stage
+                | Verb::Verify
+                | Verb::Discard
+                | Verb::Check => false,
             };
             (if done == undo { Found::NotDone } else { Found::Done }, None)
         })
@@ -176,7 +192,9 @@ impl Hands for ScriptedHands {
         Box::pin(async move {
             let mut state = self.lock();
             match (step.verb, before) {
-                (Verb::Stop | Verb::Start, Before::Running(running)) => state.running = !running.is_empty(),
+                (Verb::Stop | Verb::Start, Before::Running(running)) => {
+                    state.running = !running.is_empty()
+                }
                 (Verb::Switch, Before::Live(live)) => live.clone_into(&mut state.live),
                 (_, _) => {}
             }

@@ -17,7 +17,10 @@ use std::{
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `holds` gives something; panics with `what` when patience ends.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut holds: impl FnMut() -> F) -> T {
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut holds: impl FnMut() -> F,
+) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = holds().await {

@@ -96,7 +96,8 @@ impl ProcessDriver {
         let record = directory(state, "process")?.join(format!("{name}.json"));
         let hold = context.hold_path.clone();
         let autostart = context.autostart;
-        let service = Service { name, spec: spec(policy), mark, hold, autostart, record, log: log.clone() };
+        let service =
+            Service { name, spec: spec(policy), mark, hold, autostart, record, log: log.clone() };
         let (supervisor, handle) = Supervisor::new(service);
         tokio::spawn(supervisor.run());
         Ok(Self { supervisor: handle, log })

@@ -32,7 +32,9 @@ pub fn order(message: v1::Order, host: &str) -> Result<Order, WireError> {
     let goal = match message.goal() {
         v1::Goal::Forward => Goal::Forward,
         v1::Goal::Undo => Goal::Undo,
-        v1::Goal::Unspecified => return Err(WireError::Enum { field: "goal", value: message.goal }),
+        v1::Goal::Unspecified => {
+            return Err(WireError::Enum { field: "goal", value: message.goal });
+        }
     };
     let id = message.id.ok_or(WireError::Missing("id"))?;
     if id.host != host {
@@ -69,7 +71,9 @@ fn step(message: v1::Step) -> Result<Step, WireError> {
         v1::Verb::Verify => Verb::Verify,
         v1::Verb::Discard => Verb::Discard,
         v1::Verb::Check => Verb::Check,
-        v1::Verb::Unspecified => return Err(WireError::Enum { field: "verb", value: message.verb }),
+        v1::Verb::Unspecified => {
+            return Err(WireError::Enum { field: "verb", value: message.verb });
+        }
     };
     Ok(Step {
         verb,

@@ -22,15 +22,23 @@ pub fn report(report: &Report, host: &str) -> Vec<v1::Report> {
             let fence = ledger.fence();
             let refused = v1::Refused {
                 reason: reason.clone(),
-                highest_epoch: fence.map(|f| v1::Epoch { counter: f.epoch, instance: f.instance.clone() }),
+                highest_epoch: fence
+                    .map(|f| v1::Epoch { counter: f.epoch, instance: f.instance.clone() }),
                 highest_sequence: fence.map_or(0, |fence| fence.sequence),
             };
-            vec![v1::Report { id: Some(id(order, host)), report: Some(v1::report::Report::Refused(refused)) }]
+            vec![v1::Report {
+                id: Some(id(order, host)),
+                report: Some(v1::report::Report::Refused(refused)),
+            }]
         }
         Report::Answer(order, ledger) => {
             let track = ledger.tracks().into_iter().find(|track| track.order().key == order.key);
             let ended = track.and_then(track_ended);
-            ended.map(|ended| v1::Report { id: Some(id(order, host)), report: Some(v1::report::Report::Ended(ended)) })
+            ended
+                .map(|ended| v1::Report {
+                    id: Some(id(order, host)),
+                    report: Some(v1::report::Report::Ended(ended)),
+                })
                 .into_iter()
                 .collect()
         }
@@ -38,7 +46,8 @@ pub fn report(report: &Report, host: &str) -> Vec<v1::Report> {
 }
 
 fn fact(ledger: &Ledger, record: &Record, host: &str) -> Option<v1::Report> {
-    let track = |key: &TrackKey| ledger.tracks().into_iter().find(|track| track.order().key == *key);
+    let track =
+        |key: &TrackKey| ledger.tracks().into_iter().find(|track| track.order().key == *key);
     let step = |key: &TrackKey, index: usize, state: v1::StepState, result: Option<&StepResult>| {
         let report = v1::StepReport {
             index: small(index),
@@ -128,7 +137,11 @@ fn track_status(track: &Track, host: &str) -> v1::TrackStatus {
         Goal::Forward => v1::Goal::Forward,
         Goal::Undo => v1::Goal::Undo,
     };
-    v1::TrackStatus { id: Some(id(track.order(), host)), goal: goal.into(), ended: track_ended(track) }
+    v1::TrackStatus {
+        id: Some(id(track.order(), host)),
+        goal: goal.into(),
+        ended: track_ended(track),
+    }
 }
 
 fn track_ended(track: &Track) -> Option<v1::TrackEnded> {

@@ -44,10 +44,16 @@ impl Component {
         let hold = store.hold_path(name);
         Ok(Self {
             name: name.to_owned(),
-            files: Arc::new(ComponentFiles { component: name.to_owned(), files: policy.files.clone() }),
+            files: Arc::new(ComponentFiles {
+                component: name.to_owned(),
+                files: policy.files.clone(),
+            }),
             services: Services::build(name, &policy.services, state, &hold)?,
             checks: policy.checks.clone(),
-            windows: Windows { ready_within: policy.ready_within.0, stable_for: policy.stable_for.0 },
+            windows: Windows {
+                ready_within: policy.ready_within.0,
+                stable_for: policy.stable_for.0,
+            },
             store: store.clone(),
             prober: prober.clone(),
         })
@@ -62,7 +68,10 @@ impl Component {
     pub(super) async fn live(&self, staged: Option<String>) -> Result<String, String> {
         match staged {
             Some(staged) => Ok(staged),
-            None => self.stored(|store, files| store.live(files)).await.map(|live| live.exact.to_string()),
+            None => self
+                .stored(|store, files| store.live(files))
+                .await
+                .map(|live| live.exact.to_string()),
         }
     }
 
@@ -98,7 +107,11 @@ impl Component {
     pub(super) async fn stage(&self, step: &Step) -> Shown {
         let to = target(step)?;
         let staged = self.stored(move |store, files| store.stage(files, to)).await?;
-        let mut words = if staged.already { "stands already".to_owned() } else { "built and read back".to_owned() };
+        let mut words = if staged.already {
+            "stands already".to_owned()
+        } else {
+            "built and read back".to_owned()
+        };
         if !staged.drift.is_empty() {
             words.push_str(&format!("; changed by hand or by the app: {}", named(&staged.drift)));
         }
@@ -122,7 +135,10 @@ impl Component {
         let (from, to) = (live_before(before)?, target(step)?);
         let running = self.services.running().await?;
         if !running.is_empty() {
-            return Err(format!("{} run; nothing is replaced under a running service", running.join(", ")));
+            return Err(format!(
+                "{} run; nothing is replaced under a running service",
+                running.join(", ")
+            ));
         }
         if from == to {
             return Ok(("is live already".to_owned(), Some(self.switched(from, to))));
@@ -134,13 +150,20 @@ impl Component {
     }
 
     pub(super) async fn verify(&self, step: &Step) -> Shown {
-        let wanted = if step.snapshot.is_empty() { None } else { self.recorded_version(target(step)?).await? };
+        let wanted = if step.snapshot.is_empty() {
+            None
+        } else {
+            self.recorded_version(target(step)?).await?
+        };
         let identities = self.services.identities().await?;
         let still = || self.services.still(&identities);
-        let verified = match self.prober.verify(&self.checks, wanted.as_deref(), self.windows, still).await {
-            Ok(verified) => verified,
-            Err(failed) => return Err(format!("{}{}", failed.reason, self.services.logs().await)),
-        };
+        let verified =
+            match self.prober.verify(&self.checks, wanted.as_deref(), self.windows, still).await {
+                Ok(verified) => verified,
+                Err(failed) => {
+                    return Err(format!("{}{}", failed.reason, self.services.logs().await));
+                }
+            };
         let mut notes = verified.notes;
         if !step.snapshot.is_empty() {
             notes.extend(self.unchanged(target(step)?).await?);
@@ -153,7 +176,8 @@ impl Component {
             ..Evidence::default()
         };
         self.keep_replaced();
-        let version = verified.version.map_or_else(String::new, |version| format!(", reports {version}"));
+        let version =
+            verified.version.map_or_else(String::new, |version| format!(", reports {version}"));
         let checks = self.checks.len();
         Ok((format!("{checks} of {checks} checks held{version}"), Some(evidence)))
     }
@@ -174,24 +198,34 @@ impl Component {
     pub(super) async fn undo(&self, step: &Step, before: &Before) -> Done {
         match (step.verb, before) {
             (Verb::Stop, Before::Running(running)) => {
-                self.services.start(|name| running.iter().any(|other| other == name), deadline(step)).await
+                self.services
+                    .start(|name| running.iter().any(|other| other == name), deadline(step))
+                    .await
             }
             (Verb::Start, Before::Running(running)) => {
-                self.services.stop(|name| running.iter().all(|other| other != name), deadline(step)).await
+                self.services
+                    .stop(|name| running.iter().all(|other| other != name), deadline(step))
+                    .await
             }
             (Verb::Switch, Before::Live(_)) => {
                 let (from, to) = (target(step)?, live_before(before)?);
                 if from == to {
                     return Ok("nothing was replaced".to_owned());
                 }
-                let switched = self.stored(move |store, files| store.switch(files, from, to)).await?;
+                let switched =
+                    self.stored(move |store, files| store.switch(files, from, to)).await?;
                 Ok(switched.notes.join("; "))
             }
             (Verb::Stop | Verb::Start | Verb::Switch, _) => {
                 Err(format!("the ledger does not say how things were before {}", step.verb))
             }
             (
-                Verb::Preflight | Verb::Snapshot | Verb::Stage | Verb::Verify | Verb::Discard | Verb::Check,
+                Verb::Preflight
+                | Verb::Snapshot
+                | Verb::Stage
+                | Verb::Verify
+                | Verb::Discard
+                | Verb::Check,
                 _,
             ) => Ok(String::new()),
         }
@@ -207,19 +241,27 @@ impl Component {
         match (step.verb, before) {
             (Verb::Stop | Verb::Start, Before::Running(wanted)) => {
                 let running = self.services.running().await?;
-                let back = running.iter().all(|name| wanted.contains(name)) && wanted.iter().all(|n| running.contains(n));
+                let back = running.iter().all(|name| wanted.contains(name))
+                    && wanted.iter().all(|n| running.contains(n));
                 let (none, all) = (running.is_empty(), running.len() == self.services.len());
                 let done = match (undo, step.verb) {
                     (true, _) => back,
                     (false, Verb::Stop) => none,
                     (false, _) => all,
                 };
-                let found = if done { Found::Done } else if none || all { Found::NotDone } else { Found::Partial };
+                let found = if done {
+                    Found::Done
+                } else if none || all {
+                    Found::NotDone
+                } else {
+                    Found::Partial
+                };
                 Ok((found, None))
             }
             (Verb::Switch, Before::Live(_)) => {
                 let (from, to) = (live_before(before)?, target(step)?);
-                let observed = self.stored(move |store, files| store.observe(files, from, to)).await?;
+                let observed =
+                    self.stored(move |store, files| store.observe(files, from, to)).await?;
                 Ok(match (observed, undo) {
                     (Observed::Done, false) => (Found::Done, Some(self.switched(from, to))),
                     (Observed::NotDone, false) | (Observed::Done, true) => (Found::NotDone, None),
@@ -246,7 +288,11 @@ impl Component {
 
     /// How the component is now.
     pub(super) async fn status(&self) -> ComponentStatus {
-        let mut status = ComponentStatus { component: self.name.clone(), verbs: VERBS.to_vec(), ..Default::default() };
+        let mut status = ComponentStatus {
+            component: self.name.clone(),
+            verbs: VERBS.to_vec(),
+            ..Default::default()
+        };
         match self.stored(|store, files| store.live(files)).await {
             Ok(live) => {
                 status.changed = live.changed;
@@ -264,7 +310,11 @@ impl Component {
             if let (Some(version), true) = (tried.version, status.version.is_empty()) {
                 status.version = version;
             }
-            status.checks.push(CheckStatus { check: check.name.clone(), ok: tried.ok, detail: tried.detail });
+            status.checks.push(CheckStatus {
+                check: check.name.clone(),
+                ok: tried.ok,
+                detail: tried.detail,
+            });
         }
         status
     }
@@ -298,14 +348,23 @@ impl Component {
     /// Nothing of a snapshot has changed since it was put there; what the app has written beside it is listed.
     async fn unchanged(&self, exact: Hash) -> Result<Vec<String>, String> {
         let found = self.stored(move |store, files| store.digest_matches(files, exact)).await?;
-        let (failures, others): (Vec<_>, Vec<_>) = found.into_iter().partition(Difference::is_failure);
-        let paths = |rows: Vec<Difference>| rows.into_iter().map(|row| row.path).collect::<Vec<_>>();
+        let (failures, others): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(Difference::is_failure);
+        let paths =
+            |rows: Vec<Difference>| rows.into_iter().map(|row| row.path).collect::<Vec<_>>();
         if !failures.is_empty() {
             let paths = paths(failures);
-            return Err(format!("files of the release changed after it was put there: {}", named(&paths)));
+            return Err(format!(
+                "files of the release changed after it was put there: {}",
+                named(&paths)
+            ));
         }
         let others = paths(others);
-        Ok(if others.is_empty() { Vec::new() } else { vec![format!("written by the app: {}", named(&others))] })
+        Ok(if others.is_empty() {
+            Vec::new()
+        } else {
+            vec![format!("written by the app: {}", named(&others))]
+        })
     }
 
     /// What was replaced goes into the store now that nobody waits for it.
@@ -313,9 +372,16 @@ impl Component {
         let (store, files, name) = (self.store.clone(), self.files.clone(), self.name.clone());
         tokio::task::spawn_blocking(move || {
             let rows = store.list().unwrap_or_default();
-            for row in rows.iter().filter(|row| row.component == name && !row.in_store && row.damage.is_none()) {
+            for row in rows
+                .iter()
+                .filter(|row| row.component == name && !row.in_store && row.damage.is_none())
+            {
                 if let Err(error) = store.store_replaced(&files, row.exact) {
-                    tracing::warn!(component = name, reason = error.reason(), "what was replaced stays beside only");
+                    tracing::warn!(
+                        component = name,
+                        reason = error.reason(),
+                        "what was replaced stays beside only"
+                    );
                 }
             }
         });
@@ -362,8 +428,12 @@ fn target(step: &Step) -> Result<Hash, String> {
 
 fn live_before(before: &Before) -> Result<Hash, String> {
     match before {
-        Before::Live(hash) => hash.parse().map_err(|_| format!("the ledger holds `{hash}` for a hash")),
-        Before::Nothing | Before::Running(_) => Err("the ledger does not say what was live before".to_owned()),
+        Before::Live(hash) => {
+            hash.parse().map_err(|_| format!("the ledger holds `{hash}` for a hash"))
+        }
+        Before::Nothing | Before::Running(_) => {
+            Err("the ledger does not say what was live before".to_owned())
+        }
     }
 }
 

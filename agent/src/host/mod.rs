@@ -56,7 +56,11 @@ pub enum HostError {
     #[error("opening the store")]
     Store(#[source] StoreError),
     #[error("component {component}")]
-    Service { component: String, #[source] source: BuildError },
+    Service {
+        component: String,
+        #[source]
+        source: BuildError,
+    },
     #[error("setting up the checks")]
     Checks(#[source] HttpError),
 }
@@ -123,15 +127,22 @@ impl Hands for Host {
         self.component(step).err()
     }
 
-    fn look<'a>(&'a self, step: &'a Step, staged: Option<String>) -> Doing<'a, Result<Before, String>> {
+    fn look<'a>(
+        &'a self,
+        step: &'a Step,
+        staged: Option<String>,
+    ) -> Doing<'a, Result<Before, String>> {
         Box::pin(async move {
             let component = self.component(step)?;
             match step.verb {
                 Verb::Stop | Verb::Start => component.running().await.map(Before::Running),
                 Verb::Switch => component.live(staged).await.map(Before::Live),
-                Verb::Preflight | Verb::Snapshot | Verb::Stage | Verb::Verify | Verb::Discard | Verb::Check => {
-                    Ok(Before::Nothing)
-                }
+                Verb::Preflight
+                | Verb::Snapshot
+                | Verb::Stage
+                | Verb::Verify
+                | Verb::Discard
+                | Verb::Check => Ok(Before::Nothing),
             }
         })
     }
@@ -184,7 +195,11 @@ impl Hands for Host {
 }
 
 impl Host {
-    async fn try_perform(&self, step: &Step, before: &Before) -> Result<(String, Option<Evidence>), String> {
+    async fn try_perform(
+        &self,
+        step: &Step,
+        before: &Before,
+    ) -> Result<(String, Option<Evidence>), String> {
         let component = self.component(step)?;
         match step.verb {
             Verb::Preflight => component.preflight(step).await.map(|detail| (detail, None)),

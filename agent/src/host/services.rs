@@ -69,7 +69,11 @@ impl Services {
     }
 
     /// Starts those that `wanted` names, in order.
-    pub(super) async fn start(&self, wanted: impl Fn(&str) -> bool, deadline: Instant) -> Result<String, String> {
+    pub(super) async fn start(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+        deadline: Instant,
+    ) -> Result<String, String> {
         let mut started = Vec::new();
         for service in self.0.iter().filter(|service| wanted(&service.name)) {
             let begun = tried(|| service.driver.start(deadline)).await;
@@ -82,7 +86,11 @@ impl Services {
     }
 
     /// Stops those that `wanted` names, in the reverse order; done means that nothing of them runs.
-    pub(super) async fn stop(&self, wanted: impl Fn(&str) -> bool, deadline: Instant) -> Result<String, String> {
+    pub(super) async fn stop(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+        deadline: Instant,
+    ) -> Result<String, String> {
         let mut stopped = Vec::new();
         for service in self.0.iter().rev().filter(|service| wanted(&service.name)) {
             let begun = tried(|| service.driver.stop(service.stop_within, deadline)).await;
@@ -162,7 +170,9 @@ impl Service {
     }
 }
 
-async fn tried<'a, T>(verb: impl Fn() -> drivers::Doing<'a, Result<T, DriverError>>) -> Result<T, DriverError> {
+async fn tried<'a, T>(
+    verb: impl Fn() -> drivers::Doing<'a, Result<T, DriverError>>,
+) -> Result<T, DriverError> {
     let mut tries = Tries::transient();
     loop {
         match verb().await {
@@ -171,7 +181,9 @@ async fn tried<'a, T>(verb: impl Fn() -> drivers::Doing<'a, Result<T, DriverErro
                 None => return Err(DriverError::Transient(why)),
             },
             done @ (Ok(_)
-            | Err(DriverError::Permanent(_) | DriverError::Unsupported(_) | DriverError::TimedOut(_))) => {
+            | Err(
+                DriverError::Permanent(_) | DriverError::Unsupported(_) | DriverError::TimedOut(_),
+            )) => {
                 return done;
             }
         }

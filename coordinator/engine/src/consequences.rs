@@ -17,7 +17,8 @@ pub fn consequences(operation: &Operation, at: Timestamp) -> Vec<FleetEvent> {
     let plan = operation.plan();
     if plan.freezes && moved {
         let by = operation.id().to_string();
-        let left = plan.from.as_ref().map_or_else(|| "what was live".to_owned(), ToString::to_string);
+        let left =
+            plan.from.as_ref().map_or_else(|| "what was live".to_owned(), ToString::to_string);
         let reason = format!("{by} rolled back from {left}");
         events.push(FleetEvent::Frozen { by, reason, at });
         if let Some(release) = plan.to.clone() {

@@ -348,7 +348,9 @@ impl OperationRow {
     /// Whether it is of a kind that changes what is live.
     pub fn moves_hosts(&self) -> bool {
         let prefix = self.id.as_str().split('-').next();
-        [OperationKind::Rollback, OperationKind::Undo(self.id.clone())].iter().any(|kind| Some(kind.prefix()) == prefix)
+        [OperationKind::Rollback, OperationKind::Undo(self.id.clone())]
+            .iter()
+            .any(|kind| Some(kind.prefix()) == prefix)
     }
 }
 

@@ -203,7 +203,11 @@ impl Operation {
             Event::HostLost { host, at } => self.link(host, Some(*at), *at),
             Event::HostBack { host, at } => self.link(host, None, *at),
             Event::BecameUnknown { host, stage, why, at } => {
-                self.advance(host, *stage, &TrackEvent::BecameUnknown { why: why.clone(), at: *at })?;
+                self.advance(
+                    host,
+                    *stage,
+                    &TrackEvent::BecameUnknown { why: why.clone(), at: *at },
+                )?;
                 self.reached(*at);
             }
             Event::SeenInWork { host, stage, attempt, at } => {
@@ -744,8 +748,11 @@ impl Operation {
     pub fn replaced(&self) -> Vec<(HostName, &Evidence)> {
         let mut found = Vec::new();
         for (host, state) in &self.hosts {
-            let cuts = state.tracks.iter().filter(|(stage, _)| self.plan.stages[**stage].cuts_capacity);
-            for evidence in cuts.flat_map(|(_, slot)| &slot.evidence).filter(|row| row.replaced.is_some()) {
+            let cuts =
+                state.tracks.iter().filter(|(stage, _)| self.plan.stages[**stage].cuts_capacity);
+            for evidence in
+                cuts.flat_map(|(_, slot)| &slot.evidence).filter(|row| row.replaced.is_some())
+            {
                 found.push((host.clone(), evidence));
             }
         }

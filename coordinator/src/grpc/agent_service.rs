@@ -48,10 +48,13 @@ impl v1::agent_service_server::AgentService for AgentService {
     ) -> Result<Response<Responses>, Status> {
         let name = roles::agent(&request)?.to_owned();
         let ends = Timestamp(roles::peer(&request)?.not_after_unix_ms());
-        let host = HostName::new(name).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let host =
+            HostName::new(name).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let Some(fleet) = self.fleets.of_host(&host).await else {
             tracing::warn!(%host, "an agent was refused: its host is in no fleet file that was applied");
-            let why = format!("host {host} is in no fleet of this coordinator; add it to the fleet file and `ctl apply`");
+            let why = format!(
+                "host {host} is in no fleet of this coordinator; add it to the fleet file and `ctl apply`"
+            );
             return Err(Status::permission_denied(why));
         };
         let mut up = request.into_inner();
@@ -73,7 +76,8 @@ impl v1::agent_service_server::AgentService for AgentService {
         if down.send(Ok(v1::SessionResponse { message: Some(welcome) })).await.is_err() {
             return Err(Status::cancelled("the agent is gone"));
         }
-        let newcomer = Newcomer { service: self.clone(), host, fleet, hello, certificate_ends: ends };
+        let newcomer =
+            Newcomer { service: self.clone(), host, fleet, hello, certificate_ends: ends };
         tokio::spawn(newcomer.run(up, down));
         Ok(Response::new(ReceiverStream::new(responses)))
     }
@@ -83,7 +87,8 @@ impl AgentService {
     /// Puts snapshots on record that were not yet there.
     async fn seen(&self, fleet: &FleetName, host: &HostName) -> Result<(), Status> {
         let Some(now) = self.sessions.get(host) else { return Ok(()) };
-        let unseen = self.fleets.read(fleet, |state| !now.status.unseen(state, host).is_empty()).await;
+        let unseen =
+            self.fleets.read(fleet, |state| !now.status.unseen(state, host).is_empty()).await;
         if unseen != Some(true) {
             return Ok(());
         }
@@ -173,17 +178,27 @@ impl Session {
         let Self { service, host, fleet, generation } = self;
         match message.message {
             Some(Message::Report(report)) => {
-                let (operation, input) = from_proto::report(report, host).map_err(|error| error.to_string())?;
-                match service.operations.runner(operation.as_str()).filter(|runner| runner.fleet() == fleet) {
+                let (operation, input) =
+                    from_proto::report(report, host).map_err(|error| error.to_string())?;
+                match service
+                    .operations
+                    .runner(operation.as_str())
+                    .filter(|runner| runner.fleet() == fleet)
+                {
                     Some(runner) => runner.tell(input).await,
-                    None => tracing::debug!(%host, %operation, "a report on an operation that is over for good"),
+                    None => {
+                        tracing::debug!(%host, %operation, "a report on an operation that is over for good")
+                    }
                 }
                 Ok(())
             }
             Some(Message::Status(status)) => {
                 let status = from_proto::host_status(status).map_err(|error| error.to_string())?;
                 if service.sessions.update(host, *generation, status) {
-                    service.seen(fleet, host).await.map_err(|status| status.message().to_owned())?;
+                    service
+                        .seen(fleet, host)
+                        .await
+                        .map_err(|status| status.message().to_owned())?;
                 }
                 Ok(())
             }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use engine::{
-    Component, ComponentName, Evidence, Fleet, FleetName, Group, GroupName, HostName, Input, LateHosts, OnFailure,
-    OperationId, ReleaseName, Rollback, SeenSnapshot, SeenTrack, SnapshotHash, Standing, StepReport, StepState,
-    Timestamp, TrackEnd, TrackEnding, Verb, planner,
+    Component, ComponentName, Evidence, Fleet, FleetName, Group, GroupName, HostName, Input,
+    LateHosts, OnFailure, OperationId, ReleaseName, Rollback, SeenSnapshot, SeenTrack,
+    SnapshotHash, Standing, StepReport, StepState, Timestamp, TrackEnd, TrackEnding, Verb, planner,
 };
 use proto::v1;
 
@@ -68,7 +68,8 @@ fn component_status(message: v1::ComponentStatus) -> Wire<ComponentStatus> {
         running: row.running,
         detail: row.detail,
     };
-    let check = |row: v1::CheckStatus| CheckStatus { check: row.check, ok: row.ok, detail: row.detail };
+    let check =
+        |row: v1::CheckStatus| CheckStatus { check: row.check, ok: row.ok, detail: row.detail };
     Ok(ComponentStatus {
         component: field("component", ComponentName::new(message.component))?,
         release: optional("release", message.release, ReleaseName::new)?,
@@ -126,7 +127,12 @@ pub fn report(message: v1::Report, host: &HostName) -> Wire<(OperationId, Input)
         v1::report::Report::Refused(refused) => {
             let reason = format!("the agent refused: {}", refused.reason);
             let (end, steps, evidence) = (TrackEnd::Refused, Vec::new(), Vec::new());
-            Input::TrackEnded { host, stage, attempt, ending: TrackEnding { end, reason, steps, evidence } }
+            Input::TrackEnded {
+                host,
+                stage,
+                attempt,
+                ending: TrackEnding { end, reason, steps, evidence },
+            }
         }
     };
     Ok((operation, input))
@@ -142,7 +148,8 @@ fn step_report(message: v1::StepReport) -> Wire<StepReport> {
             return Err(WireError::Enum { field: "state", value: message.state });
         }
     };
-    let (index, duration_ms, detail) = (message.index as usize, message.duration_ms, message.detail);
+    let (index, duration_ms, detail) =
+        (message.index as usize, message.duration_ms, message.detail);
     Ok(StepReport { index, state, duration_ms, detail })
 }
 
@@ -209,12 +216,17 @@ pub fn fleet(message: v1::FleetControl) -> Wire<Fleet> {
 
 fn group(message: v1::Group) -> Wire<Group> {
     let hosts = message.hosts.into_iter().map(|host| field("groups.hosts", HostName::new(host)));
-    Ok(Group { name: field("groups.name", GroupName::new(message.name))?, hosts: hosts.collect::<Wire<_>>()? })
+    Ok(Group {
+        name: field("groups.name", GroupName::new(message.name))?,
+        hosts: hosts.collect::<Wire<_>>()?,
+    })
 }
 
 fn component(message: v1::Component) -> Wire<Component> {
-    let groups = message.groups.into_iter().map(|group| field("components.groups", GroupName::new(group)));
-    let needs = message.needs.into_iter().map(|other| field("components.needs", ComponentName::new(other)));
+    let groups =
+        message.groups.into_iter().map(|group| field("components.groups", GroupName::new(group)));
+    let needs =
+        message.needs.into_iter().map(|other| field("components.needs", ComponentName::new(other)));
     Ok(Component {
         name: field("components.name", ComponentName::new(message.name))?,
         groups: groups.collect::<Wire<_>>()?,
@@ -231,14 +243,20 @@ fn rollback_strategy(message: v1::RollbackStrategy) -> Wire<Rollback> {
         v1::OnFailure::Restore => OnFailure::Restore,
         v1::OnFailure::Leave => OnFailure::Leave,
         v1::OnFailure::Unspecified => {
-            return Err(WireError::Enum { field: "rollback.on_failure", value: message.on_failure });
+            return Err(WireError::Enum {
+                field: "rollback.on_failure",
+                value: message.on_failure,
+            });
         }
     };
     let late_hosts = match message.late_hosts() {
         v1::LateHosts::Rollback => LateHosts::Rollback,
         v1::LateHosts::Wait => LateHosts::Wait,
         v1::LateHosts::Unspecified => {
-            return Err(WireError::Enum { field: "rollback.late_hosts", value: message.late_hosts });
+            return Err(WireError::Enum {
+                field: "rollback.late_hosts",
+                value: message.late_hosts,
+            });
         }
     };
     let batches = message.batches.iter().map(|share| field("rollback.batches", share.parse()));

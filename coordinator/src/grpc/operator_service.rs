@@ -47,7 +47,9 @@ fn caller<T>(request: &Request<T>) -> Result<String, Status> {
 
 fn reason(text: String) -> Result<String, Status> {
     if text.len() > REASON_BYTES_MAX {
-        return Err(Status::invalid_argument(format!("a reason has at most {REASON_BYTES_MAX} bytes")));
+        return Err(Status::invalid_argument(format!(
+            "a reason has at most {REASON_BYTES_MAX} bytes"
+        )));
     }
     Ok(text)
 }
@@ -56,7 +58,10 @@ fn reason(text: String) -> Result<String, Status> {
 impl v1::operator_service_server::OperatorService for OperatorService {
     type WatchOperationStream = ReceiverStream<Result<v1::WatchOperationResponse, Status>>;
 
-    async fn apply_fleet(&self, request: Request<v1::ApplyFleetRequest>) -> Answer<v1::ApplyFleetResponse> {
+    async fn apply_fleet(
+        &self,
+        request: Request<v1::ApplyFleetRequest>,
+    ) -> Answer<v1::ApplyFleetResponse> {
         let by = caller(&request)?;
         let v1::ApplyFleetRequest { control, dry_run } = request.into_inner();
         let invalid = |what: &str| {
@@ -69,7 +74,9 @@ impl v1::operator_service_server::OperatorService for OperatorService {
         for (host, _) in fleet.hosts() {
             match self.fleets.of_host(host).await {
                 Some(other) if other != fleet.name => {
-                    return Err(invalid(&format!("{host} belongs to fleet {other}; one agent serves one fleet")));
+                    return Err(invalid(&format!(
+                        "{host} belongs to fleet {other}; one agent serves one fleet"
+                    )));
                 }
                 Some(_) | None => {}
             }
@@ -92,19 +99,29 @@ impl v1::operator_service_server::OperatorService for OperatorService {
         Ok(Response::new(v1::ApplyFleetResponse { changes, applied }))
     }
 
-    async fn get_fleet(&self, request: Request<v1::GetFleetRequest>) -> Answer<v1::GetFleetResponse> {
+    async fn get_fleet(
+        &self,
+        request: Request<v1::GetFleetRequest>,
+    ) -> Answer<v1::GetFleetResponse> {
         let name = self.fleets.named(&request.into_inner().fleet).await?;
         let view = self.fleets.read(&name, |state| self.fleet_view(&name, state)).await;
         Ok(Response::new(view.unwrap_or_default()))
     }
 
-    async fn list_releases(&self, request: Request<v1::ListReleasesRequest>) -> Answer<v1::ListReleasesResponse> {
+    async fn list_releases(
+        &self,
+        request: Request<v1::ListReleasesRequest>,
+    ) -> Answer<v1::ListReleasesResponse> {
         let name = self.fleets.named(&request.into_inner().fleet).await?;
-        let releases = self.fleets.read(&name, |state| self.releases(state)).await.unwrap_or_default();
+        let releases =
+            self.fleets.read(&name, |state| self.releases(state)).await.unwrap_or_default();
         Ok(Response::new(v1::ListReleasesResponse { fleet: name.to_string(), releases }))
     }
 
-    async fn mark_release(&self, request: Request<v1::MarkReleaseRequest>) -> Answer<v1::MarkReleaseResponse> {
+    async fn mark_release(
+        &self,
+        request: Request<v1::MarkReleaseRequest>,
+    ) -> Answer<v1::MarkReleaseResponse> {
         let by = caller(&request)?;
         let message = request.into_inner();
         let fleet = self.fleets.named(&message.fleet).await?;
@@ -116,15 +133,26 @@ impl v1::operator_service_server::OperatorService for OperatorService {
                 let known: Vec<String> = state.releases.keys().map(ToString::to_string).collect();
                 let near = crate::fleets::nearest(release.as_str(), &known);
                 let name = release.to_string();
-                return Err(planner::Refusal::NotKnown { what: "release", name, near, known }.into());
+                return Err(
+                    planner::Refusal::NotKnown { what: "release", name, near, known }.into()
+                );
             }
-            Ok::<_, StartError>(vec![FleetEvent::Marked { release, standing, by, reason, at: wall() }])
+            Ok::<_, StartError>(vec![FleetEvent::Marked {
+                release,
+                standing,
+                by,
+                reason,
+                at: wall(),
+            }])
         };
         self.fleets.change(&fleet, mark).await?;
         Ok(Response::new(v1::MarkReleaseResponse {}))
     }
 
-    async fn set_freeze(&self, request: Request<v1::SetFreezeRequest>) -> Answer<v1::SetFreezeResponse> {
+    async fn set_freeze(
+        &self,
+        request: Request<v1::SetFreezeRequest>,
+    ) -> Answer<v1::SetFreezeResponse> {
         let by = caller(&request)?;
         let v1::SetFreezeRequest { fleet, frozen, reason: why } = request.into_inner();
         let fleet = self.fleets.named(&fleet).await?;
@@ -141,11 +169,15 @@ impl v1::operator_service_server::OperatorService for OperatorService {
             })
         };
         self.fleets.change(&fleet, change).await?;
-        let freeze = self.fleets.read(&fleet, |state| to_proto::freeze(state.freeze.as_ref())).await;
+        let freeze =
+            self.fleets.read(&fleet, |state| to_proto::freeze(state.freeze.as_ref())).await;
         Ok(Response::new(v1::SetFreezeResponse { freeze }))
     }
 
-    async fn list_agents(&self, _: Request<v1::ListAgentsRequest>) -> Answer<v1::ListAgentsResponse> {
+    async fn list_agents(
+        &self,
+        _: Request<v1::ListAgentsRequest>,
+    ) -> Answer<v1::ListAgentsResponse> {
         let mut agents = Vec::new();
         for fleet in self.fleets.names().await {
             let rows = self.fleets.read(&fleet, |state| self.agents(&fleet, state)).await;
@@ -155,7 +187,10 @@ impl v1::operator_service_server::OperatorService for OperatorService {
         Ok(Response::new(v1::ListAgentsResponse { agents, epoch }))
     }
 
-    async fn create_plan(&self, request: Request<v1::CreatePlanRequest>) -> Answer<v1::CreatePlanResponse> {
+    async fn create_plan(
+        &self,
+        request: Request<v1::CreatePlanRequest>,
+    ) -> Answer<v1::CreatePlanResponse> {
         let v1::CreatePlanRequest { fleet, request } = request.into_inner();
         let fleet = self.fleets.named(&fleet).await?;
         let request = request.ok_or_else(|| Status::invalid_argument("`request` is missing"))?;
@@ -171,12 +206,16 @@ impl v1::operator_service_server::OperatorService for OperatorService {
         request: Request<v1::StartOperationRequest>,
     ) -> Answer<v1::StartOperationResponse> {
         let by = caller(&request)?;
-        let v1::StartOperationRequest { plan_id, reason: why, idempotency_key } = request.into_inner();
+        let v1::StartOperationRequest { plan_id, reason: why, idempotency_key } =
+            request.into_inner();
         let operation = self.operations.start(&plan_id, by, reason(why)?, idempotency_key).await?;
         Ok(Response::new(v1::StartOperationResponse { operation: operation.to_string() }))
     }
 
-    async fn get_operation(&self, request: Request<v1::GetOperationRequest>) -> Answer<v1::GetOperationResponse> {
+    async fn get_operation(
+        &self,
+        request: Request<v1::GetOperationRequest>,
+    ) -> Answer<v1::GetOperationResponse> {
         let operation = Some(self.operation(&request.into_inner().operation).await?);
         Ok(Response::new(v1::GetOperationResponse { operation }))
     }
@@ -187,7 +226,9 @@ impl v1::operator_service_server::OperatorService for OperatorService {
     ) -> Answer<v1::ListOperationsResponse> {
         let v1::ListOperationsRequest { fleet, since_unix_ms } = request.into_inner();
         let fleet = self.fleets.named(&fleet).await?;
-        let ids = |state: &FleetState| state.operations.iter().rev().map(|row| row.id.clone()).collect::<Vec<_>>();
+        let ids = |state: &FleetState| {
+            state.operations.iter().rev().map(|row| row.id.clone()).collect::<Vec<_>>()
+        };
         let ids = self.fleets.read(&fleet, ids).await.unwrap_or_default();
         let environment = self.environment(&fleet).await;
         let mut operations = Vec::new();
@@ -252,7 +293,9 @@ impl v1::operator_service_server::OperatorService for OperatorService {
         let abort = match message.mode() {
             v1::AbortMode::Restore => Abort::Restore,
             v1::AbortMode::Leave => Abort::Leave,
-            v1::AbortMode::Unspecified => return Err(Status::invalid_argument("say --restore or --leave")),
+            v1::AbortMode::Unspecified => {
+                return Err(Status::invalid_argument("say --restore or --leave"));
+            }
         };
         let operation = Some(self.ask(&message.operation, Ask::Abort(abort), by).await?);
         Ok(Response::new(v1::AbortOperationResponse { operation }))
@@ -283,9 +326,11 @@ impl OperatorService {
             app: fleet.map_or_else(String::new, |fleet| fleet.app.clone()),
             freeze: Some(to_proto::freeze(state.freeze.as_ref())),
             operation: state.busy.as_ref().map_or_else(String::new, ToString::to_string),
-            hosts: fleet.iter().flat_map(|fleet| fleet.hosts()).map(|(host, group)| {
-                self.host_view(state, host, group.as_str())
-            }).collect(),
+            hosts: fleet
+                .iter()
+                .flat_map(|fleet| fleet.hosts())
+                .map(|(host, group)| self.host_view(state, host, group.as_str()))
+                .collect(),
             fenced: self.sessions.fenced().unwrap_or_default(),
             way_back,
             no_way_back,
@@ -293,13 +338,18 @@ impl OperatorService {
     }
 
     fn host_view(&self, state: &FleetState, host: &HostName, group: &str) -> v1::HostView {
-        let mut view = v1::HostView { host: host.to_string(), group: group.to_owned(), ..v1::HostView::default() };
+        let mut view = v1::HostView {
+            host: host.to_string(),
+            group: group.to_owned(),
+            ..v1::HostView::default()
+        };
         let Some(seen) = self.sessions.get(host) else { return view };
         view.connected = seen.generation().is_some();
         view.last_seen_unix_ms = seen.last_seen.0;
         view.agent_version.clone_from(&seen.agent_version);
         let live = seen.status.components.iter().map(|row| live_release(state, host, row));
-        let mut live: Vec<String> = live.map(|release| release.map_or_else(|| "?".to_owned(), |r| r.to_string())).collect();
+        let mut live: Vec<String> =
+            live.map(|release| release.map_or_else(|| "?".to_owned(), |r| r.to_string())).collect();
         live.dedup();
         view.live_release = live.join(", ");
         view.policy_drift = seen.status.policy_drift(state.fleet.as_ref(), host);
@@ -311,17 +361,28 @@ impl OperatorService {
         let inventory = inventory(state, &self.sessions);
         let mut rows: Vec<_> = state.releases.iter().collect();
         rows.sort_by(|a, b| (b.1.first_seen, b.0).cmp(&(a.1.first_seen, a.0)));
-        let live: BTreeSet<&engine::ReleaseName> =
-            inventory.hosts.values().flat_map(|now| now.live.values()).filter_map(|row| row.release.as_ref()).collect();
+        let live: BTreeSet<&engine::ReleaseName> = inventory
+            .hosts
+            .values()
+            .flat_map(|now| now.live.values())
+            .filter_map(|row| row.release.as_ref())
+            .collect();
         let row = |(name, release): (&engine::ReleaseName, &engine::Release)| {
             let missing = planner::missing_on(&inventory, name);
-            let snapshots = inventory.hosts.keys().filter_map(|host| Some((host, self.sessions.get(host)?)));
+            let snapshots =
+                inventory.hosts.keys().filter_map(|host| Some((host, self.sessions.get(host)?)));
             let snapshots = snapshots.flat_map(|(host, seen)| {
-                let held = seen.status.snapshots.into_iter().filter(|row| row.release.as_ref() == Some(name));
-                let held: Vec<_> = held.map(|row| v1::HostSnapshot {
-                    host: host.to_string(),
-                    snapshot: Some(to_proto::snapshot(&row)),
-                }).collect();
+                let held = seen
+                    .status
+                    .snapshots
+                    .into_iter()
+                    .filter(|row| row.release.as_ref() == Some(name));
+                let held: Vec<_> = held
+                    .map(|row| v1::HostSnapshot {
+                        host: host.to_string(),
+                        snapshot: Some(to_proto::snapshot(&row)),
+                    })
+                    .collect();
                 held
             });
             to_proto::release(name, release, &missing, live.contains(name), snapshots.collect())
@@ -333,16 +394,24 @@ impl OperatorService {
         let hosts = state.fleet.iter().flat_map(|fleet| fleet.hosts());
         let row = |(host, group): (&HostName, &engine::GroupName)| {
             let seen = self.sessions.get(host);
-            let drift = seen.as_ref().is_some_and(|seen| seen.status.policy_drift(state.fleet.as_ref(), host));
+            let drift = seen
+                .as_ref()
+                .is_some_and(|seen| seen.status.policy_drift(state.fleet.as_ref(), host));
             v1::AgentView {
                 host: host.to_string(),
                 fleet: fleet.to_string(),
                 group: group.to_string(),
                 connected: seen.as_ref().is_some_and(|seen| seen.generation().is_some()),
                 last_seen_unix_ms: seen.as_ref().map_or(0, |seen| seen.last_seen.0),
-                agent_version: seen.as_ref().map_or_else(String::new, |seen| seen.agent_version.clone()),
+                agent_version: seen
+                    .as_ref()
+                    .map_or_else(String::new, |seen| seen.agent_version.clone()),
                 certificate_ends_unix_ms: seen.as_ref().map_or(0, |seen| seen.certificate_ends.0),
-                note: if drift { "its policy is not the fleet file's".to_owned() } else { String::new() },
+                note: if drift {
+                    "its policy is not the fleet file's".to_owned()
+                } else {
+                    String::new()
+                },
             }
         };
         hosts.map(row).collect()
@@ -356,7 +425,8 @@ impl OperatorService {
     /// How long the newest verified operation of the same kind took here; 0 where there is none.
     async fn expected_ms(&self, plan: &engine::Plan) -> u64 {
         let verified = |state: &FleetState| {
-            let rows = state.operations.iter().rev().filter(|row| row.result == Some(RunResult::Verified));
+            let rows =
+                state.operations.iter().rev().filter(|row| row.result == Some(RunResult::Verified));
             let same = rows.filter(|row| row.id.as_str().starts_with(plan.kind.prefix()));
             same.map(|row| row.id.clone()).next()
         };
@@ -373,8 +443,17 @@ impl OperatorService {
     async fn ask(&self, id: &str, ask: Ask, by: String) -> Result<v1::Operation, Status> {
         let Some(runner) = self.operations.runner(id) else {
             let view = self.operations.view(id)?;
-            let what = format!("operation {} is over for good: another one has changed the fleet since", view.operation.id());
-            return Err(status(StatusKind::Refused, Code::FailedPrecondition, &what, &[], "ctl history"));
+            let what = format!(
+                "operation {} is over for good: another one has changed the fleet since",
+                view.operation.id()
+            );
+            return Err(status(
+                StatusKind::Refused,
+                Code::FailedPrecondition,
+                &what,
+                &[],
+                "ctl history",
+            ));
         };
         runner.ask(ask, by).await?;
         self.operation(id).await
@@ -389,13 +468,20 @@ impl OperatorService {
         }) {
             let known = outcomes.iter().map(|row| row.host.to_string()).collect::<Vec<_>>();
             let near = crate::fleets::nearest(stranger.as_str(), &known);
-            let refusal = planner::Refusal::NotKnown { what: "host", name: stranger.to_string(), near, known };
+            let refusal = planner::Refusal::NotKnown {
+                what: "host",
+                name: stranger.to_string(),
+                near,
+                known,
+            };
             return Err(status::refused(&refusal));
         }
         if !named.is_empty() {
             return Ok(named);
         }
-        let open = |row: &engine::HostOutcome| matches!(row.outcome, Outcome::Original | Outcome::Failed | Outcome::Unknown);
+        let open = |row: &engine::HostOutcome| {
+            matches!(row.outcome, Outcome::Original | Outcome::Failed | Outcome::Unknown)
+        };
         let hosts: Vec<HostName> = outcomes.into_iter().filter(open).map(|row| row.host).collect();
         if hosts.is_empty() {
             let what = format!("every host of {id} is on target; there is nothing to retry");
@@ -444,13 +530,19 @@ async fn send(
 fn differences(old: Option<&Fleet>, new: &Fleet) -> Vec<String> {
     let Some(old) = old else {
         let hosts = new.hosts().count();
-        return vec![format!("fleet {} is new: {hosts} hosts, {} components", new.name, new.components.len())];
+        return vec![format!(
+            "fleet {} is new: {hosts} hosts, {} components",
+            new.name,
+            new.components.len()
+        )];
     };
     let mut changes = Vec::new();
     for (host, group) in new.hosts() {
         match old.group_of(host) {
             None => changes.push(format!("host {host} joins group {group}")),
-            Some(before) if before != group => changes.push(format!("host {host} moves from {before} to {group}")),
+            Some(before) if before != group => {
+                changes.push(format!("host {host} moves from {before} to {group}"))
+            }
             Some(_) => {}
         }
         let (before, after) = (old.policy_hashes.get(host), new.policy_hashes.get(host));
@@ -464,12 +556,16 @@ fn differences(old: Option<&Fleet>, new: &Fleet) -> Vec<String> {
     for component in &new.components {
         match old.components.iter().find(|other| other.name == component.name) {
             None => changes.push(format!("component {} is new", component.name)),
-            Some(before) if before != component => changes.push(format!("component {} changes", component.name)),
+            Some(before) if before != component => {
+                changes.push(format!("component {} changes", component.name))
+            }
             Some(_) => {}
         }
     }
-    let gone = old.components.iter().filter(|c| new.components.iter().all(|other| other.name != c.name));
-    changes.extend(gone.map(|component| format!("component {} is no longer there", component.name)));
+    let gone =
+        old.components.iter().filter(|c| new.components.iter().all(|other| other.name != c.name));
+    changes
+        .extend(gone.map(|component| format!("component {} is no longer there", component.name)));
     if old.rollback != new.rollback {
         changes.push("the rollback strategy changes".to_owned());
     }

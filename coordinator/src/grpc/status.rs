@@ -25,12 +25,24 @@ impl From<FleetsError> for Status {
         match &error {
             FleetsError::NotKnown { known, .. } => {
                 let details = [format!("known fleets: {}", known.join(", "))];
-                status(StatusKind::NotFound, Code::NotFound, &what, &details, "ctl status --fleet NAME")
+                status(
+                    StatusKind::NotFound,
+                    Code::NotFound,
+                    &what,
+                    &details,
+                    "ctl status --fleet NAME",
+                )
             }
-            FleetsError::NameOne { .. } => {
-                status(StatusKind::NotFound, Code::InvalidArgument, &what, &[], "ctl status --fleet NAME")
+            FleetsError::NameOne { .. } => status(
+                StatusKind::NotFound,
+                Code::InvalidArgument,
+                &what,
+                &[],
+                "ctl status --fleet NAME",
+            ),
+            FleetsError::None => {
+                status(StatusKind::NotFound, Code::NotFound, &what, &[], "ctl apply -f fleet.yaml")
             }
-            FleetsError::None => status(StatusKind::NotFound, Code::NotFound, &what, &[], "ctl apply -f fleet.yaml"),
             FleetsError::Journal(_) | FleetsError::Decode { .. } => internal(&error),
         }
     }
@@ -50,14 +62,17 @@ impl From<RunnerError> for Status {
 
 impl From<StartError> for Status {
     fn from(error: StartError) -> Self {
+        if let StartError::Fleet(error) = error {
+            return error.into();
+        }
         let what = error.to_string();
         match &error {
+            StartError::Fleet(source) => internal(source),
             StartError::Refused(refusal) => refused(refusal),
-            StartError::Fleet(_) | StartError::Runner(_) => match error {
-                StartError::Fleet(error) => error.into(),
-                other => internal(&other),
-            },
-            StartError::NoOperation { .. } => status(StatusKind::NotFound, Code::NotFound, &what, &[], "ctl history"),
+            StartError::Runner(source) => internal(source),
+            StartError::NoOperation { .. } => {
+                status(StatusKind::NotFound, Code::NotFound, &what, &[], "ctl history")
+            }
             StartError::NoPlan(_) | StartError::Stale(_) => {
                 let mend = "ctl rollback --dry-run";
                 let details = ["nothing was changed; make a new plan and look at it".to_owned()];
@@ -67,7 +82,9 @@ impl From<StartError> for Status {
                 let mend = format!("ctl watch {holder}");
                 status(StatusKind::Busy, Code::FailedPrecondition, &what, &[], &mend)
             }
-            StartError::Fenced(_) => status(StatusKind::Refused, Code::FailedPrecondition, &what, &[], ""),
+            StartError::Fenced(_) => {
+                status(StatusKind::Refused, Code::FailedPrecondition, &what, &[], "")
+            }
         }
     }
 }
@@ -76,14 +93,20 @@ impl From<AskError> for Status {
     fn from(error: AskError) -> Self {
         let what = error.to_string();
         match &error {
-            AskError::NotNow(_) => status(StatusKind::Refused, Code::FailedPrecondition, &what, &[], ""),
+            AskError::NotNow(_) => {
+                status(StatusKind::Refused, Code::FailedPrecondition, &what, &[], "")
+            }
             AskError::Busy(holder) => {
                 let mend = format!("ctl watch {holder}");
                 status(StatusKind::Busy, Code::FailedPrecondition, &what, &[], &mend)
             }
-            AskError::NotNewest(_) => {
-                status(StatusKind::Refused, Code::FailedPrecondition, &what, &[], "ctl rollback --dry-run")
-            }
+            AskError::NotNewest(_) => status(
+                StatusKind::Refused,
+                Code::FailedPrecondition,
+                &what,
+                &[],
+                "ctl rollback --dry-run",
+            ),
             AskError::Gone => Status::unavailable(what),
         }
     }
@@ -106,7 +129,8 @@ pub fn refused(refusal: &Refusal) -> Status {
             refuse(&details, "ctl snapshot create --as NAME")
         }
         Refusal::NoTarget { candidates } => {
-            let line = |row: &engine::planner::Candidate| format!("{}: {}", row.release, row.why_not);
+            let line =
+                |row: &engine::planner::Candidate| format!("{}: {}", row.release, row.why_not);
             let details: Vec<String> = candidates.iter().map(line).collect();
             refuse(&details, "ctl releases, then: ctl rollback --to NAME")
         }
@@ -116,7 +140,8 @@ pub fn refused(refusal: &Refusal) -> Status {
         }
         Refusal::NotWhole { .. } => refuse(&[], "ctl releases"),
         Refusal::TooManyUnreachable { hosts, .. } => {
-            let details: Vec<String> = hosts.iter().map(|host| format!("{host}: out of reach")).collect();
+            let details: Vec<String> =
+                hosts.iter().map(|host| format!("{host}: out of reach")).collect();
             refuse(&details, "ctl agent list, then leave hosts out with --hosts")
         }
         Refusal::NothingToUndo(_) | Refusal::NotNewest { .. } => refuse(&[], "ctl history"),

@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use engine::{
-    Abort, Ask, Event, Evidence, Freeze, Goal, HostName, HostOutcome, OnFailure, OperationKind, Outcome, Phase, Plan,
-    ReleaseName, RunResult, Standing, StandingSource, StepState, TrackEnd, Verb,
+    Abort, Ask, Event, Evidence, Freeze, Goal, HostName, HostOutcome, OnFailure, OperationKind,
+    Outcome, Phase, Plan, ReleaseName, RunResult, Standing, StandingSource, StepState, TrackEnd,
+    Verb,
 };
 use proto::v1;
 
@@ -137,7 +138,8 @@ fn stage(stage: &engine::Stage) -> v1::Stage {
         host: track.host.to_string(),
         steps: track.steps.iter().map(step).collect(),
     };
-    let batch = |batch: &engine::Batch| v1::Batch { tracks: batch.tracks.iter().map(track).collect() };
+    let batch =
+        |batch: &engine::Batch| v1::Batch { tracks: batch.tracks.iter().map(track).collect() };
     v1::Stage {
         name: stage.name.clone(),
         batches: stage.batches.iter().map(batch).collect(),
@@ -226,7 +228,9 @@ fn event(view: &View, event: &Event) -> v1::watch_operation_response::Event {
     use v1::watch_operation_response as w;
     let plan = view.operation.plan();
     match event {
-        Event::Opened { by, reason, .. } => w::Event::Opened(w::Opened { by: by.clone(), reason: reason.clone() }),
+        Event::Opened { by, reason, .. } => {
+            w::Event::Opened(w::Opened { by: by.clone(), reason: reason.clone() })
+        }
         Event::StageBegan { stage, .. } => {
             let name = plan.stages.get(*stage).map_or_else(String::new, |stage| stage.name.clone());
             w::Event::StageBegan(w::StageBegan { stage: small(*stage), name })
@@ -268,15 +272,23 @@ fn event(view: &View, event: &Event) -> v1::watch_operation_response::Event {
         Event::HostLost { host, .. } => noted(host, "its agent is out of reach"),
         Event::HostBack { host, .. } => noted(host, "its agent is back"),
         Event::SeenInWork { host, .. } => noted(host, "it was seen at work"),
-        Event::SeenIdle { host, again: true, .. } => noted(host, "it came back late and is brought along"),
-        Event::SeenIdle { host, again: false, .. } => noted(host, "it came back late; nothing was begun there"),
+        Event::SeenIdle { host, again: true, .. } => {
+            noted(host, "it came back late and is brought along")
+        }
+        Event::SeenIdle { host, again: false, .. } => {
+            noted(host, "it came back late; nothing was begun there")
+        }
         Event::StageEnded { stage, .. } => {
             let name = plan.stages.get(*stage).map_or_else(String::new, |stage| stage.name.clone());
             w::Event::StageEnded(w::StageEnded { stage: small(*stage), name })
         }
-        Event::Asked { ask, by, .. } => w::Event::Asked(w::Asked { what: ask_words(ask), by: by.clone() }),
+        Event::Asked { ask, by, .. } => {
+            w::Event::Asked(w::Asked { what: ask_words(ask), by: by.clone() })
+        }
         Event::Halted { why, .. } => w::Event::Halted(w::Halted { why: why.clone() }),
-        Event::Ended { result, .. } => w::Event::Ended(w::Ended { result: run_result(*result).into() }),
+        Event::Ended { result, .. } => {
+            w::Event::Ended(w::Ended { result: run_result(*result).into() })
+        }
     }
 }
 
@@ -380,10 +392,15 @@ pub fn release(
     snapshots: Vec<v1::HostSnapshot>,
 ) -> v1::Release {
     let (overall, from) = release.standing();
-    let holds = release.hosts.iter().filter(|(_, row)| !row.snapshots.is_empty()).map(|(host, _)| host);
+    let holds =
+        release.hosts.iter().filter(|(_, row)| !row.snapshots.is_empty()).map(|(host, _)| host);
     let host_standings = release.hosts.keys().map(|host| {
         let (on_host, from) = release.standing_on(host);
-        v1::HostStanding { host: host.to_string(), standing: standing(on_host).into(), source: source(from).into() }
+        v1::HostStanding {
+            host: host.to_string(),
+            standing: standing(on_host).into(),
+            source: source(from).into(),
+        }
     });
     v1::Release {
         release: name.to_string(),

@@ -68,7 +68,9 @@ struct Answers {
 /// Serves until it is ended.
 pub(super) async fn serve(args: AppArgs) -> anyhow::Result<()> {
     let app = Arc::new(App::read(&args.tree, &args.service)?);
-    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("listening on {}", args.listen))?;
     loop {
         let (stream, _) = listener.accept().await?;
         let app = app.clone();
@@ -77,7 +79,8 @@ pub(super) async fn serve(args: AppArgs) -> anyhow::Result<()> {
                 let app = app.clone();
                 async move { Ok::<_, Infallible>(app.answer(&request)) }
             });
-            let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+            let served = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), answer);
             if let Err(error) = served.await {
                 tracing::debug!(%error, "a client went away");
             }
@@ -91,15 +94,20 @@ impl App {
             let path = tree.join(service).join(name);
             std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
         };
-        let env = std::fs::read_to_string(tree.join(".env.production")).context("reading .env.production")?;
+        let env = std::fs::read_to_string(tree.join(".env.production"))
+            .context("reading .env.production")?;
         for key in REQUIRED {
-            let set = env.lines().filter_map(|line| line.split_once('=')).any(|(k, v)| k == key && !v.is_empty());
+            let set = env
+                .lines()
+                .filter_map(|line| line.split_once('='))
+                .any(|(k, v)| k == key && !v.is_empty());
             if !set {
                 bail!("{key} is not set in .env.production");
             }
         }
         let version = read("version")?.trim().to_owned();
-        let Behaviour { error_rate } = serde_json::from_str(&read("behaviour.json")?).context("behaviour.json")?;
+        let Behaviour { error_rate } =
+            serde_json::from_str(&read("behaviour.json")?).context("behaviour.json")?;
         Ok(Self { service: service.to_owned(), version, error_rate, answers: Mutex::default() })
     }
 
@@ -108,7 +116,8 @@ impl App {
             return self.health();
         }
         let failed = self.count();
-        let body = serde_json::json!({ "service": self.service, "version": self.version, "ok": !failed });
+        let body =
+            serde_json::json!({ "service": self.service, "version": self.version, "ok": !failed });
         let status = if failed { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
         json(status, &body)
     }
@@ -153,6 +162,8 @@ impl App {
 fn json(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;
-    response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
     response
 }

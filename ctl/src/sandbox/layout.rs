@@ -27,7 +27,8 @@ pub(super) const GOOD: &str = "v1.0.0";
 /// See [`GOOD`].
 pub(super) const BAD: &str = "v2.0.0";
 /// The services of the app, with the ports that they have on every host.
-pub(super) const SERVICES: [(&str, u16); 3] = [("backend", 5000), ("frontend", 3000), ("client-portal", 3001)];
+pub(super) const SERVICES: [(&str, u16); 3] =
+    [("backend", 5000), ("frontend", 3000), ("client-portal", 3001)];
 /// Files of a tree that are the same in every release: what an app carries along.
 const LIBRARY_FILES: usize = 240;
 const LIBRARY_FILE_BYTES: usize = 16 * 1024;
@@ -45,27 +46,27 @@ pub(super) struct SandboxHost {
 
 impl SandboxHost {
     /// Whether the app runs there.
-    pub fn has_app(&self) -> bool {
+    pub(super) fn has_app(&self) -> bool {
         self.group != "edge"
     }
 
     /// The app's live tree.
-    pub fn tree(&self) -> PathBuf {
+    pub(super) fn tree(&self) -> PathBuf {
         self.dir.join("www/ace-crm")
     }
 
     /// The agent's state.
-    pub fn state(&self) -> PathBuf {
+    pub(super) fn state(&self) -> PathBuf {
         self.dir.join("agent")
     }
 
     /// The agent's policy file.
-    pub fn policy(&self) -> PathBuf {
+    pub(super) fn policy(&self) -> PathBuf {
         self.dir.join("policy.yaml")
     }
 
     /// Where one of its services answers.
-    pub fn url(&self, port: u16, path: &str) -> String {
+    pub(super) fn url(&self, port: u16, path: &str) -> String {
         format!("http://{}:{port}{path}", self.address)
     }
 }
@@ -89,7 +90,7 @@ const HOSTS: [(&str, &str); 6] = [
 
 impl Layout {
     /// A sandbox below `root`, at addresses that another one on this machine is unlikely to have.
-    pub fn new(root: PathBuf) -> Self {
+    pub(super) fn new(root: PathBuf) -> Self {
         let net = [rand::random_range(64..=250_u8), rand::random_range(1..=250_u8)];
         let address = |last: u8| IpAddr::V4(Ipv4Addr::new(127, net[0], net[1], last));
         let hosts = HOSTS.iter().zip(11..).map(|((name, group), last)| SandboxHost {
@@ -103,27 +104,27 @@ impl Layout {
     }
 
     /// The hosts that the app runs on.
-    pub fn app_hosts(&self) -> impl Iterator<Item = &SandboxHost> {
+    pub(super) fn app_hosts(&self) -> impl Iterator<Item = &SandboxHost> {
         self.hosts.iter().filter(|host| host.has_app())
     }
 
     /// The operator's identity.
-    pub fn operator(&self) -> PathBuf {
+    pub(super) fn operator(&self) -> PathBuf {
         self.root.join("operator")
     }
 
     /// The coordinator's identity and state.
-    pub fn coordinator_dir(&self) -> PathBuf {
+    pub(super) fn coordinator_dir(&self) -> PathBuf {
         self.root.join("coordinator")
     }
 
     /// The fleet file.
-    pub fn fleet_file(&self) -> PathBuf {
+    pub(super) fn fleet_file(&self) -> PathBuf {
         self.root.join("fleet.yaml")
     }
 
     /// Writes everything that is there before the first process starts.
-    pub fn write(&self, ctl: &Path) -> anyhow::Result<()> {
+    pub(super) fn write(&self, ctl: &Path) -> anyhow::Result<()> {
         self.write_identities()?;
         for host in self.app_hosts() {
             write_release(&host.tree(), GOOD, 0.0)?;

@@ -95,7 +95,8 @@ pub fn run_part(part: Part) -> ExitCode {
         Part::Agent(config) => agent::run(&config),
         Part::App(args) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let served = runtime.context("starting").and_then(|runtime| runtime.block_on(app::serve(args)));
+            let served =
+                runtime.context("starting").and_then(|runtime| runtime.block_on(app::serve(args)));
             match served {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
@@ -156,7 +157,10 @@ struct Place {
 
 impl Place {
     fn make() -> anyhow::Result<Self> {
-        let root = tempfile::Builder::new().prefix("lastgood-sandbox-").tempdir().context("a temporary directory")?;
+        let root = tempfile::Builder::new()
+            .prefix("lastgood-sandbox-")
+            .tempdir()
+            .context("a temporary directory")?;
         let layout = Layout::new(root.keep());
         let place = Self { layout, kept: false };
         place.layout.write(&own_binary()?).context("laying it out")?;
@@ -210,7 +214,9 @@ fn stop(session: &mut Session) -> Result<Exit, CtlError> {
         return Err(CtlError::usage("no sandbox was kept", &["ctl sandbox --keep"]));
     };
     // Only what a sandbox made: a context of that name could point anywhere.
-    let ours = root.file_name().is_some_and(|name| name.to_string_lossy().starts_with("lastgood-sandbox-"));
+    let ours = root
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with("lastgood-sandbox-"));
     if ours && root.exists() {
         remove(&root).map_err(CtlError::Sandbox)?;
     }

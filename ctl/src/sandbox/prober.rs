@@ -43,7 +43,7 @@ struct Answer {
 
 impl Prober {
     /// Begins.
-    pub fn start(layout: &Layout) -> anyhow::Result<Self> {
+    pub(super) fn start(layout: &Layout) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
             .no_proxy()
             .pool_max_idle_per_host(0)
@@ -58,15 +58,20 @@ impl Prober {
     }
 
     /// What was seen of a host so far.
-    pub fn of(&self, host: &str) -> Seen {
+    pub(super) fn of(&self, host: &str) -> Seen {
         lock(&self.seen).get(host).cloned().unwrap_or_default()
     }
 
-    /// The share of requests that failed since `since` was taken, over all hosts; absent without requests.
-    pub fn error_rate_since(&self, since: &BTreeMap<&'static str, Seen>) -> Option<f64> {
+    /// The share of requests to these hosts that failed since `since` was taken; absent without requests.
+    pub(super) fn error_rate_since<'a>(
+        &self,
+        since: &BTreeMap<&'static str, Seen>,
+        hosts: impl Iterator<Item = &'a str>,
+    ) -> Option<f64> {
         let mut requests = 0;
         let mut failures = 0;
-        for (host, now) in lock(&self.seen).iter() {
+        for host in hosts {
+            let now = self.of(host);
             let before = since.get(host).cloned().unwrap_or_default();
             requests += now.requests - before.requests;
             failures += now.failures - before.failures;
@@ -77,7 +82,7 @@ impl Prober {
     }
 
     /// Everything so far.
-    pub fn all(&self) -> BTreeMap<&'static str, Seen> {
+    pub(super) fn all(&self) -> BTreeMap<&'static str, Seen> {
         lock(&self.seen).clone()
     }
 }

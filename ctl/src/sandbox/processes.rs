@@ -29,7 +29,7 @@ pub(super) struct Process {
 
 impl Process {
     /// The coordinator.
-    pub fn coordinator(ctl: &Path, layout: &Layout) -> anyhow::Result<Self> {
+    pub(super) fn coordinator(ctl: &Path, layout: &Layout) -> anyhow::Result<Self> {
         let dir = layout.coordinator_dir();
         let command = vec![
             ctl.display().to_string(),
@@ -45,7 +45,7 @@ impl Process {
     }
 
     /// The agent of a host.
-    pub fn agent(ctl: &Path, layout: &Layout, host: &SandboxHost) -> anyhow::Result<Self> {
+    pub(super) fn agent(ctl: &Path, layout: &Layout, host: &SandboxHost) -> anyhow::Result<Self> {
         let command = vec![
             ctl.display().to_string(),
             "sandbox-agent".to_owned(),
@@ -66,40 +66,44 @@ impl Process {
     }
 
     /// Its process id.
-    pub fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Stops it where it is, without ending it.
-    pub fn freeze(&self) -> anyhow::Result<()> {
+    pub(super) fn freeze(&self) -> anyhow::Result<()> {
         self.signal(Signal::STOP)
     }
 
     /// Lets it go on.
-    pub fn thaw(&self) -> anyhow::Result<()> {
+    pub(super) fn thaw(&self) -> anyhow::Result<()> {
         self.signal(Signal::CONT)
     }
 
     /// Kills it, as a power cut would end it.
-    pub fn kill(&mut self) -> anyhow::Result<()> {
-        self.child.kill().and_then(|()| self.child.wait().map(drop)).with_context(|| format!("killing the {}", self.what))
+    pub(super) fn kill(&mut self) -> anyhow::Result<()> {
+        self.child
+            .kill()
+            .and_then(|()| self.child.wait().map(drop))
+            .with_context(|| format!("killing the {}", self.what))
     }
 
     /// Starts it again, as the host's service manager would.
-    pub fn restart(&mut self) -> anyhow::Result<()> {
-        self.child = spawn(&self.command, &self.log).with_context(|| format!("starting the {} again", self.what))?;
+    pub(super) fn restart(&mut self) -> anyhow::Result<()> {
+        self.child = spawn(&self.command, &self.log)
+            .with_context(|| format!("starting the {} again", self.what))?;
         Ok(())
     }
 
     /// Its last lines.
-    pub fn log_tail(&self) -> String {
+    pub(super) fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(5)..].join("\n")
     }
 
     /// Why it has ended, where it has.
-    pub fn ended(&mut self) -> Option<String> {
+    pub(super) fn ended(&mut self) -> Option<String> {
         let status = self.child.try_wait().ok()??;
         Some(format!("the {} has ended ({status}):\n{}", self.what, self.log_tail()))
     }
@@ -152,7 +156,9 @@ fn with_in_command_line(path: &Path) -> Vec<Pid> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let mut found = Vec::new();
     for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
         let hit = line.windows(needle.len()).any(|window| window == needle);
         if hit && pid != own {

@@ -20,8 +20,8 @@ pub(super) struct Report {
     /// What `ctl rollback` itself would have exited with.
     pub exit_code: u8,
     pub hosts: Vec<HostReport>,
-    /// From the start to the last answer of the bad release anywhere.
-    pub mitigated_ms: u64,
+    /// From the start to the last answer of the bad release anywhere; absent where it still answers.
+    pub mitigated_ms: Option<u64>,
     /// From the start to the operation's end.
     pub total_ms: u64,
     pub killed: Vec<Killed>,
@@ -89,14 +89,15 @@ pub(super) fn text(view: &View, report: &Report) -> String {
         percent(report.error_rate_before),
         percent(report.error_rate_after),
     );
-    if report.exit_code == 0 {
-        text += &format!(
-            "  The last answer of {BAD} came after {} ms; everything was verified after {} ms.\n",
-            report.mitigated_ms, report.total_ms
-        );
-    }
+    text += &match report.mitigated_ms {
+        Some(ms) => format!("  The last answer of {BAD} came after {ms} ms"),
+        None => format!("  {BAD} still answers"),
+    };
+    text += &format!("; the operation ended after {} ms.\n", report.total_ms);
     for killed in &report.killed {
-        let again = killed.new_pid.map_or_else(|| "never started again".to_owned(), |pid| format!("pid {pid} took over"));
+        let again = killed
+            .new_pid
+            .map_or_else(|| "never started again".to_owned(), |pid| format!("pid {pid} took over"));
         text += &format!("  Killed: {} (pid {}), {again}.\n", killed.what, killed.old_pid);
     }
     text += &format!("  `ctl rollback` would have exited with {}.\n", report.exit_code);

@@ -39,13 +39,19 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Requests that must have been seen under the bad release before it is called bad.
 const SEEN_MIN: u64 = 150;
+/// Requests to each host that are counted after the rollback.
+const AFTER_MIN: u64 = 20;
 /// The share of requests that fail under the bad release.
 const BAD_RATE: f64 = 0.25;
 /// The host that is lost, or whose agent or store is harmed.
 const VICTIM: &str = "crm-g2";
 
 /// Runs a scenario; what it started is ended by the caller.
-pub(super) async fn run(scenario: Scenario, layout: &Layout, session: &mut Session) -> anyhow::Result<Report> {
+pub(super) async fn run(
+    scenario: Scenario,
+    layout: &Layout,
+    session: &mut Session,
+) -> anyhow::Result<Report> {
     session.turn_to(context(layout), FLEET.to_owned());
     let running = Arc::new(Mutex::new(up(layout, session).await?));
     let good = Prober::start(layout)?;
@@ -65,24 +71,31 @@ pub(super) async fn run(scenario: Scenario, layout: &Layout, session: &mut Sessi
     ));
     if scenario == Scenario::BadTarget {
         let object = damage(layout)?;
-        session.out.talk(&format!("✗ one byte of {GOOD} was flipped on {VICTIM}, in {}\n\n", object.display()));
+        session.out.talk(&format!(
+            "✗ one byte of {GOOD} was flipped on {VICTIM}, in {}\n\n",
+            object.display()
+        ));
     }
 
     let mut saboteur = Saboteur::new(scenario, layout, running.clone());
     saboteur.begin();
     let begun = Instant::now();
-    let args = RollbackArgs { yes: true, reason: "5xx after the deploy".to_owned(), ..RollbackArgs::default() };
+    let args = RollbackArgs {
+        yes: true,
+        reason: "5xx after the deploy".to_owned(),
+        ..RollbackArgs::default()
+    };
     let ran = rollback::execute(&args, session, &mut |event| saboteur.see(event)).await;
     let total = begun.elapsed();
     let killed = saboteur.end()?;
     let ran = ran.map_err(|error| anyhow!("{}: {}", error, error.told().cause.join("; ")))?;
     let Ran::Ended(operation) = &ran else { bail!("the rollback did not end: {ran:?}") };
 
-    let after = prober.all();
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let error_rate_after = prober.error_rate_since(&after).unwrap_or(0.0);
     let hosts = hosts(operation, layout, &prober, begun).await?;
-    let mitigated = layout.app_hosts().filter_map(|host| prober.of(host.name).last.get(BAD).copied()).max();
+    let error_rate_after = failing_now(&prober, &hosts).await?;
+    let mitigated =
+        layout.app_hosts().filter_map(|host| prober.of(host.name).last.get(BAD).copied()).max();
+    let still_bad = hosts.iter().any(|row| row.version_observed.as_deref() == Some(BAD));
     let mut report = Report {
         scenario: scenario.name(),
         ok: false,
@@ -90,7 +103,9 @@ pub(super) async fn run(scenario: Scenario, layout: &Layout, session: &mut Sessi
         operation: operation.id.clone(),
         exit_code: ran.exit().code(),
         hosts,
-        mitigated_ms: mitigated.map_or(0, |at| ms(at.saturating_duration_since(begun))),
+        mitigated_ms: mitigated
+            .filter(|_| !still_bad)
+            .map(|at| ms(at.saturating_duration_since(begun))),
         total_ms: ms(total),
         killed,
         error_rate_before,
@@ -169,15 +184,34 @@ async fn seen_on_all(
     running: &Mutex<Running>,
 ) -> anyhow::Result<()> {
     let all = || layout.app_hosts().all(|host| prober.of(host.name).good.contains_key(version));
-    until(&format!("{version} answers on all app hosts"), &mut || lock(running).ended(), async || all().then_some(()))
-        .await
+    until(
+        &format!("{version} answers on all app hosts"),
+        &mut || lock(running).ended(),
+        async || all().then_some(()),
+    )
+    .await
 }
 
 /// Waits until enough was seen of the bad release; answers the share of requests that failed.
 async fn failing(prober: &Prober, layout: &Layout) -> anyhow::Result<f64> {
     let enough = || layout.app_hosts().all(|host| prober.of(host.name).requests >= SEEN_MIN);
     until("requests under the bad release", &mut || None, async || enough().then_some(())).await?;
-    prober.error_rate_since(&BTreeMap::new()).context("no request was made")
+    let hosts = layout.app_hosts().map(|host| host.name);
+    prober.error_rate_since(&BTreeMap::new(), hosts).context("no request was made")
+}
+
+/// The share of requests that fail now, of the hosts that answer.
+async fn failing_now(prober: &Prober, hosts: &[HostReport]) -> anyhow::Result<f64> {
+    let answering =
+        || hosts.iter().filter(|row| row.version_observed.is_some()).map(|row| row.host.as_str());
+    let before = prober.all();
+    let enough = || {
+        answering().all(|host| {
+            prober.of(host).requests >= before.get(host).map_or(0, |s| s.requests) + AFTER_MIN
+        })
+    };
+    until("requests after the rollback", &mut || None, async || enough().then_some(())).await?;
+    prober.error_rate_since(&before, answering()).context("no request was made")
 }
 
 async fn take_snapshot(session: &mut Session) -> anyhow::Result<()> {
@@ -202,7 +236,9 @@ fn damage(layout: &Layout) -> anyhow::Result<PathBuf> {
     let mut largest: Option<(u64, PathBuf)> = None;
     let mut open = vec![host.state().join("store/objects")];
     while let Some(dir) = open.pop() {
-        for entry in std::fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))? {
+        for entry in
+            std::fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))?
+        {
             let entry = entry?;
             let found = entry.metadata()?;
             if found.is_dir() {
@@ -394,7 +430,8 @@ async fn hosts(
 }
 
 async fn version_of(host: &SandboxHost) -> Option<String> {
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build().ok()?;
+    let client =
+        reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build().ok()?;
     let answer = client.get(host.url(5000, "/api/health")).send().await.ok()?;
     let health: serde_json::Value = answer.json().await.ok()?;
     Some(health.get("version")?.as_str()?.to_owned())
@@ -430,21 +467,34 @@ fn problems(scenario: Scenario, report: &Report, layout: &Layout) -> Vec<String>
         Scenario::HostLost => (Exit::Mixed, 1),
         Scenario::BadTarget => (Exit::Refused, 0),
     };
-    expect(report.exit_code == exit.code(), format!("exit code {} instead of {}", report.exit_code, exit.code()));
-    expect(report.killed.len() == kills, format!("{} kills instead of {kills}", report.killed.len()));
+    expect(
+        report.exit_code == exit.code(),
+        format!("exit code {} instead of {}", report.exit_code, exit.code()),
+    );
+    expect(
+        report.killed.len() == kills,
+        format!("{} kills instead of {kills}", report.killed.len()),
+    );
     for (row, host) in report.hosts.iter().zip(&layout.hosts) {
         let lost = scenario == Scenario::HostLost && row.host == VICTIM;
         let (outcome, version) = match scenario {
             _ if !host.has_app() => ("skipped", None),
             _ if lost => ("unknown", None),
             Scenario::BadTarget => ("original", Some(BAD)),
-            Scenario::Rollback | Scenario::CoordinatorCrash | Scenario::AgentCrash | Scenario::HostLost => {
-                ("restored", Some(GOOD))
-            }
+            Scenario::Rollback
+            | Scenario::CoordinatorCrash
+            | Scenario::AgentCrash
+            | Scenario::HostLost => ("restored", Some(GOOD)),
         };
-        expect(row.outcome == outcome, format!("{} is {} instead of {outcome}", row.host, row.outcome));
+        expect(
+            row.outcome == outcome,
+            format!("{} is {} instead of {outcome}", row.host, row.outcome),
+        );
         let observed = row.version_observed.as_deref();
-        expect(observed == version, format!("{} answers {observed:?} instead of {version:?}", row.host));
+        expect(
+            observed == version,
+            format!("{} answers {observed:?} instead of {version:?}", row.host),
+        );
         if host.has_app() && !lost {
             on_disk(&host.tree(), version.unwrap_or_default(), &mut expect);
         }
@@ -456,7 +506,10 @@ fn problems(scenario: Scenario, report: &Report, layout: &Layout) -> Vec<String>
 fn on_disk(tree: &Path, version: &str, expect: &mut impl FnMut(bool, String)) {
     let only_bad = tree.join(format!("node_modules/only-in-{BAD}.js"));
     let shown = tree.display();
-    expect(only_bad.exists() == (version == BAD), format!("{shown} is a mix: {}", only_bad.display()));
+    expect(
+        only_bad.exists() == (version == BAD),
+        format!("{shown} is a mix: {}", only_bad.display()),
+    );
     expect(tree.join("uploads/customer.txt").exists(), format!("{shown} has lost its uploads"));
     let env = std::fs::read_to_string(tree.join(".env.production")).unwrap_or_default();
     expect(env.contains(version), format!("{shown} has another release's .env.production"));

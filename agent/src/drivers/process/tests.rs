@@ -32,8 +32,12 @@ impl Bed {
         let directory = tempfile::tempdir().unwrap();
         let state_dir = directory.path().join("state");
         fs::create_dir(&state_dir).unwrap();
-        let context =
-            Context { component: "crm".to_owned(), hold_path: state_dir.join("hold"), state_dir, autostart: false };
+        let context = Context {
+            component: "crm".to_owned(),
+            hold_path: state_dir.join("hold"),
+            state_dir,
+            autostart: false,
+        };
         Self { directory, context }
     }
 
@@ -443,7 +447,12 @@ async fn services_outlive_an_agent_that_is_killed() {
 #[ignore = "it is the agent of `services_outlive_an_agent_that_is_killed`"]
 async fn an_agent_to_be_killed() {
     let state_dir = PathBuf::from(std::env::var_os(AGENT_STATE).expect("run by the other test"));
-    let context = Context { component: "crm".into(), hold_path: state_dir.join("hold"), state_dir, autostart: false };
+    let context = Context {
+        component: "crm".into(),
+        hold_path: state_dir.join("hold"),
+        state_dir,
+        autostart: false,
+    };
     let policy = ProcessPolicy {
         command: vec!["/bin/sleep".into(), "600".into()],
         directory: "/".into(),

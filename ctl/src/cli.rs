@@ -44,9 +44,13 @@ use crate::{
         ctl rollback --fleet prod            back to the last good release; asks before it starts\n  \
         ctl status                           what is live, and is there a way back\n  \
         ctl watch rb-0193                    see how it goes on\n\n\
-        Exit codes: 0 done and verified, 1 defect, 2 usage, 3 fleet file, 4 not allowed, 5 no coordinator, 10 refused,\n  \
-        11 busy, 12 stale plan, 13 wants approval, 20 failed and put back, 21 mixed, 22 not verified, 23 reverted,\n  \
-        24 still running, 30 changes (dry run), 130 no longer watching"
+        Exit codes:\n  \
+        0 done and verified   10 refused, nothing changed   21 mixed: needs a person\n  \
+        1 defect              11 another one holds it       22 runs, not verified\n  \
+        2 usage               12 the plan is stale          23 reverted by itself\n  \
+        3 fleet file          13 wants an approval          24 goes on, watched enough\n  \
+        4 not allowed         20 failed, all put back       30 changes (dry run)\n  \
+        5 no coordinator                                   130 goes on, not watched"
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -246,7 +250,7 @@ pub fn main_impl() -> ExitCode {
             Ok(runtime) => runtime,
             Err(source) => {
                 let mut out = Out::process(manner(&cli.global));
-                return report(&mut out, &CtlError::Output(source)).into();
+                return report(&mut out, CTL, &CtlError::Output(source)).into();
             }
         };
     let exit = runtime.block_on(run(cli));
@@ -260,17 +264,20 @@ pub async fn run(cli: Cli) -> Exit {
     let mut out = Out::process(manner(&cli.global));
     let _telemetry = match telemetry() {
         Ok(guard) => guard,
-        Err(error) => return report(&mut out, &error),
+        Err(error) => return report(&mut out, CTL, &error),
     };
     let place = match config_path() {
         Ok(path) => Place::Config { path, context: cli.global.context.clone() },
-        Err(error) => return report(&mut out, &error),
+        Err(error) => return report(&mut out, CTL, &error),
     };
     let timeout = cli.global.timeout.map(|span: Span| -> Duration { span.0 });
     let mut session = Session::new(out, place, cli.global.fleet.clone(), timeout);
     match Box::pin(dispatch(&cli.command, &mut session)).await {
         Ok(exit) => exit,
-        Err(error) => report(&mut session.out, &error),
+        Err(error) => {
+            let ctl = session.ctl();
+            report(&mut session.out, &ctl, &error)
+        }
     }
 }
 
@@ -309,12 +316,17 @@ pub async fn dispatch(command: &Command, session: &mut Session) -> Result<Exit, 
     }
 }
 
-/// Tells a person, and a program that waits for a document, what went wrong.
-pub fn report(out: &mut Out, error: &CtlError) -> Exit {
-    out.insist(&failure::failure(&out.view(), &error.told()));
+/// How this program is called before a session knows better.
+const CTL: &str = "ctl";
+
+/// Tells a person, and a program that waits for a document, what went wrong. `ctl` begins each
+/// command that they may type next.
+pub fn report(out: &mut Out, ctl: &str, error: &CtlError) -> Exit {
+    let told = error.told().with_ctl(ctl);
+    out.insist(&failure::failure(&out.view(), &told));
     if out.format() != Format::Text {
         // The exit code says it as well, where stdout is gone.
-        out.show(|_| String::new(), || json::Error::from(error)).ok();
+        out.show(|_| String::new(), || json::Error::new(error, told)).ok();
     }
     error.exit()
 }
@@ -350,4 +362,90 @@ fn telemetry() -> Result<Option<telemetry::Guard>, CtlError> {
         return Ok(None);
     }
     telemetry::init("ctl", telemetry::Format::Text).map(Some).map_err(CtlError::Telemetry)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, error::ErrorKind};
+
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    fn refused(line: &str) -> ErrorKind {
+        parsed(line).map(|cli| panic!("{line} was read as {cli:?}")).unwrap_err().kind()
+    }
+
+    #[test]
+    fn the_tree_is_sound_and_every_command_has_examples() {
+        fn walk(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let is_freeze = ["on", "off", "list", "use"].contains(&command.get_name());
+            assert!(
+                help.contains("Examples:") || is_freeze || command.is_hide_set(),
+                "{}",
+                command.get_name()
+            );
+            for line in help.lines() {
+                assert!(line.chars().count() <= 110, "{line}");
+            }
+            command.get_subcommands().for_each(walk);
+        }
+        let command = Cli::command();
+        command.clone().debug_assert();
+        walk(&command);
+    }
+
+    #[test]
+    fn what_every_command_takes_may_stand_anywhere() {
+        for line in [
+            "ctl --fleet prod -o json rollback --timeout 90s",
+            "ctl rollback -o json --timeout 90s --fleet prod",
+        ] {
+            let cli = parsed(line).unwrap();
+            assert_eq!(cli.global.fleet.as_deref(), Some("prod"));
+            assert_eq!(cli.global.output, Format::Json);
+            assert_eq!(cli.global.timeout, Some(Span::seconds(90)));
+        }
+    }
+
+    #[test]
+    fn a_rollback_is_read_as_it_is_written() {
+        let cli =
+            parsed("ctl rollback --to v1 --hosts a,b --reason x --detach --confirm f").unwrap();
+        let Command::Rollback(args) = cli.command else { panic!() };
+        assert_eq!(
+            (args.to.as_deref(), args.hosts),
+            (Some("v1"), vec!["a".to_owned(), "b".to_owned()])
+        );
+        assert!(args.detach && !args.dry_run);
+        assert_eq!((args.reason.as_str(), args.confirm.as_deref()), ("x", Some("f")));
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused_before_anything_is_asked() {
+        for line in [
+            "ctl rollback --plan 8f --to v1",
+            "ctl rollback --plan 8f --yes",
+            "ctl rollback --plan 8f --dry-run",
+            "ctl rollback --undo rb-1 --to v1",
+            "ctl abort rb-1 --restore --leave",
+            "ctl status -q -v",
+        ] {
+            assert_eq!(refused(line), ErrorKind::ArgumentConflict, "{line}");
+        }
+        for line in [
+            "ctl abort rb-1",
+            "ctl freeze on",
+            "ctl release mark v1 bad",
+            "ctl snapshot create",
+            "ctl rollback --detailed-exitcode",
+        ] {
+            assert_eq!(refused(line), ErrorKind::MissingRequiredArgument, "{line}");
+        }
+        assert_eq!(refused("ctl rollbak"), ErrorKind::InvalidSubcommand);
+        assert_eq!(refused("ctl rollback --help"), ErrorKind::DisplayHelp);
+    }
 }

@@ -110,6 +110,22 @@ pub struct Failure {
     pub next: Vec<String>,
 }
 
+impl Failure {
+    /// The same with commands that begin with `ctl`, so that what is pasted reaches the same coordinator.
+    #[must_use]
+    pub fn with_ctl(mut self, ctl: &str) -> Self {
+        for command in &mut self.next {
+            if let Some(rest) = command.strip_prefix("ctl ") {
+                *command = match rest.strip_prefix("--context ") {
+                    Some(_) => command.clone(),
+                    None => format!("{ctl} {rest}"),
+                };
+            }
+        }
+        self
+    }
+}
+
 impl CtlError {
     /// Usage that clap cannot know to be wrong.
     pub fn usage(what: impl Into<String>, next: &[&str]) -> Self {
@@ -182,7 +198,7 @@ impl CtlError {
             Self::Call { doing, status } => called(doing, status),
             Self::StartUnknown { again, status, .. } => Failure {
                 what,
-                cause: vec![tls::explain(status.as_ref())],
+                cause: vec![explain(status)],
                 now: vec!["it may run: the answer was lost on the way".to_owned()],
                 next: vec![
                     "ctl status".to_owned(),
@@ -236,7 +252,7 @@ fn called(doing: &str, status: &tonic::Status) -> Failure {
         (_, _) => &[],
     };
     let next = next.iter().map(ToString::to_string).collect();
-    let cause = vec![tls::explain(status)];
+    let cause = vec![explain(status)];
     Failure { what: format!("cannot {doing}"), cause, now: Vec::new(), next }
 }
 
@@ -262,6 +278,16 @@ fn unreached(error: &DialError, now: &str) -> Failure {
         now: vec![now.to_owned()],
         next,
     }
+}
+
+/// Why a call failed, in words. A peer that was killed is the usual cause of a torn connection; what TLS has to say of
+/// that helps nobody.
+pub fn explain(status: &tonic::Status) -> String {
+    let words = tls::explain(status);
+    if words.contains("close_notify") {
+        return "the connection to the coordinator was lost: it went away".to_owned();
+    }
+    words
 }
 
 /// An error with its sources, in one line.

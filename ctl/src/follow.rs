@@ -12,14 +12,18 @@
 
 use std::{future::Future, pin::pin, time::Duration};
 
-use proto::{status, tls, v1};
+use proto::{status, v1};
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tonic::{Code, Status};
 
-use crate::{error::CtlError, exit::dial_error, session::Client};
+use crate::{
+    error::{CtlError, explain},
+    exit::dial_error,
+    session::Client,
+};
 
 /// After a loss: as often as this, for so long; then slower. A coordinator that was killed is back within seconds.
 const RETRY_FAST: Duration = Duration::from_millis(200);
@@ -75,6 +79,8 @@ pub async fn follow(
             biased;
             () = &mut interrupt => return Ok(Followed::Detached),
             () = &mut deadline => return Ok(Followed::TimedOut),
+            // Before the events, so that a burst of them does not stop the picture.
+            _ = ticks.tick() => watcher.tick(),
             Some(signal) = signals.recv() => signal.tell(watcher),
             ended = &mut pump => {
                 while let Ok(signal) = signals.try_recv() {
@@ -82,7 +88,6 @@ pub async fn follow(
                 }
                 return ended.map(|operation| Followed::Ended(Box::new(operation)));
             }
-            _ = ticks.tick() => watcher.tick(),
         }
     }
 }
@@ -177,7 +182,7 @@ impl Pump<'_> {
                 Err(status) if is_passing(&status) => {
                     if self.lost.is_none() {
                         self.lost = Some(Instant::now());
-                        self.send(Signal::Lost(tls::explain(&status))).await;
+                        self.send(Signal::Lost(explain(&status))).await;
                     }
                 }
                 Err(status) => return Err(CtlError::call("watch the operation")(status)),

@@ -25,5 +25,7 @@ pub mod render;
 pub mod run;
 pub mod sandbox;
 pub mod session;
+#[cfg(test)]
+mod tests;
 
 pub use cli::main_impl;

@@ -180,3 +180,65 @@ impl Watcher for Live<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{out::Manner, render::watch::tests as example};
+
+    /// What stands on a terminal after `text` was written to it: enough of one for [`Out::redraw`].
+    fn screen(text: &str) -> Vec<String> {
+        let mut lines = vec![String::new()];
+        let mut rest = text;
+        while !rest.is_empty() {
+            if let Some(sequence) = rest.strip_prefix("\x1b[") {
+                let end = sequence.find(|c: char| c.is_ascii_alphabetic()).unwrap();
+                match &sequence[end..=end] {
+                    "A" => {
+                        let up: usize = sequence[..end].parse().unwrap();
+                        assert!(up < lines.len(), "above the first line");
+                        lines.truncate(lines.len() - up);
+                    }
+                    "J" => lines.last_mut().unwrap().clear(),
+                    other => panic!("{other}"),
+                }
+                rest = &sequence[end + 1..];
+            } else {
+                let letter = rest.chars().next().unwrap();
+                match letter {
+                    '\n' => lines.push(String::new()),
+                    '\r' => {}
+                    letter => lines.last_mut().unwrap().push(letter),
+                }
+                rest = &rest[letter.len_utf8()..];
+            }
+        }
+        lines
+    }
+
+    #[test]
+    fn rows_are_drawn_in_place_and_gone_at_the_end() {
+        let (out, captured) = Out::captured(Manner::default());
+        let mut out = out.with_redraws();
+        let mut observe = |_: &v1::WatchOperationResponse| {};
+        let mut live = Live::new(&mut out, "rb-0193", 0, &mut observe);
+        live.opened(&example::operation());
+        for event in example::events() {
+            live.event(&event);
+            live.tick();
+            let shown = screen(&captured.stderr());
+            assert!(shown.len() <= 1 + watch::ROWS_MAX + 1, "{shown:#?}");
+            assert_eq!(shown.iter().filter(|line| line.contains(" steps, stage ")).count(), 1);
+        }
+        live.lost("the connection was lost");
+        live.back();
+        assert!(screen(&captured.stderr()).iter().any(|line| line.contains("crm-b2   unknown")));
+        live.end().unwrap();
+        let left = screen(&captured.stderr());
+        let words = ["rb-0193  prod/ace-crm", "the connection was lost", "connected again", ""];
+        assert_eq!(left.len(), words.len(), "{left:#?}");
+        for (line, words) in left.iter().zip(words) {
+            assert!(line.contains(words), "{left:#?}");
+        }
+    }
+}

@@ -27,6 +27,7 @@ pub const SCHEMA: &str = "1.0";
 const WIDTH_DEFAULT: usize = 80;
 /// Wider lines are harder to read.
 const WIDTH_MAX: usize = 120;
+/// In a narrower window rows would wrap, and could not be drawn in place.
 const WIDTH_MIN: usize = 60;
 
 /// How data is printed.
@@ -118,8 +119,8 @@ impl Out {
                 write: Box::new(io::stderr()),
                 color: color(AutoStream::choice(&io::stderr())),
             },
-            redraws: terminal && !dumb,
-            width: terminal_width().unwrap_or(WIDTH_DEFAULT),
+            redraws: terminal && !dumb && terminal_width().is_some_and(|width| width >= WIDTH_MIN),
+            width: WIDTH_DEFAULT,
             input: asks.then(|| Box::new(io::BufReader::new(io::stdin())) as Box<_>),
             versioned: false,
             zone: TimeZone::system(),
@@ -152,9 +153,19 @@ impl Out {
         self
     }
 
+    /// The same on a terminal whose rows can be drawn again.
+    #[cfg(test)]
+    pub(crate) const fn with_redraws(mut self) -> Self {
+        self.redraws = true;
+        self
+    }
+
     /// What views need to know of here and now.
     pub fn view(&self) -> View {
-        View { now: (self.now)(), zone: self.zone.clone(), width: self.width }
+        // A window may be resized while rows are drawn in it.
+        let width = if self.redraws { terminal_width() } else { None }.unwrap_or(self.width);
+        let width = width.clamp(WIDTH_MIN, WIDTH_MAX);
+        View { now: (self.now)(), zone: self.zone.clone(), width }
     }
 
     pub const fn format(&self) -> Format {
@@ -217,7 +228,7 @@ impl Out {
 
     /// A word to the person, unless they want quiet. Where stderr cannot be written there is nobody to tell.
     pub fn talk(&mut self, text: &str) {
-        if !self.manner.quiet {
+        if !self.manner.quiet && !text.is_empty() {
             self.insist(text);
         }
     }
@@ -307,7 +318,7 @@ impl Write for Buffer {
 
 fn terminal_width() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(io::stderr()).ok()?;
-    (size.ws_col > 0).then(|| usize::from(size.ws_col).clamp(WIDTH_MIN, WIDTH_MAX))
+    (size.ws_col > 0).then(|| usize::from(size.ws_col))
 }
 
 #[cfg(test)]

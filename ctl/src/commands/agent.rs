@@ -8,7 +8,7 @@ use proto::{
     v1,
 };
 
-use super::init::{self, CA_DIR};
+use super::init::{CA_DIR, Made};
 use crate::{
     error::CtlError,
     exit::Exit,
@@ -68,7 +68,7 @@ fn issue(args: &IssueArgs, session: &mut Session) -> Result<Exit, CtlError> {
     let ca = Ca::load(&args.dir.join(CA_DIR))
         .map_err(|source| CtlError::Issue { doing: "read the CA", source })?;
     let at = args.dir.join("agents").join(&args.host);
-    let issued = init::issue(&ca, Role::Agent, &args.host, &[], args.days, &at)?;
+    let issued = Made::new(&ca, Role::Agent, &args.host, &[], args.days)?.save(&at)?;
     let host = quote(&args.host);
     let next = format!(
         "Next:  1. scp -r {}/. root@{host}:/var/lib/lastgood/identity/\n\

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf, absolute};
 use std::time::Duration;
 
 use clap::Args;
-use proto::tls::{Ca, Identity, IdentityDir, Role, TlsError, Validity};
+use proto::tls::{Ca, Identity, IdentityDir, Issued, Role, TlsError, Validity};
 
 use crate::{
     context::{Config, Context},
@@ -69,7 +69,6 @@ pub fn run(args: &InitArgs, session: &mut Session) -> Result<Exit, CtlError> {
     })?;
     let failed = |doing| move |source| CtlError::Issue { doing, source };
     let ca = Ca::create(&args.name).map_err(failed("make a CA"))?;
-    ca.save(&dir.join(CA_DIR)).map_err(failed("keep the CA"))?;
     let mut names = vec![host.trim_matches(['[', ']']).to_owned()];
     names.extend(args.also.iter().cloned());
     names.extend(
@@ -79,10 +78,12 @@ pub fn run(args: &InitArgs, session: &mut Session) -> Result<Exit, CtlError> {
             .filter(|name| name != &names[0])
             .collect::<Vec<_>>(),
     );
-    let at = dir.join("coordinator");
-    let coordinator = issue(&ca, Role::Coordinator, "coordinator", &names, args.days, &at)?;
+    let coordinator = Made::new(&ca, Role::Coordinator, "coordinator", &names, args.days)?;
+    let operator = Made::new(&ca, Role::Operator, &args.operator, &[], args.days)?;
+    // Names that are none were refused above, before anything was written.
+    ca.save(&dir.join(CA_DIR)).map_err(failed("keep the CA"))?;
     let at = dir.join("operators").join(&args.operator);
-    let operator = issue(&ca, Role::Operator, &args.operator, &[], args.days, &at)?;
+    let identities = vec![coordinator.save(&dir.join("coordinator"))?, operator.save(&at)?];
     config.put(Context {
         name: args.name.clone(),
         coordinator: args.coordinator.clone(),
@@ -93,29 +94,44 @@ pub fn run(args: &InitArgs, session: &mut Session) -> Result<Exit, CtlError> {
         domain: args.name.clone(),
         ca: dir.join(CA_DIR).display().to_string(),
         context: args.name.clone(),
-        identities: vec![coordinator, operator],
+        identities,
     };
     session.out.show(|_| text(&made), || made.clone())?;
     session.out.talk(&next(&dir));
     Ok(Exit::Done)
 }
 
-/// A new identity in a directory of its own.
-pub(super) fn issue(
-    ca: &Ca,
-    role: Role,
-    name: &str,
-    hosts: &[String],
-    days: u16,
-    at: &Path,
-) -> Result<json::Issued, CtlError> {
-    let failed = |source: TlsError| CtlError::Issue { doing: "issue an identity", source };
-    let identity = Identity::new(ca.domain(), role, name)
-        .map_err(|error| CtlError::usage(error.to_string(), &[]))?;
-    let validity = Validity::lasting(Duration::from_secs(u64::from(days) * 24 * 3600));
-    ca.issue(&identity, hosts, validity).and_then(|issued| issued.save(at)).map_err(failed)?;
-    let written = IdentityDir::load(at).map_err(failed)?;
-    Ok(json::Issued::new(&identity, at, written.not_after_unix_ms()))
+/// A new identity that is not written yet.
+pub(super) struct Made {
+    identity: Identity,
+    issued: Issued,
+}
+
+impl Made {
+    pub(super) fn new(
+        ca: &Ca,
+        role: Role,
+        name: &str,
+        hosts: &[String],
+        days: u16,
+    ) -> Result<Self, CtlError> {
+        let identity = Identity::new(ca.domain(), role, name)
+            .map_err(|error| CtlError::usage(error.to_string(), &[]))?;
+        let validity = Validity::lasting(Duration::from_secs(u64::from(days) * 24 * 3600));
+        let issued = ca.issue(&identity, hosts, validity).map_err(not_issued)?;
+        Ok(Self { identity, issued })
+    }
+
+    /// Writes it into a directory of its own.
+    pub(super) fn save(&self, at: &Path) -> Result<json::Issued, CtlError> {
+        self.issued.save(at).map_err(not_issued)?;
+        let written = IdentityDir::load(at).map_err(not_issued)?;
+        Ok(json::Issued::new(&self.identity, at, written.not_after_unix_ms()))
+    }
+}
+
+const fn not_issued(source: TlsError) -> CtlError {
+    CtlError::Issue { doing: "issue an identity", source }
 }
 
 fn text(made: &json::Initialised) -> String {
@@ -129,7 +145,7 @@ fn text(made: &json::Initialised) -> String {
 fn next(dir: &Path) -> String {
     let dir = quote(&dir.display().to_string());
     format!(
-        "Whoever reads {dir}/ca can be any host and any operator: keep it where backups are.\n\
+        "Whoever reads {dir}/ca can be any host and any operator: keep it offline.\n\
          Next:  1. bring {dir}/coordinator to the coordinator's host and start it there\n\
          \x20      2. ctl agent issue --host HOST --dir {dir}    # once per host\n\
          \x20      3. ctl apply -f fleet.yaml\n"

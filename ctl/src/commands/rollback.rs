@@ -108,7 +108,12 @@ async fn new_plan(args: &RollbackArgs, session: &mut Session) -> Result<Next, Ct
         return Ok(Next::Stop(Ran::NothingToDo(plan)));
     }
     let text = plan_view::plan(&session.out.view(), &plan, "");
-    session.out.talk(&text);
+    if args.confirm.is_none() && !args.yes && session.out.can_ask() {
+        // Nobody is asked to agree to what they have not seen, however quiet they want it.
+        session.out.insist(&text);
+    } else {
+        session.out.talk(&text);
+    }
     let question = Question {
         what: &plan_view::name(&plan),
         fleet: &plan.fleet,

@@ -7,7 +7,7 @@ use proto::v1;
 use tokio::time::sleep;
 
 use crate::{
-    error::CtlError,
+    error::{CtlError, explain},
     exit::Exit,
     follow::is_passing,
     out::Format,
@@ -79,7 +79,7 @@ async fn watch(session: &mut Session) -> Result<Exit, CtlError> {
                 last = Some(shape(&fleet));
             }
             Err(status) if is_passing(&status) => {
-                let text = paint_warning(&proto::tls::explain(&status));
+                let text = paint_warning(&explain(&status));
                 if session.out.redraws() {
                     session.out.redraw(drawn, &text);
                     drawn = 1;

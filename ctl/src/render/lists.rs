@@ -282,8 +282,8 @@ pub fn concerns(event: &v1::WatchOperationResponse, host: &str) -> bool {
         Some(Event::Step(step)) => step.host == host,
         Some(Event::HostEnded(ended)) => ended.host == host,
         Some(Event::HostUnknown(unknown)) => unknown.host == host,
-        Some(Event::Dispatched(sent)) => sent.hosts.iter().any(|sent| sent == host),
         Some(Event::Noted(noted)) => noted.host == host,
+        Some(Event::Dispatched(sent)) => sent.hosts.iter().any(|sent| sent == host),
         Some(
             Event::Opened(_)
             | Event::StageBegan(_)
@@ -422,8 +422,8 @@ mod tests {
             snapshot: "9f".repeat(32),
             version: "v1.4.3".to_owned(),
             stable_ms: 10_000,
+            replaced: "5d".repeat(32),
             notes: vec!["2 files were written by the app: logs/a, logs/b".to_owned()],
-            replaced: String::new(),
         };
         let outcome = v1::HostOutcome {
             host: "crm-b1".to_owned(),

@@ -65,6 +65,8 @@ fn head(view: &View, plan: &v1::Plan) -> String {
     };
     let left = format!("Plan {}   {place}   {}", clean(&plan.id), paint(BOLD, &moves));
     let left_ms = words::between_ms(view.now.as_millisecond(), plan.valid_until_unix_ms);
+    // The way here took a moment; ten minutes are still ten minutes.
+    let left_ms = left_ms.next_multiple_of(60_000);
     let valid = if left_ms > 0 { format!("valid {}", duration_ms(left_ms)) } else { String::new() };
     if valid.is_empty() { format!("{left}\n") } else { edge(view, &left, &paint(DIM, &valid)) }
 }

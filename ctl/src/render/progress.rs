@@ -48,6 +48,8 @@ pub enum HostState {
     /// Needs a person.
     Stuck,
     Unknown,
+    /// On the wanted release, not verified, and left so by order.
+    Left,
     /// Taken back; it is as it was.
     PutBack,
     Working,
@@ -90,7 +92,12 @@ impl Progress {
     pub fn apply(&mut self, response: &v1::WatchOperationResponse) {
         let at = response.at_unix_ms;
         match &response.event {
-            None | Some(Event::Opened(_) | Event::StageEnded(_) | Event::Noted(_)) => {}
+            None | Some(Event::Opened(_) | Event::StageEnded(_)) => {}
+            Some(Event::Noted(noted)) => {
+                if let Some(host) = self.hosts.get_mut(&noted.host) {
+                    host.words = clean(&noted.what);
+                }
+            }
             Some(Event::StageBegan(began)) => self.stage = began.stage as usize,
             Some(Event::Dispatched(sent)) => {
                 self.result = None;
@@ -131,7 +138,8 @@ impl Progress {
                 host.step.clear();
             }
             Ok(v1::TrackEnd::Undone) => host.turn(HostState::PutBack, at),
-            Ok(v1::TrackEnd::Left | v1::TrackEnd::Stuck | v1::TrackEnd::Unspecified) | Err(_) => {
+            Ok(v1::TrackEnd::Left) => host.turn(HostState::Left, at),
+            Ok(v1::TrackEnd::Stuck | v1::TrackEnd::Unspecified) | Err(_) => {
                 host.turn(HostState::Stuck, at);
             }
         }
@@ -176,6 +184,7 @@ impl Host {
     }
 
     fn step(&mut self, step: &v1::watch_operation_response::StepChanged) {
+        self.words.clear();
         self.step = format!("{} {}", super::words::verb(step.verb), clean(&step.component));
         let key = (step.stage, step.index);
         match v1::StepState::try_from(step.state) {

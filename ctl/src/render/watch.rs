@@ -43,7 +43,7 @@ pub fn rows(view: &View, progress: &Progress, link: &Link, tick: usize) -> Vec<S
     let mut rows = Vec::new();
     let done: Vec<&str> = progress.in_state(HostState::Done).collect();
     if !done.is_empty() {
-        let names = some_of(done.iter().copied(), view.width.saturating_sub(20));
+        let names = names(view, &done);
         rows.push(format!(" {} done     {names}", paint(GOOD, "✓")));
     }
     let (single, more) = in_work(progress);
@@ -54,7 +54,7 @@ pub fn rows(view: &View, progress: &Progress, link: &Link, tick: usize) -> Vec<S
     }
     let waiting: Vec<&str> = progress.in_state(HostState::Waiting).collect();
     if !waiting.is_empty() {
-        let names = some_of(waiting.iter().copied(), view.width.saturating_sub(20));
+        let names = names(view, &waiting);
         rows.push(paint(DIM, &format!(" · waiting  {names}")));
     }
     rows.push(bar(view, progress));
@@ -119,9 +119,17 @@ fn in_work(progress: &Progress) -> (Vec<(&str, &Host)>, usize) {
     (hosts, more)
 }
 
+fn names(view: &View, hosts: &[&str]) -> String {
+    let room = view.width.saturating_sub(12);
+    cut(&some_of(hosts.iter().copied(), room), room)
+}
+
 fn host_row(view: &View, name: &str, host: &Host, spinner: &str) -> String {
     let (mark, words): (String, String) = match host.state {
-        HostState::Working => (spinner.to_owned(), host.step.clone()),
+        HostState::Working if host.words.is_empty() => (spinner.to_owned(), host.step.clone()),
+        HostState::Working if host.step.is_empty() => (spinner.to_owned(), host.words.clone()),
+        HostState::Working => (spinner.to_owned(), format!("{}: {}", host.step, host.words)),
+        HostState::Left => (paint(WARN, "!"), format!("on target, not verified: {}", host.words)),
         HostState::Undoing => (paint(WARN, spinner), format!("taking back: {}", host.step)),
         HostState::PutBack => (paint(WARN, "↶"), format!("put back: {}", host.words)),
         HostState::Unknown => (paint(BAD, "?"), format!("unknown: {}", host.words)),
@@ -216,8 +224,9 @@ fn event_words(progress: &Progress, event: &Event, verbose: bool) -> Option<Stri
                 clean(&unknown.why)
             )
         }
-        Event::StageEnded(_) => return None,
         Event::Noted(noted) => format!("{}: {}", clean(&noted.host), clean(&noted.what)),
+        Event::StageEnded(ended) if verbose => format!("stage {} has ended", clean(&ended.name)),
+        Event::StageEnded(_) => return None,
         Event::Halted(halted) => format!("{} halted: {}", paint(BAD, "✗"), clean(&halted.why)),
         Event::Asked(asked) => format!("{} asked by {}", clean(&asked.what), clean(&asked.by)),
         Event::Ended(ended) => format!("ended: {}", words::result(ended.result).replace('_', " ")),
@@ -252,7 +261,7 @@ fn host_ended(progress: &Progress, ended: &v1::watch_operation_response::HostEnd
         Ok(v1::TrackEnd::Done) => (GOOD, "✓", format!("{} done", clean(stage))),
         Ok(v1::TrackEnd::Undone) => (WARN, "↶", format!("put back: {}", clean(&ended.reason))),
         Ok(v1::TrackEnd::Left) => {
-            (BAD, "✗", format!("on target, not verified: {}", clean(&ended.reason)))
+            (WARN, "!", format!("on target, not verified: {}", clean(&ended.reason)))
         }
         Ok(v1::TrackEnd::Stuck) => (BAD, "✗", format!("needs a person: {}", clean(&ended.reason))),
         Ok(v1::TrackEnd::Unspecified) | Err(_) => {
@@ -437,6 +446,30 @@ pub(crate) mod tests {
         text += &heartbeat(&view(), &progress);
         text += &detached("ctl", "rb-0193", "No longer watching");
         insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string());
+    }
+
+    #[test]
+    fn what_is_left_unverified_or_only_noted_is_said() {
+        let mut progress = Progress::new(&operation());
+        let noted = |what: &str| {
+            let (host, what) = ("crm-b1".to_owned(), what.to_owned());
+            Event::Noted(w::Noted { host, what })
+        };
+        let events = [
+            dispatched(1, &["crm-b1", "crm-b2"]),
+            noted("its agent is out of reach"),
+            ended("crm-b2", 1, v1::TrackEnd::Left, "aborted with --leave"),
+            Event::StageEnded(w::StageEnded { stage: 1, name: "restore".to_owned() }),
+        ];
+        let mut text = String::new();
+        for (index, event) in (0..).zip(events) {
+            let at_unix_ms = started_ms();
+            let event = v1::WatchOperationResponse { index, at_unix_ms, event: Some(event) };
+            progress.apply(&event);
+            text += &line(&view(), &progress, &event, true).unwrap();
+        }
+        text += &screen(&progress, &Link::Up, 1);
+        insta::assert_snapshot!(plain(&text));
     }
 
     #[test]

@@ -100,7 +100,7 @@ pub fn source(source: i32) -> String {
     word.to_owned()
 }
 
-/// `done`, `undone`, `stuck`.
+/// `done`, `undone`, `stuck`, `left`.
 pub fn track_end(end: i32) -> String {
     let word = match v1::TrackEnd::try_from(end) {
         Ok(v1::TrackEnd::Done) => "done",

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! header "lastgood ledger 1\n"
-//! record  length u32 LE │ crc32 u32 LE of the length │ crc32 u32 LE of the payload │ payload (JSON of one Record)
+//! append  length u32 LE │ crc32 u32 LE of the length │ crc32 u32 LE of the payload │ payload (JSON, list of Record)
 //! ```
 //!
 //! A plain file, because an agent must be small and sled neither is (it holds a page cache and threads) nor
@@ -10,6 +10,7 @@
 //!
 //! Invariant: [`LedgerFile::append`] returns only when its records are durable; after a failed sync the process
 //! ends, because what the disk then holds is not known.
+//! Invariant: an append is there as a whole or not at all: what a step's end leads to is never cut from it.
 //! Invariant: a torn tail (a crash in an append that was never acknowledged) is cut off; damage before the tail
 //! is refused, never skipped.
 
@@ -22,8 +23,8 @@ use std::{
 use super::{Ledger, Record};
 
 const HEADER: &[u8] = b"lastgood ledger 1\n";
-/// Larger than any order of the most steps; a length above it is damage.
-const RECORD_BYTES_MAX: u32 = 1024 * 1024;
+/// Larger than any append with an order of the most steps; a length above it is damage.
+const APPEND_BYTES_MAX: u32 = 1024 * 1024;
 /// Past this the file is written anew with only what is still needed.
 const COMPACT_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -99,9 +100,7 @@ impl LedgerFile {
     /// Appends records; they are durable when this returns. An error means that the process has to end.
     pub fn append(&mut self, records: &[Record]) -> Result<(), LedgerError> {
         let mut bytes = Vec::new();
-        for record in records {
-            encode(record, &mut bytes);
-        }
+        encode(records, &mut bytes);
         let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
         written.map_err(|source| self.write_error(source))?;
         self.bytes += bytes.len() as u64;
@@ -117,7 +116,7 @@ impl LedgerFile {
     pub fn compact(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
         let mut bytes = HEADER.to_vec();
         for record in ledger.summary() {
-            encode(&record, &mut bytes);
+            encode(&[record], &mut bytes);
         }
         let new = self.path.with_extension("new");
         let swap = || -> std::io::Result<File> {
@@ -153,8 +152,8 @@ impl LedgerFile {
         loop {
             let offset = (bytes.len() - rest.len()) as u64;
             match decode(rest) {
-                Decoded::Record(record, length) => {
-                    records.push(*record);
+                Decoded::Append(appended, length) => {
+                    records.extend(appended);
                     rest = &rest[length..];
                 }
                 Decoded::Torn => {
@@ -221,14 +220,15 @@ impl Ledger {
 }
 
 enum Decoded {
-    Record(Box<Record>, usize),
+    Append(Vec<Record>, usize),
     /// The end, or what an unfinished append left.
     Torn,
     Damaged,
 }
 
-fn encode(record: &Record, bytes: &mut Vec<u8>) {
-    let payload = serde_json::to_vec(record).expect("a record has only strings, numbers and lists");
+fn encode(records: &[Record], bytes: &mut Vec<u8>) {
+    let payload =
+        serde_json::to_vec(records).expect("records have only strings, numbers and lists");
     let length =
         u32::try_from(payload.len()).expect("an order is checked to be far smaller").to_le_bytes();
     bytes.extend(length);
@@ -237,12 +237,12 @@ fn encode(record: &Record, bytes: &mut Vec<u8>) {
     bytes.extend(payload);
 }
 
-/// The first record of `bytes`. Bytes that an unfinished append left are missing or zero; JSON has no zero byte,
+/// The first append of `bytes`. Bytes that an unfinished append left are missing or zero; JSON has no zero byte,
 /// so anything else that does not fit is damage.
 fn decode(bytes: &[u8]) -> Decoded {
     let Some((head, rest)) = bytes.split_first_chunk::<12>() else { return Decoded::Torn };
     let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-    if crc32fast::hash(&head[..4]) != word(4) || word(0) > RECORD_BYTES_MAX {
+    if crc32fast::hash(&head[..4]) != word(4) || word(0) > APPEND_BYTES_MAX {
         let unwritten = bytes.iter().all(|byte| *byte == 0);
         return if unwritten { Decoded::Torn } else { Decoded::Damaged };
     }
@@ -253,7 +253,7 @@ fn decode(bytes: &[u8]) -> Decoded {
         return if unwritten { Decoded::Torn } else { Decoded::Damaged };
     }
     match serde_json::from_slice(payload) {
-        Ok(record) => Decoded::Record(Box::new(record), head.len() + length),
+        Ok(records) => Decoded::Append(records, head.len() + length),
         Err(_) => Decoded::Damaged,
     }
 }
@@ -298,6 +298,22 @@ mod tests {
             file.append(&[fenced(9)]).unwrap();
             drop(file);
             assert_eq!(LedgerFile::open(directory.path()).unwrap().1.fence().unwrap().sequence, 9);
+        }
+    }
+
+    #[test]
+    fn p08_an_append_is_there_as_a_whole_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let before = written(directory.path(), 1).len();
+        let (mut file, _) = LedgerFile::open(directory.path()).unwrap();
+        file.append(&[fenced(2), fenced(3), fenced(4)]).unwrap();
+        drop(file);
+        let whole = std::fs::read(directory.path().join("ledger")).unwrap();
+        for length in before..=whole.len() {
+            std::fs::write(directory.path().join("ledger"), &whole[..length]).unwrap();
+            let (_, ledger) = LedgerFile::open(directory.path()).unwrap();
+            let expected = if length == whole.len() { 4 } else { 1 };
+            assert_eq!(ledger.fence().unwrap().sequence, expected, "cut to {length}");
         }
     }
 

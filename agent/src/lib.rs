@@ -20,6 +20,7 @@ pub mod hands;
 pub mod host;
 pub mod http;
 pub mod ledger;
+mod lock;
 pub mod order;
 pub mod policy;
 pub mod probe;

@@ -52,7 +52,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use rustix::{fs::FlockOperation, io::Errno};
 use serde::{Deserialize, Serialize};
 
 use self::{cache::Cache, dir::Dir, error::shown_path, objects::Objects, records::Records};
@@ -66,6 +65,7 @@ pub use self::{
     stage::{Preflight, Staged},
     switch::Switched,
 };
+use crate::lock as file_lock;
 
 /// What a snapshot is called, and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -211,10 +211,10 @@ fn exclusive(store: &Dir) -> Result<File, StoreError> {
         Some(file) => file,
         None => store.create(NAME)?,
     };
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(StoreError::InUse { path: store.at(b"") }),
-        Err(errno) => Err(StoreError::Open { path: store.at(NAME), source: errno.into() }),
+    match file_lock::take(&file) {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(StoreError::InUse { path: store.at(b"") }),
+        Err(source) => Err(StoreError::Open { path: store.at(NAME), source }),
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use proto::policy::{
     check,
-    yaml::{At, Report, mend_word},
+    yaml::{At, Report, meant, mend_word},
 };
 
 use super::{group, text};

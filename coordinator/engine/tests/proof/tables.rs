@@ -158,6 +158,8 @@ fn b_phase_by_ask() {
         ("abort --restore", Ask::Abort(Abort::Restore)),
         ("retry h00 (done)", Ask::Retry(vec![host(0)])),
         ("retry h01 (unknown)", Ask::Retry(vec![host(1)])),
+        ("retry h02 (waiting)", Ask::Retry(vec![host(2)])),
+        ("retry h01 and h02", Ask::Retry(vec![host(1), host(2)])),
         ("retry nobody", Ask::Retry(vec![])),
         ("retry a stranger", Ask::Retry(vec![host(99)])),
     ];

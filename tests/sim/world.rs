@@ -452,7 +452,7 @@ impl Draft {
         if rng.random_bool(0.3) {
             components.push(("db-proxy", vec!["green"]));
         }
-        let away = rng.random_range(0..=budget_unknown.min(out)) as usize;
+        let away = rng.random_range(0..=budget_unknown.min(out - 1)) as usize;
         let there = (0..HOSTS).map(|_| rng.random_range(0..12) == 0).collect();
         Self { strategy, components, away, there }
     }

@@ -373,10 +373,8 @@ impl World {
                     (None, true) => Found::Unknown("what undoes it is not on record".to_owned()),
                     (_, false) => machine.observe(step),
                 };
-                let found = match found {
-                    Found::Partial if self.mutant == Some(Mutant::HalfIsDone) => Found::Done,
-                    found => found,
-                };
+                let half = found == Found::Partial && self.mutant == Some(Mutant::HalfIsDone);
+                let found = if half { Found::Done } else { found };
                 let evidence = match (&found, undo) {
                     (Found::Done, false) => machine.evidence(step, before.as_ref()),
                     (Found::Done | Found::NotDone | Found::Partial | Found::Unknown(_), _) => None,

@@ -68,10 +68,9 @@ impl Run {
     }
 
     fn result(&self) -> RunResult {
-        match self.operation.phase() {
-            Phase::Ended(result) => result,
-            phase => panic!("it has not ended: {phase:?}"),
-        }
+        let phase = self.operation.phase();
+        let Phase::Ended(result) = phase else { panic!("it has not ended: {phase:?}") };
+        result
     }
 }
 

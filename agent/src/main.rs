@@ -1,3 +1,5 @@
 //! The `agent` binary.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    agent::main_impl()
+}

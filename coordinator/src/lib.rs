@@ -1,1 +1,217 @@
-//! Placeholder.
+//! The coordinator: decides when and in which order; knows no path, no command line and no secret.
+//!
+//! ```text
+//! ctl ───▶ grpc/operator_service ─▶ operations ─▶ engine::planner        agents ───▶ grpc/agent_service
+//!                                       │                                                │ ▲
+//!                                       ▼                                                ▼ │ orders
+//!                                    runner (one per operation) ◀── inputs ────────── sessions
+//!                                       │ decide, append, apply, act
+//!                                       ▼
+//!                                    journal (sled) ◀── fleets: releases, standing, freeze
+//! ```
+//!
+//! Invariant: it listens; it never dials a host.
+//! Invariant: nothing that was acknowledged is lost, and a journal that cannot be written ends the process.
+
+pub mod accept;
+pub mod config;
+pub mod fleets;
+pub mod grpc;
+pub mod host;
+pub mod journal;
+pub mod operations;
+pub mod roles;
+pub mod runner;
+pub mod sessions;
+
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use proto::{MESSAGE_BYTES_MAX, tls::IdentityDir, v1};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+pub use config::Config;
+
+use crate::{
+    accept::Acceptor,
+    fleets::Fleets,
+    grpc::{agent_service::AgentService, operator_service::OperatorService},
+    journal::{Journal, SledJournal},
+    operations::Operations,
+    roles::RoleLayer,
+    runner::{RunnerError, Shared},
+    sessions::Sessions,
+};
+
+/// Streams that one connection may have open: an agent needs one, an operator a few watches.
+const STREAMS_MAX: u32 = 32;
+/// What one peer may make us buffer, per stream and per connection.
+const WINDOW_BYTES: u32 = 256 * 1024;
+/// The largest set of headers.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// How soon a peer that vanished without a word is found out: interval and timeout together.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long calls in flight may take to end when the coordinator goes down.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A running coordinator. Dropping it ends it.
+#[derive(Debug)]
+pub struct Coordinator {
+    address: SocketAddr,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+    fatal: mpsc::Receiver<RunnerError>,
+    stop: tokio::sync::watch::Sender<bool>,
+}
+
+impl Coordinator {
+    /// Opens the journal, goes on with what was open, and listens.
+    pub async fn start(config: &Config) -> anyhow::Result<Self> {
+        let identity = IdentityDir::load(&config.identity).context("the coordinator's identity")?;
+        let journal = SledJournal::open(&config.state.join("journal"), config.epoch_at_least)?;
+        Self::start_with(config.listen, &identity, Arc::new(journal)).await
+    }
+
+    /// The same on a journal of the caller's.
+    pub async fn start_with(
+        listen: SocketAddr,
+        identity: &IdentityDir,
+        journal: Arc<dyn Journal>,
+    ) -> anyhow::Result<Self> {
+        let epoch = journal.epoch().clone();
+        tracing::info!(epoch = epoch.counter, instance = epoch.instance, "a new term begins");
+        let sessions = Arc::new(Sessions::new(epoch));
+        let fleets = Arc::new(Fleets::load(journal.clone())?);
+        let shared = Shared { journal, sessions: sessions.clone(), fleets: fleets.clone() };
+        let (fatal_sender, fatal) = mpsc::channel(1);
+        let operations = Operations::recover(shared, fatal_sender).await?;
+        let acceptor = Acceptor::bind(listen, identity)?;
+        let address = acceptor.address();
+        let (stop, mut stopped) = tokio::sync::watch::channel(false);
+        let agents = AgentService {
+            sessions: sessions.clone(),
+            fleets: fleets.clone(),
+            operations: operations.clone(),
+        };
+        let operators = OperatorService { sessions, fleets, operations };
+        let router = router(agents, operators)?;
+        let server = tokio::spawn(async move {
+            let stopped = async move {
+                // The sender lives as long as the coordinator; its end is a stop too.
+                stopped.wait_for(|stop| *stop).await.ok();
+            };
+            router.serve_with_incoming_shutdown(acceptor.connections(), stopped).await
+        });
+        tracing::info!(%address, "listening");
+        Ok(Self { address, server, fatal, stop })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Runs until `shutdown` or until it cannot go on.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        tokio::select! {
+            () = shutdown => {}
+            error = self.fatal.recv() => if let Some(error) = error {
+                return Err(error).context("the journal cannot be written; start again to go on from it");
+            },
+            ended = &mut self.server => return Ok(ended??),
+        }
+        self.stop.send_replace(true);
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, &mut self.server).await.is_err() {
+            tracing::debug!("open sessions are cut");
+            self.server.abort();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+type Router = tonic::transport::server::Router<
+    tower::layer::util::Stack<RoleLayer, tower::layer::util::Identity>,
+>;
+
+fn router(agents: AgentService, operators: OperatorService) -> anyhow::Result<Router> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    drop(health);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+    };
+    let agents = v1::agent_service_server::AgentServiceServer::new(agents)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let operators = v1::operator_service_server::OperatorServiceServer::new(operators)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let router = tonic::transport::Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(RoleLayer)
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .add_service(agents)
+        .add_service(operators);
+    Ok(router)
+}
+
+/// The binary.
+pub fn main_impl() -> ExitCode {
+    run(Config::parse())
+}
+
+/// Runs a coordinator in this process until it is told to stop.
+pub fn run(config: Config) -> ExitCode {
+    let format = if config.log_json {
+        proto::telemetry::Format::Json
+    } else {
+        proto::telemetry::Format::Text
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = runtime.context("starting the runtime").and_then(|runtime| {
+        runtime.block_on(async {
+            let _telemetry = proto::telemetry::init("lastgood-coordinator", format)?;
+            Coordinator::start(&config).await?.run(told_to_stop()).await
+        })
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            #[expect(
+                clippy::print_stderr,
+                reason = "the last word of a process whose log may be elsewhere"
+            )]
+            {
+                eprintln!("coordinator: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut signals =
+        [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| signal(kind).ok());
+    let [terminate, interrupt] = &mut signals;
+    tokio::select! {
+        Some(()) = async { terminate.as_mut()?.recv().await } => {}
+        Some(()) = async { interrupt.as_mut()?.recv().await } => {}
+        else => std::future::pending().await,
+    }
+}

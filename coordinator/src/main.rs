@@ -1,3 +1,5 @@
 //! The `coordinator` binary.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    coordinator::main_impl()
+}

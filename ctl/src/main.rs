@@ -1,3 +1,5 @@
 //! The `ctl` binary.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    ctl::main_impl()
+}

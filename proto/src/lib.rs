@@ -5,6 +5,7 @@
 //! policy                the file that says what an agent may touch
 //! tls                   who is who: identities, certificates, the CA
 //! telemetry             tracing, set up the same way in all three
+//! status                refusals: what the coordinator says beside a gRPC code, and how ctl reads it
 //! ```
 //!
 //! Invariant: depends on nothing of ours.
@@ -12,6 +13,9 @@
 
 pub mod policy;
 pub mod span;
+pub mod status;
+pub mod telemetry;
+pub mod tls;
 
 /// Messages and services, generated from `lastgood/v1/*.proto`.
 #[allow(

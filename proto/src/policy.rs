@@ -3,13 +3,23 @@
 //! ctl renders it from the fleet file, the owner brings it to the host, the agent reads it. Its hash (of the
 //! file's bytes) is what the coordinator knows of it.
 //!
+//! ```text
+//! policy.yaml ── yaml::read ──▶ written (flat, strict) ──▶ Policy ── check ──▶ Policy, or every problem with its place
+//! ```
+//!
 //! Invariant: an unknown key is refused, never ignored.
+//! Invariant: a [`Policy`] that was parsed names plain absolute paths only, and no tree of it overlaps another.
 
-use std::{collections::BTreeMap, path::PathBuf};
+pub mod check;
+mod written;
+pub mod yaml;
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::yaml::Problem;
 use crate::span::Span;
 
 /// The one version of this format.
@@ -24,6 +34,29 @@ pub struct Policy {
     pub host: String,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub components: BTreeMap<String, ComponentPolicy>,
+}
+
+impl Policy {
+    /// Reads a policy file. Fails with everything that is wrong in it, each with line, column and mend.
+    pub fn parse(text: &str) -> Result<Self, PolicyError> {
+        let (policy, document): (Self, _) =
+            yaml::read(text, VERSION).map_err(|problem| PolicyError(vec![problem]))?;
+        check::policy(&policy, document.at()).map_err(PolicyError)?;
+        Ok(policy)
+    }
+}
+
+/// What is wrong with a policy file; at least one problem, in the order of the file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PolicyError(pub Vec<Problem>);
+
+impl std::error::Error for PolicyError {}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.0.iter().map(Problem::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
 }
 
 /// How one component is handled on this host.
@@ -45,7 +78,7 @@ pub struct ComponentPolicy {
 
 /// A file tree or a single file that goes back with its component.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, try_from = "written::Files")]
 pub enum FilesPolicy {
     Tree(TreePolicy),
     File(FilePolicy),
@@ -91,14 +124,13 @@ pub struct FilePolicy {
 
 /// One service of a component and the driver that runs it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "written::Service")]
 pub struct ServicePolicy {
     /// The component's own name for it.
     pub name: String,
     #[serde(flatten)]
     pub driver: ServiceDriver,
     /// How long it has to stop by itself before it is killed.
-    #[serde(default = "default_stop_within")]
     pub stop_within: Span,
 }
 
@@ -127,7 +159,7 @@ pub struct ProcessPolicy {
     pub command: Vec<String>,
     /// The working directory. Absolute.
     pub directory: PathBuf,
-    /// The whole environment: nothing is inherited.
+    /// The whole environment: nothing is inherited, and no secret may stand here.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
     /// The user it runs as; the agent's own where it is left out.
@@ -137,19 +169,16 @@ pub struct ProcessPolicy {
 
 /// One thing that must hold for a component to be good.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "written::Check")]
 pub struct CheckPolicy {
     pub name: String,
     #[serde(flatten)]
     pub probe: ProbePolicy,
     /// How often it is tried.
-    #[serde(default = "default_every")]
     pub every: Span,
     /// How many passes in a row make it pass.
-    #[serde(default = "default_pass")]
     pub pass: u32,
     /// How long one try may take.
-    #[serde(default = "default_timeout")]
     pub timeout: Span,
 }
 
@@ -179,6 +208,7 @@ pub enum ProbePolicy {
 
 /// A request to the app and what it must answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct HttpProbe {
     /// The URL.
     pub http: String,
@@ -201,6 +231,7 @@ pub struct HttpProbe {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpExpect {
+    /// The answer's status. Default: 200.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     /// JSON pointer → the value that must stand there.
@@ -209,7 +240,7 @@ pub struct HttpExpect {
     /// JSON pointer to the running version; it must be the wanted one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version_at: Option<String>,
-    /// The longest answer time.
+    /// The longest answer time of one request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<Span>,
     /// p95 against what was recorded while the release was good.
@@ -219,6 +250,7 @@ pub struct HttpExpect {
 
 /// A port that must accept a connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct TcpProbe {
     /// `address:port`.
     pub tcp: String,
@@ -226,6 +258,7 @@ pub struct TcpProbe {
 
 /// A command that must exit 0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CommandProbe {
     /// Program (absolute) and arguments. No shell.
     pub command: Vec<String>,
@@ -237,4 +270,89 @@ pub struct CommandProbe {
 /// The hash by which the coordinator knows a policy file: blake3 of its bytes, in hex.
 pub fn hash(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "version: 1
+fleet: prod
+host: web-1
+components:
+  app:
+    files: [{ tree: /srv/app, keep: [logs] }, { file: /srv/app/.env, secret: true }]
+    services: [{ systemd: app.service }]
+    checks: [{ name: up, tcp: \"127.0.0.1:80\" }]
+    ready_within: 1m
+    stable_for: 10s
+";
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let policy = Policy::parse(GOOD).unwrap();
+        let app = &policy.components["app"];
+        assert_eq!(app.services[0].name, "app");
+        assert_eq!(app.services[0].stop_within, default_stop_within());
+        assert_eq!(
+            (app.checks[0].every, app.checks[0].pass, app.checks[0].timeout),
+            (default_every(), 2, default_timeout())
+        );
+        assert!(
+            matches!(&app.files[0], FilesPolicy::Tree(tree) if tree.switch == SwitchMode::Exchange)
+        );
+    }
+
+    #[test]
+    fn what_an_agent_must_not_accept_is_refused_with_its_place() {
+        let table = [
+            ("version: 1", "version: 2", "1:10: version `2` is not known to this build"),
+            ("fleet: prod", "fleet: prod\nfleet: prod", "3:1: key `fleet` is given twice"),
+            ("host: web-1\n", "", "1:1: `host` is missing"),
+            (
+                "systemd: app.service",
+                "systmd: app.service",
+                "7:18: unknown key `systmd`; mend: did you mean `systemd`?",
+            ),
+            ("secret: true", "secret: on", "6:78: this is not a boolean"),
+            ("keep: [logs]", "keep: [logs], also: 1", "6:45: unknown key `also`"),
+            (
+                "tcp: \"127.0.0.1:80\"",
+                "http: \"http://a/\", expect: { code: 1 }",
+                "8:55: unknown key `code`",
+            ),
+            ("tree: /srv/app", "tree: srv/app", "6:21: path `srv/app` is not absolute"),
+            ("tree: /srv/app", "tree: /srv/../etc", "6:21: path `/srv/../etc` holds `..`"),
+            (
+                "keep: [logs]",
+                "keep: [../logs]",
+                "6:38: `../logs` is not a plain path below the tree",
+            ),
+            (
+                "file: /srv/app/.env,",
+                "tree: /srv/app/lib }, { file: /srv/app/.env,",
+                "6:55: tree `/srv/app/lib` lies inside",
+            ),
+            (
+                "app.service",
+                "app/../x.service",
+                "7:27: `app/../x.service` cannot be the name of a unit",
+            ),
+        ];
+        for (from, to, expected) in table {
+            assert!(GOOD.contains(from), "{from}");
+            let error = Policy::parse(&GOOD.replacen(from, to, 1)).unwrap_err().to_string();
+            assert!(error.lines().any(|line| line.starts_with(expected)), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_deep_or_growing_text_is_refused_not_followed() {
+        let deep = format!("version: 1\nx: {}", "[".repeat(100_000));
+        let growing: String =
+            (1..40).map(|n| format!("a{n}: &a{n} [*a{0}, *a{0}]\n", n - 1)).collect();
+        for text in [deep, format!("version: 1\na0: &a0 [x, x]\n{growing}")] {
+            assert_eq!(Policy::parse(&text).unwrap_err().0.len(), 1);
+        }
+    }
 }

@@ -21,6 +21,7 @@ use std::{
 };
 
 use super::{Ledger, Record};
+use crate::lock;
 
 const HEADER: &[u8] = b"lastgood ledger 1\n";
 /// Larger than any append with an order of the most steps; a length above it is damage.
@@ -86,10 +87,8 @@ impl LedgerFile {
             .truncate(false)
             .open(&path)
             .map_err(open)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Err(LedgerError::Held { path }),
-            Err(std::fs::TryLockError::Error(source)) => return Err(open(source)),
+        if !lock::take(&file).map_err(open)? {
+            return Err(LedgerError::Held { path });
         }
         let mut ledger = Self { path, file, bytes: 0 };
         let records = ledger.read()?;

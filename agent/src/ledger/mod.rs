@@ -263,6 +263,11 @@ impl Track {
         self.ending.as_ref()
     }
 
+    /// What undoes a step, once it was begun.
+    pub fn before(&self, index: usize) -> Option<&Before> {
+        self.steps.get(index)?.before()
+    }
+
     /// The steps that were begun, with their ends; those too that only an earlier attempt began and that stand.
     pub fn steps(&self) -> impl Iterator<Item = (usize, &StepState)> {
         self.steps.iter().enumerate().filter(|(_, step)| step.before().is_some())

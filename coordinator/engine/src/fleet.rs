@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     name::{ComponentName, FleetName, GroupName, HostName, OperationId, ReleaseName, SnapshotHash},
     operation::RunResult,
+    plan::OperationKind,
     time::Timestamp,
 };
 
@@ -341,6 +342,16 @@ pub struct OperationRow {
     /// The idempotency key that it was started with.
     pub key: String,
     pub result: Option<RunResult>,
+}
+
+impl OperationRow {
+    /// Whether it is of a kind that changes what is live.
+    pub fn moves_hosts(&self) -> bool {
+        let prefix = self.id.as_str().split('-').next();
+        [OperationKind::Rollback, OperationKind::Undo(self.id.clone())]
+            .iter()
+            .any(|kind| Some(kind.prefix()) == prefix)
+    }
 }
 
 /// Deploys forward are refused while this stands.

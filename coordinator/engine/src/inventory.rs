@@ -37,7 +37,8 @@ pub struct LiveNow {
 /// A snapshot that the host holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotNow {
-    pub release: ReleaseName,
+    /// Absent for what an operation replaced without its ever having had a name.
+    pub release: Option<ReleaseName>,
     pub snapshot: SnapshotHash,
     /// What is damaged, in the host's words; absent while it is whole.
     pub damage: Option<String>,
@@ -47,6 +48,6 @@ impl HostNow {
     /// The whole snapshot of a release of a component here.
     pub fn whole(&self, component: &ComponentName, release: &ReleaseName) -> Option<&SnapshotNow> {
         let mut rows = self.snapshots.get(component)?.iter();
-        rows.find(|row| row.release == *release && row.damage.is_none())
+        rows.find(|row| row.release.as_ref() == Some(release) && row.damage.is_none())
     }
 }

@@ -15,6 +15,7 @@
 //! them gives the live state.
 //! Invariant: a host whose state is not known counts as down, never as done.
 
+mod consequences;
 mod decide;
 mod event;
 mod fleet;
@@ -26,6 +27,7 @@ pub mod planner;
 mod time;
 mod track;
 
+pub use consequences::{consequences, late_consequences};
 pub use decide::{Input, SeenTrack, decide};
 pub use event::{Abort, Ask, Event, StepReport, StepState, TrackEnd, TrackEnding};
 pub use fleet::{

@@ -203,12 +203,16 @@ impl Operation {
             Event::HostLost { host, at } => self.link(host, Some(*at), *at),
             Event::HostBack { host, at } => self.link(host, None, *at),
             Event::BecameUnknown { host, stage, why, at } => {
-                self.step(host, *stage, &TrackEvent::BecameUnknown { why: why.clone(), at: *at })?;
+                self.advance(
+                    host,
+                    *stage,
+                    &TrackEvent::BecameUnknown { why: why.clone(), at: *at },
+                )?;
                 self.reached(*at);
             }
             Event::SeenInWork { host, stage, attempt, at } => {
                 self.slot_at(host, *stage, *attempt)?;
-                self.step(host, *stage, &TrackEvent::SeenInWork { at: *at })?;
+                self.advance(host, *stage, &TrackEvent::SeenInWork { at: *at })?;
                 self.reopen(*at);
             }
             Event::SeenIdle { host, stage, again, at } => {
@@ -218,7 +222,7 @@ impl Operation {
                 } else {
                     TrackEvent::SeenIdle { again: *again }
                 };
-                self.step(host, *stage, &seen)?;
+                self.advance(host, *stage, &seen)?;
                 if *again {
                     self.reopen(*at);
                     self.go_back_to(*stage);
@@ -363,6 +367,12 @@ impl Operation {
         }
     }
 
+    /// One step of a host in a stage.
+    pub fn step(&self, host: &HostName, stage: usize, index: usize) -> Option<&Step> {
+        let slot = self.hosts.get(host)?.tracks.get(&stage)?;
+        self.track(stage, slot).steps.get(index)
+    }
+
     fn track(&self, stage: usize, slot: &Slot) -> &Track {
         &self.plan.stages[stage].batches[slot.batch].tracks[slot.place]
     }
@@ -415,7 +425,7 @@ impl Operation {
         };
         self.require("an order", allowed)?;
         for host in hosts {
-            self.step(host, stage, &TrackEvent::Dispatched { goal, at })?;
+            self.advance(host, stage, &TrackEvent::Dispatched { goal, at })?;
             let slot = self.slot(host, stage)?;
             slot.attempt += 1;
             slot.steps.clear();
@@ -440,7 +450,7 @@ impl Operation {
             (end, _) => end,
         };
         let reason = ending.reason.clone();
-        self.step(host, stage, &TrackEvent::Ended { end, reason })?;
+        self.advance(host, stage, &TrackEvent::Ended { end, reason })?;
         let slot = self.slot(host, stage)?;
         slot.left_down = matches!(slot.state, TrackState::Left { .. } | TrackState::Stuck { .. });
         for step in &ending.steps {
@@ -496,7 +506,7 @@ impl Operation {
             None => return Err(IllegalEvent::NoTrack { host: host.clone(), stage: 0 }),
         };
         for stage in stages {
-            self.step(host, stage, &TrackEvent::Retried)?;
+            self.advance(host, stage, &TrackEvent::Retried)?;
         }
         Ok(())
     }
@@ -536,7 +546,7 @@ impl Operation {
         self.reached(at);
     }
 
-    fn step(
+    fn advance(
         &mut self,
         host: &HostName,
         stage: usize,
@@ -738,10 +748,12 @@ impl Operation {
     pub fn replaced(&self) -> Vec<(HostName, &Evidence)> {
         let mut found = Vec::new();
         for (host, state) in &self.hosts {
-            for evidence in state.tracks.values().flat_map(|slot| &slot.evidence) {
-                if evidence.replaced.is_some() {
-                    found.push((host.clone(), evidence));
-                }
+            let cuts =
+                state.tracks.iter().filter(|(stage, _)| self.plan.stages[**stage].cuts_capacity);
+            for evidence in
+                cuts.flat_map(|(_, slot)| &slot.evidence).filter(|row| row.replaced.is_some())
+            {
+                found.push((host.clone(), evidence));
             }
         }
         found

@@ -48,6 +48,8 @@ pub enum Refusal {
         "operation {operation} is not the newest that changed the fleet: {newest} came after it"
     )]
     NotNewest { operation: OperationId, newest: OperationId },
+    #[error("operation {0} still runs; `abort --restore` takes a running one back")]
+    StillRuns(OperationId),
     #[error("no host of the fleet has a component of the app")]
     NoHosts,
     #[error("the planner made a plan that does not hold")]

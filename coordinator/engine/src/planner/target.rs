@@ -207,8 +207,9 @@ fn not_whole(
                 Some(now) if now.whole(&component.name, name).is_some() => continue,
                 Some(now) => {
                     let rows = now.snapshots.get(&component.name).into_iter().flatten();
-                    let damaged =
-                        rows.filter(|row| row.release == *name).find_map(|row| row.damage.clone());
+                    let damaged = rows
+                        .filter(|row| row.release.as_ref() == Some(name))
+                        .find_map(|row| row.damage.clone());
                     damaged.unwrap_or_else(|| format!("no snapshot of {}", component.name))
                 }
             };

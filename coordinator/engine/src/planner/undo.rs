@@ -70,7 +70,7 @@ fn release_of(
     snapshot: &SnapshotHash,
 ) -> Option<ReleaseName> {
     let rows = inventory.hosts.get(row.host)?.snapshots.get(&component.name)?;
-    rows.iter().find(|row| row.snapshot == *snapshot).map(|row| row.release.clone())
+    rows.iter().find(|row| row.snapshot == *snapshot)?.release.clone()
 }
 
 /// Hosts that no longer hold what was replaced.

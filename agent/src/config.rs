@@ -1,0 +1,45 @@
+//! What the agent is started with.
+
+use std::path::PathBuf;
+
+/// The agent's settings, all of them.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(
+    name = "agent",
+    version,
+    about = "Does typed steps on this host, within its policy, for the coordinator that it dials.",
+    after_help = "Examples:\n  agent --coordinator lastgood.example.com:7443\n  \
+                  agent --coordinator 10.0.0.5:7443 --policy /etc/lastgood/policy.yaml --check"
+)]
+pub struct Config {
+    /// Where to dial, as host:port.
+    #[arg(long, env = "LASTGOOD_COORDINATOR", value_name = "ADDRESS")]
+    pub coordinator: String,
+    /// Where the ledger, the store and the holds are kept.
+    #[arg(long, env = "LASTGOOD_STATE", value_name = "DIR", default_value = "/var/lib/lastgood")]
+    pub state: PathBuf,
+    /// The directory with ca.pem, cert.pem and key.pem; `identity` in the state directory where it is left out.
+    #[arg(long, env = "LASTGOOD_IDENTITY", value_name = "DIR")]
+    pub identity: Option<PathBuf>,
+    /// What may be touched on this host.
+    #[arg(
+        long,
+        env = "LASTGOOD_POLICY",
+        value_name = "FILE",
+        default_value = "/etc/lastgood/policy.yaml"
+    )]
+    pub policy: PathBuf,
+    /// Only see whether the policy, the identity and the state directory can be used, then exit.
+    #[arg(long)]
+    pub check: bool,
+    /// Logs as JSON lines.
+    #[arg(long)]
+    pub log_json: bool,
+}
+
+impl Config {
+    /// The identity directory.
+    pub fn identity_dir(&self) -> PathBuf {
+        self.identity.clone().unwrap_or_else(|| self.state.join("identity"))
+    }
+}

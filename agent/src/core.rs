@@ -1,0 +1,305 @@
+//! The agent's centre: orders in, work done one piece at a time, every fact on disk before the next act.
+//!
+//! ```text
+//! session ── orders ─▶ decide ─▶ ledger file (synced) ─▶ Ledger ─▶ work ─▶ hands
+//!    ▲                   ▲                                                  │
+//!    └─── reports ───────┴───────────────────── how it went ◀───────────────┘
+//! ```
+//!
+//! Invariant: it goes on without a session: a begun track ends, and its answer waits in the ledger.
+//! Invariant: a report leaves only after what it says is on disk.
+//! Invariant: a ledger that cannot be written ends the process.
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    hands::Hands,
+    ledger::{Ledger, LedgerError, LedgerFile, Record, StepResult},
+    order::{Before, Fence, Order, Verb},
+    worker::{self, Input, Reply, Work},
+};
+
+/// Messages that wait for the core. A session sends one order at a time.
+const QUEUED_MAX: usize = 64;
+
+/// What the coordinator is to be told.
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// These facts became durable.
+    Facts(Arc<Ledger>, Vec<Record>),
+    Refused(Box<Order>, String, Arc<Ledger>),
+    /// The recorded answer to an order that ended before.
+    Answer(Box<Order>, Arc<Ledger>),
+}
+
+#[derive(Debug)]
+enum Message {
+    Order(Box<Order>),
+    /// A session begins: its coordinator's term, where reports go from here on, and who waits for what the ledger
+    /// holds just before the first of them.
+    Welcomed(Fence, mpsc::Sender<Report>, oneshot::Sender<Result<Arc<Ledger>, String>>),
+}
+
+/// The way to the core.
+#[derive(Clone, Debug)]
+pub struct CoreHandle {
+    messages: mpsc::Sender<Message>,
+    ledger: watch::Receiver<Arc<Ledger>>,
+}
+
+impl CoreHandle {
+    /// Gives it an order. False, where the core is gone.
+    pub async fn order(&self, order: Order) -> bool {
+        self.messages.send(Message::Order(Box::new(order))).await.is_ok()
+    }
+
+    /// A coordinator welcomed us. Once its term is durable as our fence, reports go to `reports`; answers what the
+    /// ledger held just before the first of them, or why this coordinator has no say here. None, where the core
+    /// is gone.
+    pub async fn welcomed(
+        &self,
+        fence: Fence,
+        reports: mpsc::Sender<Report>,
+    ) -> Option<Result<Arc<Ledger>, String>> {
+        let (sender, receiver) = oneshot::channel();
+        self.messages.send(Message::Welcomed(fence, reports, sender)).await.ok()?;
+        receiver.await.ok()
+    }
+
+    /// The ledger as it is, and as it changes.
+    pub fn ledger(&self) -> watch::Receiver<Arc<Ledger>> {
+        self.ledger.clone()
+    }
+}
+
+/// See the module.
+pub struct Core<H> {
+    file: Option<LedgerFile>,
+    ledger: Arc<Ledger>,
+    hands: Arc<H>,
+    messages: mpsc::Receiver<Message>,
+    published: watch::Sender<Arc<Ledger>>,
+    reports: Option<mpsc::Sender<Report>>,
+}
+
+impl<H> std::fmt::Debug for Core<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("ledger", &self.ledger).finish_non_exhaustive()
+    }
+}
+
+impl<H: Hands> Core<H> {
+    /// A core over an opened ledger.
+    pub fn new(file: LedgerFile, ledger: Ledger, hands: Arc<H>) -> (Self, CoreHandle) {
+        let (sender, messages) = mpsc::channel(QUEUED_MAX);
+        let ledger = Arc::new(ledger);
+        let (published, watched) = watch::channel(ledger.clone());
+        let core = Self { file: Some(file), ledger, hands, messages, published, reports: None };
+        (core, CoreHandle { messages: sender, ledger: watched })
+    }
+
+    /// Runs until every handle is gone. An error is a ledger that cannot be written: the process has to end.
+    pub async fn run(mut self) -> Result<(), LedgerError> {
+        let mut at_work: Option<JoinHandle<Input>> = None;
+        loop {
+            if at_work.is_none() {
+                at_work = worker::work(&self.ledger).map(|work| self.begin(work));
+            }
+            tokio::select! {
+                message = self.messages.recv() => match message {
+                    Some(Message::Order(order)) => self.ordered(*order).await?,
+                    Some(Message::Welcomed(fence, reports, answer)) => {
+                        let welcomed = self.welcomed(fence, reports).await?;
+                        if answer.send(welcomed).is_err() {
+                            self.reports = None;
+                        }
+                    }
+                    None => return Ok(()),
+                },
+                ended = done(&mut at_work) => {
+                    at_work = None;
+                    let decision = worker::decide(&self.ledger, ended);
+                    self.commit(decision.records).await?;
+                }
+            }
+        }
+    }
+
+    async fn welcomed(
+        &mut self,
+        fence: Fence,
+        reports: mpsc::Sender<Report>,
+    ) -> Result<Result<Arc<Ledger>, String>, LedgerError> {
+        self.reports = None;
+        let decision = worker::decide(&self.ledger, Input::Welcomed(fence));
+        self.commit(decision.records).await?;
+        if let Some(Reply::Refused(why)) = decision.reply {
+            return Ok(Err(why));
+        }
+        self.reports = Some(reports);
+        Ok(Ok(self.ledger.clone()))
+    }
+
+    async fn ordered(&mut self, order: Order) -> Result<(), LedgerError> {
+        let forbidden = order.steps.iter().find_map(|step| self.hands.forbidden(step));
+        let decision =
+            worker::decide(&self.ledger, Input::Order { order: order.clone(), forbidden });
+        self.commit(decision.records).await?;
+        match decision.reply {
+            Some(Reply::Refused(why)) => {
+                tracing::warn!(operation = order.key.operation, why, "an order was refused");
+                self.report(Report::Refused(Box::new(order), why, self.ledger.clone()));
+            }
+            Some(Reply::Ended(_)) => {
+                self.report(Report::Answer(Box::new(order), self.ledger.clone()))
+            }
+            Some(Reply::Taken) | None => {}
+        }
+        Ok(())
+    }
+
+    /// On disk, applied, told: in that order.
+    async fn commit(&mut self, records: Vec<Record>) -> Result<(), LedgerError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut file = self.file.take().expect("the file is always put back");
+        let (file, written, records) = tokio::task::spawn_blocking(move || {
+            let written = file.append(&records);
+            (file, written, records)
+        })
+        .await
+        .expect("appending does not panic");
+        self.file = Some(file);
+        written?;
+        let ledger = Arc::make_mut(&mut self.ledger);
+        for record in &records {
+            log(record);
+            ledger.apply(record);
+        }
+        self.published.send_replace(self.ledger.clone());
+        self.report(Report::Facts(self.ledger.clone(), records));
+        self.compact().await
+    }
+
+    /// A long ledger is written anew while nothing is open.
+    async fn compact(&mut self) -> Result<(), LedgerError> {
+        let long = self.file.as_ref().is_some_and(LedgerFile::is_long);
+        if !long || self.ledger.open().is_some() {
+            return Ok(());
+        }
+        let mut file = self.file.take().expect("the file is always put back");
+        let ledger = self.ledger.clone();
+        let (file, written) = tokio::task::spawn_blocking(move || {
+            let written = file.compact(&ledger);
+            (file, written)
+        })
+        .await
+        .expect("compacting does not panic");
+        self.file = Some(file);
+        written
+    }
+
+    /// Best effort: a session that cannot keep up asks again when it resends its orders.
+    fn report(&mut self, report: Report) {
+        if self.reports.as_ref().is_some_and(|reports| reports.try_send(report).is_err()) {
+            tracing::debug!("a report found no session");
+        }
+    }
+
+    fn begin(&self, work: Work) -> JoinHandle<Input> {
+        let (ledger, hands) = (self.ledger.clone(), self.hands.clone());
+        tokio::spawn(async move { do_work(&ledger, &*hands, work).await })
+    }
+}
+
+async fn done(at_work: &mut Option<JoinHandle<Input>>) -> Input {
+    match at_work {
+        // A defect in a driver must not pass for a result; the restarted agent looks what it left.
+        Some(task) => task.await.expect("work does not panic"),
+        None => std::future::pending().await,
+    }
+}
+
+async fn do_work<H: Hands>(ledger: &Ledger, hands: &H, work: Work) -> Input {
+    let track = ledger.open().expect("work is of the open track");
+    let steps = &track.order().steps;
+    let nothing = Before::Nothing;
+    let before_of = |index: usize| track.before(index).unwrap_or(&nothing);
+    match work {
+        Work::Look { key, index } => {
+            let staged = staged(ledger, &key.operation, &steps[index].component);
+            let before = hands.look(&steps[index], staged).await;
+            Input::Looked { key, index, before }
+        }
+        Work::Perform { key, index } => {
+            let begun = tokio::time::Instant::now();
+            let result = hands.perform(&steps[index], before_of(index)).await;
+            Input::Performed { key, index, result: timed(result, begun) }
+        }
+        Work::Observe { key, index, undo } => {
+            let (found, evidence) = hands.observe(&steps[index], before_of(index), undo).await;
+            Input::Observed { key, index, found, evidence }
+        }
+        Work::Undo { key, index, before } => {
+            let begun = tokio::time::Instant::now();
+            let result = hands.undo(&steps[index], &before).await;
+            Input::Undone { key, index, result: timed(result, begun) }
+        }
+    }
+}
+
+fn timed(result: StepResult, begun: tokio::time::Instant) -> StepResult {
+    let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    StepResult { duration_ms, ..result }
+}
+
+/// What the same operation's stage step found live of a component.
+fn staged(ledger: &Ledger, operation: &str, component: &str) -> Option<String> {
+    let tracks =
+        ledger.tracks().into_iter().rev().filter(|track| track.order().key.operation == operation);
+    let mut steps = tracks
+        .flat_map(|track| track.steps().map(|(index, step)| (&track.order().steps[index], step)));
+    steps.find_map(|(step, state)| {
+        let wanted = step.verb == Verb::Stage && step.component == component;
+        if wanted { state.result()?.evidence.as_ref()?.replaced.clone() } else { None }
+    })
+}
+
+fn log(record: &Record) {
+    match record {
+        Record::Accepted(order) => {
+            let (operation, stage, attempt) =
+                (&order.key.operation, order.key.stage, order.attempt);
+            tracing::info!(operation, stage, attempt, goal = ?order.goal, steps = order.steps.len(), "order taken");
+        }
+        Record::StepEnded { key, index, result } | Record::UndoEnded { key, index, result }
+            if !result.ok =>
+        {
+            tracing::warn!(
+                operation = key.operation,
+                index,
+                detail = result.detail,
+                "a step failed"
+            );
+        }
+        Record::TurnedBack { key, why } => {
+            tracing::warn!(operation = key.operation, why, "turned back")
+        }
+        Record::Ended { key, ending } => {
+            tracing::info!(operation = key.operation, stage = key.stage, end = ?ending.end, "track ended");
+        }
+        Record::Fenced(_)
+        | Record::StepBegan { .. }
+        | Record::Observed { .. }
+        | Record::StepEnded { .. }
+        | Record::UndoBegan { .. }
+        | Record::UndoEnded { .. }
+        | Record::Dropped { .. } => tracing::debug!(?record, "recorded"),
+    }
+}

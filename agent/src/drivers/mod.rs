@@ -1,0 +1,184 @@
+//! What the agent can do with a service, whatever technology runs it.
+//!
+//! ```text
+//! ServicePolicy --build--> dyn ServiceDriver --start, stop--> done, or DriverError (only Transient is retried)
+//!                               \-----------status---------> ServiceState: the look that evidence rests on
+//! ```
+//!
+//! | driver    | runs |
+//! |-----------|------|
+//! | `process` | a command that the agent itself starts and watches |
+//! | `fake`    | nothing: it stands in for a driver in tests |
+//!
+//! Invariant: every verb is idempotent: done already is done.
+//! Invariant: a verb ends by its deadline; what it could not do by then it says.
+//! Invariant: `status` looks at the host, never at what was asked for.
+
+pub mod conformance;
+pub mod fake;
+pub mod process;
+
+use std::{fmt, path::PathBuf, pin::Pin, time::Duration};
+
+use proto::policy::{self, ServicePolicy};
+use tokio::time::Instant;
+
+pub use crate::exec::proc::Identity;
+
+/// What a driver's verb returns: something to be awaited.
+pub type Doing<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// One service under one technology.
+pub trait ServiceDriver: fmt::Debug + Send + Sync {
+    /// The driver's name, as a policy has it.
+    fn name(&self) -> &'static str;
+
+    /// What it can do. Any other verb answers [`DriverError::Unsupported`].
+    fn verbs(&self) -> &'static [Verb];
+
+    /// Starts the service. Whether it is any good, the checks say.
+    fn start(&self, deadline: Instant) -> Doing<'_, Result<(), DriverError>>;
+
+    /// Stops the service: it has `within` to end by itself, then it is killed. Done means that nothing of it runs.
+    fn stop(&self, within: Duration, deadline: Instant) -> Doing<'_, Result<(), DriverError>>;
+
+    /// Looks.
+    fn status(&self) -> Doing<'_, Result<ServiceState, DriverError>>;
+
+    /// The last `count` lines that the service wrote, oldest first. Empty where there are none or none can be read.
+    fn last_log_lines(&self, count: usize) -> Doing<'_, Vec<String>>;
+}
+
+/// What can be asked of a driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verb {
+    Start,
+    Stop,
+    Status,
+    Log,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Status => "status",
+            Self::Log => "log",
+        })
+    }
+}
+
+/// What a look at a service showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceState {
+    pub running: bool,
+    /// Which process it is. Another identity at a later look means that it was restarted in between. `None` while it does
+    /// not run.
+    pub identity: Option<Identity>,
+    /// How often it was restarted without being asked to, since its last start.
+    pub restarts: u64,
+    /// The driver's own words.
+    pub detail: String,
+}
+
+/// Why a verb was not done, in words for a person.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DriverError {
+    /// It may work in a moment. The caller may try again: [`crate::retry::Tries::transient`].
+    #[error("{0}")]
+    Transient(String),
+    /// Trying again changes nothing.
+    #[error("{0}")]
+    Permanent(String),
+    /// The driver has no such verb.
+    #[error("{0}")]
+    Unsupported(String),
+    /// It was not done by the deadline. What state that left, `status` says.
+    #[error("{0}")]
+    TimedOut(String),
+}
+
+/// Where a driver is at home.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub component: String,
+    /// The agent's state directory. It exists.
+    pub state_dir: PathBuf,
+    /// While this file exists, nothing of the component may start.
+    pub hold_path: PathBuf,
+    /// What a service is that was never ordered anything: true where the agent is its supervisor from the host's
+    /// first day on.
+    pub autostart: bool,
+}
+
+/// A service that no driver of this agent can run.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("driver `{driver}` is not in this agent (has: process)")]
+    NotHere { driver: &'static str },
+    #[error("service `{service}` cannot be supervised on this host")]
+    Process {
+        service: String,
+        #[source]
+        source: process::SetUpError,
+    },
+}
+
+/// The driver of `service`. Call it inside the runtime: a driver may have a task of its own, which ends when the driver is
+/// dropped. The service does not.
+///
+/// # Errors
+/// This agent has no such driver, or the driver cannot be set up on this host.
+pub fn build(
+    service: &ServicePolicy,
+    context: &Context,
+) -> Result<Box<dyn ServiceDriver>, BuildError> {
+    match &service.driver {
+        policy::ServiceDriver::Process(process) => {
+            let built = process::ProcessDriver::build(&service.name, process, context);
+            let failed = |source| BuildError::Process { service: service.name.clone(), source };
+            Ok(Box::new(built.map_err(failed)?))
+        }
+        policy::ServiceDriver::Systemd(_) => Err(BuildError::NotHere { driver: "systemd" }),
+        policy::ServiceDriver::Nginx(_) => Err(BuildError::NotHere { driver: "nginx" }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_driver_that_is_not_here_is_refused_by_name() {
+        let state = tempfile::tempdir().unwrap();
+        let context = Context {
+            component: "crm".to_owned(),
+            state_dir: state.path().to_owned(),
+            hold_path: state.path().join("hold"),
+            autostart: false,
+        };
+        let service = |driver| ServicePolicy {
+            name: "web".to_owned(),
+            driver,
+            stop_within: policy::default_stop_within(),
+        };
+        let refused =
+            build(&service(policy::ServiceDriver::Systemd("web.service".into())), &context)
+                .unwrap_err();
+        assert_eq!(refused.to_string(), "driver `systemd` is not in this agent (has: process)");
+        let refused =
+            build(&service(policy::ServiceDriver::Nginx("nginx.service".into())), &context)
+                .unwrap_err();
+        assert_eq!(refused.to_string(), "driver `nginx` is not in this agent (has: process)");
+        let process = policy::ProcessPolicy {
+            command: vec!["/bin/true".into()],
+            directory: "/".into(),
+            environment: Default::default(),
+            user: None,
+        };
+        let built = build(&service(policy::ServiceDriver::Process(process)), &context).unwrap();
+        assert_eq!(built.name(), "process");
+        assert!(!built.status().await.unwrap().running);
+    }
+}

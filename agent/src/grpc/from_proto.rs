@@ -1,0 +1,89 @@
+//! Wire to our types. What this agent does not know it refuses, never ignores.
+
+use proto::v1;
+
+use crate::order::{Fence, Goal, OnFailure, Order, Step, TrackKey, Verb};
+
+/// Names and hashes are short; anything longer is not one.
+const TEXT_BYTES_MAX: usize = 256;
+/// More steps than this are no order of ours.
+const STEPS_MAX: usize = 64;
+
+/// An order that does not say what it has to, or says what this agent does not know.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    #[error("`{0}` is missing")]
+    Missing(&'static str),
+    #[error("`{field}` has the value {value}, which this agent does not know")]
+    Enum { field: &'static str, value: i32 },
+    #[error("`{0}` is too long")]
+    TooLong(&'static str),
+}
+
+/// An order. For another host it is an error.
+pub fn order(message: v1::Order, host: &str) -> Result<Order, WireError> {
+    let on_failure = match message.on_failure() {
+        v1::OnFailure::Restore => OnFailure::Restore,
+        v1::OnFailure::Leave => OnFailure::Leave,
+        v1::OnFailure::Unspecified => {
+            return Err(WireError::Enum { field: "on_failure", value: message.on_failure });
+        }
+    };
+    let goal = match message.goal() {
+        v1::Goal::Forward => Goal::Forward,
+        v1::Goal::Undo => Goal::Undo,
+        v1::Goal::Unspecified => {
+            return Err(WireError::Enum { field: "goal", value: message.goal });
+        }
+    };
+    let id = message.id.ok_or(WireError::Missing("id"))?;
+    if id.host != host {
+        return Err(WireError::Missing("an id for this host"));
+    }
+    let epoch = message.epoch.ok_or(WireError::Missing("epoch"))?;
+    if message.steps.len() > STEPS_MAX {
+        return Err(WireError::TooLong("steps"));
+    }
+    Ok(Order {
+        key: TrackKey { operation: short("operation", id.operation)?, stage: id.stage },
+        attempt: id.attempt,
+        plan_hash: short("plan_hash", id.plan_hash)?,
+        fence: Fence {
+            epoch: epoch.counter,
+            instance: short("instance", epoch.instance)?,
+            sequence: message.sequence,
+        },
+        goal,
+        steps: message.steps.into_iter().map(step).collect::<Result<_, _>>()?,
+        on_failure,
+        traceparent: short("traceparent", message.traceparent)?,
+    })
+}
+
+fn step(message: v1::Step) -> Result<Step, WireError> {
+    let verb = match message.verb() {
+        v1::Verb::Preflight => Verb::Preflight,
+        v1::Verb::Snapshot => Verb::Snapshot,
+        v1::Verb::Stage => Verb::Stage,
+        v1::Verb::Stop => Verb::Stop,
+        v1::Verb::Switch => Verb::Switch,
+        v1::Verb::Start => Verb::Start,
+        v1::Verb::Verify => Verb::Verify,
+        v1::Verb::Discard => Verb::Discard,
+        v1::Verb::Check => Verb::Check,
+        v1::Verb::Unspecified => {
+            return Err(WireError::Enum { field: "verb", value: message.verb });
+        }
+    };
+    Ok(Step {
+        verb,
+        component: short("component", message.component)?,
+        release: short("release", message.release)?,
+        snapshot: short("snapshot", message.snapshot)?,
+        deadline_ms: message.deadline_ms,
+    })
+}
+
+fn short(field: &'static str, text: String) -> Result<String, WireError> {
+    if text.len() > TEXT_BYTES_MAX { Err(WireError::TooLong(field)) } else { Ok(text) }
+}

@@ -1,0 +1,4 @@
+//! The wire: free functions between it and the agent's own types.
+
+pub mod from_proto;
+pub mod to_proto;

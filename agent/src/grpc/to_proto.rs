@@ -1,0 +1,224 @@
+//! Our types to the wire. Free functions that cannot fail.
+
+use proto::v1;
+
+use crate::{
+    core::Report,
+    ledger::{Ledger, Record, StepResult, StepState, Track},
+    order::{End, Evidence, Goal, Order, TrackKey, Verb},
+    status::{ComponentStatus, HostStatus, Snapshot},
+};
+
+/// What a detail may be long; logs of a failing service can be longer.
+const DETAIL_BYTES_MAX: usize = 4096;
+
+/// The messages of one report, in order.
+pub fn report(report: &Report, host: &str) -> Vec<v1::Report> {
+    match report {
+        Report::Facts(ledger, records) => {
+            records.iter().filter_map(|record| fact(ledger, record, host)).collect()
+        }
+        Report::Refused(order, reason, ledger) => {
+            let fence = ledger.fence();
+            let refused = v1::Refused {
+                reason: reason.clone(),
+                highest_epoch: fence
+                    .map(|f| v1::Epoch { counter: f.epoch, instance: f.instance.clone() }),
+                highest_sequence: fence.map_or(0, |fence| fence.sequence),
+            };
+            vec![v1::Report {
+                id: Some(id(order, host)),
+                report: Some(v1::report::Report::Refused(refused)),
+            }]
+        }
+        Report::Answer(order, ledger) => {
+            let track = ledger.tracks().into_iter().find(|track| track.order().key == order.key);
+            let ended = track.and_then(track_ended);
+            ended
+                .map(|ended| v1::Report {
+                    id: Some(id(order, host)),
+                    report: Some(v1::report::Report::Ended(ended)),
+                })
+                .into_iter()
+                .collect()
+        }
+    }
+}
+
+fn fact(ledger: &Ledger, record: &Record, host: &str) -> Option<v1::Report> {
+    let track =
+        |key: &TrackKey| ledger.tracks().into_iter().find(|track| track.order().key == *key);
+    let step = |key: &TrackKey, index: usize, state: v1::StepState, result: Option<&StepResult>| {
+        let report = v1::StepReport {
+            index: small(index),
+            state: state.into(),
+            duration_ms: result.map_or(0, |result| result.duration_ms),
+            detail: result.map_or_else(String::new, |result| cut(&result.detail)),
+        };
+        let id = Some(id(track(key)?.order(), host));
+        Some(v1::Report { id, report: Some(v1::report::Report::Step(report)) })
+    };
+    match record {
+        Record::StepBegan { key, index, .. } => step(key, *index, v1::StepState::Running, None),
+        Record::StepEnded { key, index, result } => {
+            let state = if result.ok { v1::StepState::Done } else { v1::StepState::Failed };
+            step(key, *index, state, Some(result))
+        }
+        Record::UndoEnded { key, index, result } => {
+            let state = if result.ok { v1::StepState::Undone } else { v1::StepState::Failed };
+            step(key, *index, state, Some(result))
+        }
+        Record::Ended { key, .. } => {
+            let track = track(key)?;
+            let ended = v1::report::Report::Ended(track_ended(track)?);
+            Some(v1::Report { id: Some(id(track.order(), host)), report: Some(ended) })
+        }
+        Record::Fenced(_)
+        | Record::Accepted(_)
+        | Record::Observed { .. }
+        | Record::TurnedBack { .. }
+        | Record::UndoBegan { .. }
+        | Record::Dropped { .. } => None,
+    }
+}
+
+/// How the host is, with all that the ledger holds.
+pub fn host_status(status: &HostStatus, ledger: &Ledger, host: &str) -> v1::HostStatus {
+    v1::HostStatus {
+        policy_hash: status.policy_hash.clone(),
+        components: status.components.iter().map(component).collect(),
+        snapshots: status.snapshots.iter().map(snapshot).collect(),
+        tracks: ledger.tracks().into_iter().map(|track| track_status(track, host)).collect(),
+        free_bytes: status.free_bytes,
+    }
+}
+
+fn component(row: &ComponentStatus) -> v1::ComponentStatus {
+    let services = row.services.iter().map(|service| v1::ServiceStatus {
+        service: service.service.clone(),
+        driver: service.driver.clone(),
+        running: service.running,
+        detail: cut(&service.detail),
+    });
+    let checks = row.checks.iter().map(|check| v1::CheckStatus {
+        check: check.check.clone(),
+        ok: check.ok,
+        detail: cut(&check.detail),
+    });
+    v1::ComponentStatus {
+        component: row.component.clone(),
+        release: row.release.clone(),
+        snapshot: row.snapshot.clone(),
+        changed: row.changed,
+        version: row.version.clone(),
+        services: services.collect(),
+        checks: checks.collect(),
+        held: row.held,
+        verbs: row.verbs.iter().map(|v| verb(*v).into()).collect(),
+    }
+}
+
+fn snapshot(row: &Snapshot) -> v1::SnapshotInfo {
+    v1::SnapshotInfo {
+        component: row.component.clone(),
+        snapshot: row.exact.clone(),
+        content: row.content.clone(),
+        release: row.release.clone(),
+        version: row.version.clone(),
+        taken_at_unix_ms: row.taken_at_unix_ms,
+        size_bytes: row.size_bytes,
+        files: row.files,
+        damage: row.damage.clone(),
+    }
+}
+
+fn track_status(track: &Track, host: &str) -> v1::TrackStatus {
+    let goal = match track.order().goal {
+        Goal::Forward => v1::Goal::Forward,
+        Goal::Undo => v1::Goal::Undo,
+    };
+    v1::TrackStatus {
+        id: Some(id(track.order(), host)),
+        goal: goal.into(),
+        ended: track_ended(track),
+    }
+}
+
+fn track_ended(track: &Track) -> Option<v1::TrackEnded> {
+    let ending = track.ending()?;
+    let end = match ending.end {
+        End::Done => v1::TrackEnd::Done,
+        End::Undone => v1::TrackEnd::Undone,
+        End::Left => v1::TrackEnd::Left,
+        End::Stuck => v1::TrackEnd::Stuck,
+    };
+    Some(v1::TrackEnded {
+        end: end.into(),
+        reason: cut(&ending.reason),
+        steps: track.steps().map(|(index, step)| step_report(index, step)).collect(),
+        evidence: track.evidence().iter().map(evidence).collect(),
+    })
+}
+
+fn step_report(index: usize, step: &StepState) -> v1::StepReport {
+    let (state, result) = match (step.undo(), step.result()) {
+        (Some(undo), _) if undo.ok => (v1::StepState::Undone, Some(undo)),
+        (Some(undo), _) => (v1::StepState::Failed, Some(undo)),
+        (None, Some(result)) if result.ok => (v1::StepState::Done, Some(result)),
+        (None, Some(result)) => (v1::StepState::Failed, Some(result)),
+        (None, None) => (v1::StepState::Running, None),
+    };
+    v1::StepReport {
+        index: small(index),
+        state: state.into(),
+        duration_ms: result.map_or(0, |result| result.duration_ms),
+        detail: result.map_or_else(String::new, |result| cut(&result.detail)),
+    }
+}
+
+fn evidence(row: &Evidence) -> v1::Evidence {
+    v1::Evidence {
+        component: row.component.clone(),
+        snapshot: row.snapshot.clone().unwrap_or_default(),
+        version: row.version.clone().unwrap_or_default(),
+        stable_ms: row.stable_ms,
+        notes: row.notes.iter().map(|note| cut(note)).collect(),
+        replaced: row.replaced.clone().unwrap_or_default(),
+    }
+}
+
+fn id(order: &Order, host: &str) -> v1::OrderId {
+    v1::OrderId {
+        operation: order.key.operation.clone(),
+        stage: order.key.stage,
+        host: host.to_owned(),
+        attempt: order.attempt,
+        plan_hash: order.plan_hash.clone(),
+    }
+}
+
+fn verb(verb: Verb) -> v1::Verb {
+    match verb {
+        Verb::Preflight => v1::Verb::Preflight,
+        Verb::Snapshot => v1::Verb::Snapshot,
+        Verb::Stage => v1::Verb::Stage,
+        Verb::Stop => v1::Verb::Stop,
+        Verb::Switch => v1::Verb::Switch,
+        Verb::Start => v1::Verb::Start,
+        Verb::Verify => v1::Verb::Verify,
+        Verb::Discard => v1::Verb::Discard,
+        Verb::Check => v1::Verb::Check,
+    }
+}
+
+fn small(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn cut(text: &str) -> String {
+    let mut end = text.len().min(DETAIL_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}

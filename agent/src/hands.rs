@@ -1,0 +1,39 @@
+//! What is done to a host: the seam between the worker, which decides, and what it decides about.
+
+use crate::{
+    drivers::Doing,
+    ledger::{Found, StepResult},
+    order::{Before, Evidence, Step},
+    status::HostStatus,
+};
+
+/// One host's components and every verb on them. The host itself is one implementation; a host that does nothing,
+/// for measuring everything else, is another.
+pub trait Hands: Send + Sync + 'static {
+    /// Why this host does not do such a step, where it does not.
+    fn forbidden(&self, step: &Step) -> Option<String>;
+
+    /// How things are before a step: what will undo it. `staged` is what the same operation's stage step found live.
+    fn look<'a>(
+        &'a self,
+        step: &'a Step,
+        staged: Option<String>,
+    ) -> Doing<'a, Result<Before, String>>;
+
+    /// Does the step.
+    fn perform<'a>(&'a self, step: &'a Step, before: &'a Before) -> Doing<'a, StepResult>;
+
+    /// After a crash: how far the step, or its undo, got.
+    fn observe<'a>(
+        &'a self,
+        step: &'a Step,
+        before: &'a Before,
+        undo: bool,
+    ) -> Doing<'a, (Found, Option<Evidence>)>;
+
+    /// Takes a step back that was done wholly or in part.
+    fn undo<'a>(&'a self, step: &'a Step, before: &'a Before) -> Doing<'a, StepResult>;
+
+    /// How the host is now.
+    fn status(&self) -> Doing<'_, HostStatus>;
+}

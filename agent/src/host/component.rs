@@ -1,0 +1,446 @@
+//! One component: its files, its services, its checks, and what each verb does to them.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use proto::policy::{CheckPolicy, ComponentPolicy};
+use tokio::time::Instant;
+
+use super::{VERBS, services::Services};
+use crate::{
+    drivers::BuildError,
+    ledger::Found,
+    order::{Before, Evidence, Step, Verb},
+    probe::{Prober, Tried, Windows},
+    status::{CheckStatus, ComponentStatus},
+    store::{ComponentFiles, Difference, Hash, Label, Observed, Store, StoreError},
+};
+
+/// Drifted paths that are named in a step's words; the rest is counted.
+const PATHS_NAMED: usize = 5;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Component {
+    name: String,
+    files: Arc<ComponentFiles>,
+    services: Services,
+    checks: Vec<CheckPolicy>,
+    windows: Windows,
+    store: Arc<Store>,
+    prober: Prober,
+}
+
+type Done = Result<String, String>;
+type Shown = Result<(String, Option<Evidence>), String>;
+
+impl Component {
+    pub(super) fn build(
+        name: &str,
+        policy: &ComponentPolicy,
+        state: &Path,
+        store: &Arc<Store>,
+        prober: &Prober,
+    ) -> Result<Self, BuildError> {
+        let hold = store.hold_path(name);
+        Ok(Self {
+            name: name.to_owned(),
+            files: Arc::new(ComponentFiles {
+                component: name.to_owned(),
+                files: policy.files.clone(),
+            }),
+            services: Services::build(name, &policy.services, state, &hold)?,
+            checks: policy.checks.clone(),
+            windows: Windows {
+                ready_within: policy.ready_within.0,
+                stable_for: policy.stable_for.0,
+            },
+            store: store.clone(),
+            prober: prober.clone(),
+        })
+    }
+
+    /// The services that run.
+    pub(super) async fn running(&self) -> Result<Vec<String>, String> {
+        self.services.running().await
+    }
+
+    /// The exact hash of what is live: what the stage step found, where there was one.
+    pub(super) async fn live(&self, staged: Option<String>) -> Result<String, String> {
+        match staged {
+            Some(staged) => Ok(staged),
+            None => self
+                .stored(|store, files| store.live(files))
+                .await
+                .map(|live| live.exact.to_string()),
+        }
+    }
+
+    pub(super) async fn preflight(&self, step: &Step) -> Done {
+        let to = target(step)?;
+        let found = self.stored(move |store, files| store.preflight(files, to)).await?;
+        let mut words = match found.bytes_needed {
+            0 => vec!["nothing to copy".to_owned()],
+            needed => vec![format!("needs {needed} bytes, {} are free", found.bytes_free)],
+        };
+        words.extend(found.notes);
+        Ok(words.join("; "))
+    }
+
+    pub(super) async fn snapshot(&self, step: &Step) -> Shown {
+        let version = self.version().await;
+        let label = Label {
+            release: step.release.clone(),
+            version: version.clone(),
+            taken_at_unix_ms: jiff::Timestamp::now().as_millisecond(),
+        };
+        let info = self.stored(move |store, files| store.snapshot(files, label)).await?;
+        let evidence = Evidence {
+            component: self.name.clone(),
+            snapshot: Some(info.exact.to_string()),
+            version,
+            notes: info.skipped.iter().map(|path| format!("skipped {path}")).collect(),
+            ..Evidence::default()
+        };
+        Ok((format!("{} files, {} bytes", info.files, info.size_bytes), Some(evidence)))
+    }
+
+    pub(super) async fn stage(&self, step: &Step) -> Shown {
+        let to = target(step)?;
+        let staged = self.stored(move |store, files| store.stage(files, to)).await?;
+        let mut words = if staged.already {
+            "stands already".to_owned()
+        } else {
+            "built and read back".to_owned()
+        };
+        if !staged.drift.is_empty() {
+            words.push_str(&format!("; changed by hand or by the app: {}", named(&staged.drift)));
+        }
+        let evidence = Evidence {
+            component: self.name.clone(),
+            replaced: Some(staged.before.to_string()),
+            ..Evidence::default()
+        };
+        Ok((words, Some(evidence)))
+    }
+
+    pub(super) async fn stop(&self, step: &Step) -> Done {
+        self.services.stop(|_| true, deadline(step)).await
+    }
+
+    pub(super) async fn start(&self, step: &Step) -> Done {
+        self.services.start(|_| true, deadline(step)).await
+    }
+
+    pub(super) async fn switch(&self, step: &Step, before: &Before) -> Shown {
+        let (from, to) = (live_before(before)?, target(step)?);
+        let running = self.services.running().await?;
+        if !running.is_empty() {
+            return Err(format!(
+                "{} run; nothing is replaced under a running service",
+                running.join(", ")
+            ));
+        }
+        if from == to {
+            return Ok(("is live already".to_owned(), Some(self.switched(from, to))));
+        }
+        let switched = self.stored(move |store, files| store.switch(files, from, to)).await?;
+        let mut evidence = self.switched(from, to);
+        evidence.notes.clone_from(&switched.notes);
+        Ok((switched.notes.join("; "), Some(evidence)))
+    }
+
+    pub(super) async fn verify(&self, step: &Step) -> Shown {
+        let wanted = if step.snapshot.is_empty() {
+            None
+        } else {
+            self.recorded_version(target(step)?).await?
+        };
+        let identities = self.services.identities().await?;
+        let still = || self.services.still(&identities);
+        let verified =
+            match self.prober.verify(&self.checks, wanted.as_deref(), self.windows, still).await {
+                Ok(verified) => verified,
+                Err(failed) => {
+                    return Err(format!("{}{}", failed.reason, self.services.logs().await));
+                }
+            };
+        let mut notes = verified.notes;
+        if !step.snapshot.is_empty() {
+            notes.extend(self.unchanged(target(step)?).await?);
+        }
+        let evidence = Evidence {
+            component: self.name.clone(),
+            version: verified.version.clone(),
+            stable_ms: u64::try_from(verified.stable_for.as_millis()).unwrap_or(u64::MAX),
+            notes,
+            ..Evidence::default()
+        };
+        self.keep_replaced();
+        let version =
+            verified.version.map_or_else(String::new, |version| format!(", reports {version}"));
+        let checks = self.checks.len();
+        Ok((format!("{checks} of {checks} checks held{version}"), Some(evidence)))
+    }
+
+    pub(super) async fn discard(&self, step: &Step) -> Done {
+        let exact = target(step)?;
+        let notes = self.stored(move |store, files| store.discard(files, exact)).await?;
+        Ok(notes.join("; "))
+    }
+
+    pub(super) async fn check(&self, step: &Step) -> Done {
+        let exact = target(step)?;
+        self.stored(move |store, files| store.check(&files.component, exact)).await?;
+        Ok("every byte read".to_owned())
+    }
+
+    /// Takes a step back that was done wholly or in part.
+    pub(super) async fn undo(&self, step: &Step, before: &Before) -> Done {
+        match (step.verb, before) {
+            (Verb::Stop, Before::Running(running)) => {
+                self.services
+                    .start(|name| running.iter().any(|other| other == name), deadline(step))
+                    .await
+            }
+            (Verb::Start, Before::Running(running)) => {
+                self.services
+                    .stop(|name| running.iter().all(|other| other != name), deadline(step))
+                    .await
+            }
+            (Verb::Switch, Before::Live(_)) => {
+                let (from, to) = (target(step)?, live_before(before)?);
+                if from == to {
+                    return Ok("nothing was replaced".to_owned());
+                }
+                let switched =
+                    self.stored(move |store, files| store.switch(files, from, to)).await?;
+                Ok(switched.notes.join("; "))
+            }
+            (Verb::Stop | Verb::Start | Verb::Switch, _) => {
+                Err(format!("the ledger does not say how things were before {}", step.verb))
+            }
+            (
+                Verb::Preflight
+                | Verb::Snapshot
+                | Verb::Stage
+                | Verb::Verify
+                | Verb::Discard
+                | Verb::Check,
+                _,
+            ) => Ok(String::new()),
+        }
+    }
+
+    /// After a crash: how far the step, or its undo, got.
+    pub(super) async fn observe(
+        &self,
+        step: &Step,
+        before: &Before,
+        undo: bool,
+    ) -> Result<(Found, Option<Evidence>), String> {
+        match (step.verb, before) {
+            (Verb::Stop | Verb::Start, Before::Running(wanted)) => {
+                let running = self.services.running().await?;
+                let back = running.iter().all(|name| wanted.contains(name))
+                    && wanted.iter().all(|n| running.contains(n));
+                let (none, all) = (running.is_empty(), running.len() == self.services.len());
+                let done = match (undo, step.verb) {
+                    (true, _) => back,
+                    (false, Verb::Stop) => none,
+                    (false, _) => all,
+                };
+                let found = if done {
+                    Found::Done
+                } else if none || all {
+                    Found::NotDone
+                } else {
+                    Found::Partial
+                };
+                Ok((found, None))
+            }
+            (Verb::Switch, Before::Live(_)) => {
+                let (from, to) = (live_before(before)?, target(step)?);
+                let observed =
+                    self.stored(move |store, files| store.observe(files, from, to)).await?;
+                Ok(match (observed, undo) {
+                    (Observed::Done, false) => (Found::Done, Some(self.switched(from, to))),
+                    (Observed::NotDone, false) | (Observed::Done, true) => (Found::NotDone, None),
+                    (Observed::NotDone, true) => (Found::Done, None),
+                    (Observed::Partial, _) => (Found::Partial, None),
+                    (Observed::Unknown(why), _) => (Found::Unknown(why), None),
+                })
+            }
+            // These may simply be done again: they change nothing that serves.
+            (
+                Verb::Preflight
+                | Verb::Snapshot
+                | Verb::Stage
+                | Verb::Stop
+                | Verb::Switch
+                | Verb::Start
+                | Verb::Verify
+                | Verb::Discard
+                | Verb::Check,
+                _,
+            ) => Ok((Found::NotDone, None)),
+        }
+    }
+
+    /// How the component is now.
+    pub(super) async fn status(&self) -> ComponentStatus {
+        let mut status = ComponentStatus {
+            component: self.name.clone(),
+            verbs: VERBS.to_vec(),
+            ..Default::default()
+        };
+        match self.stored(|store, files| store.live(files)).await {
+            Ok(live) => {
+                status.changed = live.changed;
+                if let Some(record) = live.record {
+                    status.release = record.release;
+                    status.snapshot = record.exact.to_string();
+                }
+            }
+            Err(why) => tracing::debug!(component = self.name, why, "what is live cannot be told"),
+        }
+        let held = self.store.held().unwrap_or_default();
+        status.held = held.contains(&self.name);
+        status.services = self.services.status().await;
+        for (check, tried) in self.checks.iter().zip(self.tried().await) {
+            if let (Some(version), true) = (tried.version, status.version.is_empty()) {
+                status.version = version;
+            }
+            status.checks.push(CheckStatus {
+                check: check.name.clone(),
+                ok: tried.ok,
+                detail: tried.detail,
+            });
+        }
+        status
+    }
+
+    /// Every check, tried once, all at the same time.
+    async fn tried(&self) -> Vec<Tried> {
+        let try_once = |check: &CheckPolicy| {
+            let (prober, check) = (self.prober.clone(), check.clone());
+            tokio::spawn(async move { prober.try_once(&check, None).await })
+        };
+        let tries: Vec<_> = self.checks.iter().map(try_once).collect();
+        let mut tried = Vec::new();
+        for one in tries {
+            tried.push(one.await.expect("a try does not panic"));
+        }
+        tried
+    }
+
+    /// What the app calls its version now, where a check asks for it.
+    async fn version(&self) -> Option<String> {
+        self.tried().await.into_iter().find_map(|tried| tried.version)
+    }
+
+    /// What the app called its version when a snapshot was taken.
+    async fn recorded_version(&self, exact: Hash) -> Result<Option<String>, String> {
+        let rows = self.stored(|store, _| store.list()).await?;
+        let row = rows.into_iter().find(|row| row.component == self.name && row.exact == exact);
+        Ok(row.and_then(|row| row.version))
+    }
+
+    /// Nothing of a snapshot has changed since it was put there; what the app has written beside it is listed.
+    async fn unchanged(&self, exact: Hash) -> Result<Vec<String>, String> {
+        let found = self.stored(move |store, files| store.digest_matches(files, exact)).await?;
+        let (failures, others): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(Difference::is_failure);
+        let paths =
+            |rows: Vec<Difference>| rows.into_iter().map(|row| row.path).collect::<Vec<_>>();
+        if !failures.is_empty() {
+            let paths = paths(failures);
+            return Err(format!(
+                "files of the release changed after it was put there: {}",
+                named(&paths)
+            ));
+        }
+        let others = paths(others);
+        Ok(if others.is_empty() {
+            Vec::new()
+        } else {
+            vec![format!("written by the app: {}", named(&others))]
+        })
+    }
+
+    /// What was replaced goes into the store now that nobody waits for it.
+    fn keep_replaced(&self) {
+        let (store, files, name) = (self.store.clone(), self.files.clone(), self.name.clone());
+        tokio::task::spawn_blocking(move || {
+            let rows = store.list().unwrap_or_default();
+            for row in rows
+                .iter()
+                .filter(|row| row.component == name && !row.in_store && row.damage.is_none())
+            {
+                if let Err(error) = store.store_replaced(&files, row.exact) {
+                    tracing::warn!(
+                        component = name,
+                        reason = error.reason(),
+                        "what was replaced stays beside only"
+                    );
+                }
+            }
+        });
+    }
+
+    fn switched(&self, from: Hash, to: Hash) -> Evidence {
+        Evidence {
+            component: self.name.clone(),
+            snapshot: Some(to.to_string()),
+            replaced: Some(from.to_string()),
+            ..Evidence::default()
+        }
+    }
+
+    /// Runs something of the store on a thread that may block.
+    async fn stored<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store, &ComponentFiles) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, String> {
+        let (store, files) = (self.store.clone(), self.files.clone());
+        let done = tokio::task::spawn_blocking(move || work(&store, &files)).await;
+        match done {
+            Ok(Err(error @ StoreError::Fsync { .. })) => {
+                // What the disk then holds is not known; the restarted agent looks.
+                tracing::error!(reason = error.reason(), "a sync failed; the process ends");
+                std::process::abort()
+            }
+            Ok(done) => done.map_err(|error| error.reason()),
+            Err(error) => {
+                tracing::error!(%error, "the store panicked; the process ends");
+                std::process::abort()
+            }
+        }
+    }
+}
+
+fn deadline(step: &Step) -> Instant {
+    Instant::now() + Duration::from_millis(step.deadline_ms)
+}
+
+fn target(step: &Step) -> Result<Hash, String> {
+    step.snapshot.parse().map_err(|_| format!("`{}` is not the hash of a snapshot", step.snapshot))
+}
+
+fn live_before(before: &Before) -> Result<Hash, String> {
+    match before {
+        Before::Live(hash) => {
+            hash.parse().map_err(|_| format!("the ledger holds `{hash}` for a hash"))
+        }
+        Before::Nothing | Before::Running(_) => {
+            Err("the ledger does not say what was live before".to_owned())
+        }
+    }
+}
+
+fn named(paths: &[String]) -> String {
+    let mut text = paths.iter().take(PATHS_NAMED).cloned().collect::<Vec<_>>().join(", ");
+    if paths.len() > PATHS_NAMED {
+        text.push_str(&format!(" and {} more", paths.len() - PATHS_NAMED));
+    }
+    text
+}

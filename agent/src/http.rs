@@ -1,0 +1,226 @@
+//! The agent's way to ask over HTTP, with the bounds that everything it asks has.
+//!
+//! ```text
+//! Request --Client::ask--> Answer (status, the first 64 KiB, time taken)  or  HttpError (the host's own words)
+//! ```
+//!
+//! Invariant: the only module that knows the HTTP library.
+//! Invariant: no proxy, no redirect, no reused connection: what answers is what the URL names, now.
+//! Invariant: no bearer token, password or query of a URL is in an error.
+
+use std::{
+    error::Error,
+    time::{Duration, Instant},
+};
+
+use reqwest::{
+    Method, Url,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
+    redirect,
+};
+
+/// How much of an answer is read. A health check's is far smaller.
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a connection may take, whatever the whole request may.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// What to ask.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    pub method: &'a str,
+    /// `http` or `https`.
+    pub url: &'a str,
+    /// Sent as JSON where it is JSON, else as text.
+    pub body: Option<&'a str>,
+    pub bearer: Option<&'a Bearer>,
+    /// From the connection to the last byte.
+    pub within: Duration,
+}
+
+/// A token. Its value is never shown.
+#[derive(Clone, Debug)]
+pub struct Bearer(HeaderValue);
+
+impl Bearer {
+    /// `None` where `token` cannot stand in a header.
+    pub fn new(token: &str) -> Option<Self> {
+        let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+        // Its `Debug` hides it from now on.
+        value.set_sensitive(true);
+        Some(Self(value))
+    }
+}
+
+/// What was answered, whatever the status.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// The first [`BODY_BYTES_MAX`] bytes.
+    pub body: Vec<u8>,
+    /// There was more.
+    pub cut: bool,
+    /// From the request to the last byte that was read.
+    pub took: Duration,
+}
+
+/// Why there is no answer, in the host's own words. The library's error is kept without its URL.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    #[error("cannot set up the HTTP client: {}", words(.0))]
+    SetUp(reqwest::Error),
+    #[error("the url is not one: {0}")]
+    Url(String),
+    #[error("method `{0}` is not one")]
+    Method(String),
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    #[error("{}", words(.0))]
+    Ask(reqwest::Error),
+}
+
+/// The one HTTP client. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client(reqwest::Client);
+
+impl Client {
+    /// Sets it up. The process has installed its TLS provider by now.
+    ///
+    /// # Errors
+    /// TLS cannot be set up. A host without root certificates is none: there, every `https` request fails.
+    pub fn new() -> Result<Self, HttpError> {
+        let with_roots = builder().build();
+        let built = with_roots.or_else(|error| {
+            tracing::warn!(
+                error = words(&error),
+                "no root certificates on this host: https will fail"
+            );
+            builder().tls_certs_only([]).build()
+        });
+        built.map(Self).map_err(HttpError::SetUp)
+    }
+
+    /// Asks once.
+    ///
+    /// # Errors
+    /// There was no whole answer in time.
+    pub async fn ask(&self, request: &Request<'_>) -> Result<Answer, HttpError> {
+        let method = method(request.method)?;
+        let mut asked = self.0.request(method, url(request.url)?).timeout(request.within);
+        if let Some(bearer) = request.bearer {
+            asked = asked.header(AUTHORIZATION, bearer.0.clone());
+        }
+        if let Some(body) = request.body {
+            asked = asked.header(CONTENT_TYPE, content_type(body)).body(body.to_owned());
+        }
+        let failed = |error: reqwest::Error| {
+            if error.is_timeout() {
+                HttpError::TimedOut(request.within)
+            } else {
+                HttpError::Ask(error.without_url())
+            }
+        };
+        let begun = Instant::now();
+        let mut response = asked.send().await.map_err(failed)?;
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            body.extend_from_slice(&chunk);
+            if body.len() > BODY_BYTES_MAX {
+                break;
+            }
+        }
+        let cut = body.len() > BODY_BYTES_MAX;
+        body.truncate(BODY_BYTES_MAX);
+        Ok(Answer { status: response.status().as_u16(), body, cut, took: begun.elapsed() })
+    }
+}
+
+/// Why `method` and `url` cannot be asked, `None` where they can.
+pub fn refusal(method_name: &str, address: &str) -> Option<String> {
+    method(method_name).err().or_else(|| url(address).err()).map(|error| error.to_string())
+}
+
+/// A URL as it may be shown: without user, password and query.
+pub fn shown(address: &str) -> String {
+    let Ok(mut url) = url(address) else { return "(not a url)".to_owned() };
+    let query = if url.query().is_some() { "?…" } else { "" };
+    url.set_query(None);
+    url.set_fragment(None);
+    // They fail for a URL without a host only, which `url` refuses.
+    if url.set_username("").is_err() || url.set_password(None).is_err() {
+        return "(not a url)".to_owned();
+    }
+    format!("{url}{query}")
+}
+
+/// What went wrong at the bottom of it, as the host says it: `connection refused`.
+pub fn words(error: &dyn Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    let text = deepest.to_string();
+    let text = text.split(" (os error ").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+}
+
+fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        .http1_only()
+        // A kept connection would still reach the process that was replaced.
+        .pool_max_idle_per_host(0)
+        .connect_timeout(CONNECT_WITHIN)
+        .user_agent(concat!("lastgood-agent/", env!("CARGO_PKG_VERSION")))
+}
+
+fn method(name: &str) -> Result<Method, HttpError> {
+    Method::from_bytes(name.as_bytes()).map_err(|_| HttpError::Method(name.to_owned()))
+}
+
+fn url(address: &str) -> Result<Url, HttpError> {
+    let url: Url = address.parse().map_err(|error| HttpError::Url(words(&error)))?;
+    match (url.scheme(), url.has_host()) {
+        ("http" | "https", true) => Ok(url),
+        (scheme, _) => {
+            Err(HttpError::Url(format!("it begins with `{scheme}:`, not with http:// or https://")))
+        }
+    }
+}
+
+fn content_type(body: &str) -> &'static str {
+    match serde_json::from_str::<serde::de::IgnoredAny>(body) {
+        Ok(_) => "application/json",
+        Err(_) => "text/plain; charset=utf-8",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_what_may_be_secret() {
+        let shown = shown("http://me:hunter2@127.0.0.1:8080/health?token=hunter2#hunter2");
+        assert_eq!(shown, "http://127.0.0.1:8080/health?…");
+    }
+
+    #[test]
+    fn what_cannot_be_asked_is_refused_without_showing_it() {
+        assert_eq!(refusal("GET", "https://localhost/health"), None);
+        assert!(refusal("G ET", "https://localhost/").unwrap().contains("method"));
+        for url in ["localhost:80", "ftp://hunter2@host/", "/health", "http://"] {
+            let refusal = refusal("GET", url).unwrap();
+            assert!(refusal.contains("url") && !refusal.contains("hunter2"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_bearer_is_not_shown() {
+        assert!(!format!("{:?}", Bearer::new("hunter2").unwrap()).contains("hunter2"));
+        assert!(Bearer::new("two\nlines").is_none());
+    }
+}

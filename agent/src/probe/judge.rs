@@ -1,0 +1,134 @@
+//! Judges one answer: is it what the check expects?
+//!
+//! Invariant: pure. What was not asked for is not looked at.
+//! Invariant: what the app sent is quoted only short, and only with the bearer token taken out first.
+
+use proto::policy::HttpExpect;
+use serde_json::Value;
+
+use super::Seen;
+use crate::http::Answer;
+
+/// How much of a value that an app sent is quoted.
+pub(super) const QUOTED_CHARS: usize = 120;
+
+/// An answer and what is needed to speak of it.
+pub(super) struct Judge<'a> {
+    /// `GET http://127.0.0.1/health`.
+    pub(super) what: &'a str,
+    pub(super) answer: &'a Answer,
+    pub(super) expect: &'a HttpExpect,
+    pub(super) wanted_version: Option<&'a str>,
+    /// What the app was sent and nobody else may see.
+    pub(super) token: Option<&'a str>,
+}
+
+impl Judge<'_> {
+    pub(super) fn judge(&self) -> Seen {
+        let body: Option<Value> = serde_json::from_slice(&self.answer.body).ok();
+        let at = |pointer: &String| body.as_ref().and_then(|body| body.pointer(pointer));
+        let version = self.expect.version_at.as_ref().and_then(at).and_then(text_of);
+        let said = format!("{} → {}", self.what, self.answer.status);
+        let verdict = self
+            .status_and_speed()
+            .and_then(|()| self.json(body.as_ref()))
+            .and_then(|()| self.version(version.as_deref()));
+        let words = |words: String| format!("{said}{words}");
+        Seen {
+            verdict: verdict.map(words).map_err(words),
+            version: version.map(|version| self.quote_text(&version)),
+        }
+    }
+
+    fn status_and_speed(&self) -> Result<(), String> {
+        let status = self.expect.status.unwrap_or(200);
+        if self.answer.status != status {
+            return Err(format!(", wanted {status}"));
+        }
+        match self.expect.within {
+            Some(within) if self.answer.took > within.0 => {
+                Err(format!(" in {}, wanted within {within}", self.took()))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn json(&self, body: Option<&Value>) -> Result<(), String> {
+        let Some(body) = body else {
+            if self.expect.json.is_empty() && self.expect.version_at.is_none() {
+                return Ok(());
+            }
+            let why = if self.answer.cut { "is longer than 64 KiB" } else { "is not JSON" };
+            return Err(format!(", but the answer {why}"));
+        };
+        for (pointer, wanted) in &self.expect.json {
+            match body.pointer(pointer) {
+                Some(found) if found == wanted => {}
+                Some(found) => {
+                    return Err(format!(", `{pointer}` is {}, wanted {wanted}", self.quote(found)));
+                }
+                None => return Err(format!(", `{pointer}` is missing, wanted {wanted}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn version(&self, version: Option<&str>) -> Result<String, String> {
+        match (&self.expect.version_at, version, self.wanted_version) {
+            (None, _, _) => Ok(format!(" in {}", self.took())),
+            (Some(pointer), None, _) => Err(format!(", but there is no version at `{pointer}`")),
+            (Some(_), Some(version), Some(wanted)) if version != wanted => {
+                Err(format!(", version is {}, wanted {wanted}", self.quote_text(version)))
+            }
+            (Some(_), Some(version), _) => {
+                Ok(format!(" in {}, version is {}", self.took(), self.quote_text(version)))
+            }
+        }
+    }
+
+    fn took(&self) -> String {
+        format!("{} ms", self.answer.took.as_millis())
+    }
+
+    fn quote(&self, value: &Value) -> String {
+        let mut value = value.clone();
+        self.hide_token(&mut value);
+        cut(&value.to_string())
+    }
+
+    fn quote_text(&self, text: &str) -> String {
+        cut(&self.without_token(text))
+    }
+
+    /// In the value, not in its text: JSON may write the same string in several ways.
+    fn hide_token(&self, value: &mut Value) {
+        match value {
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+            Value::String(text) => *text = self.without_token(text),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.hide_token(item)),
+            Value::Object(entries) => {
+                let hidden = std::mem::take(entries).into_iter().map(|(key, mut value)| {
+                    self.hide_token(&mut value);
+                    (self.without_token(&key), value)
+                });
+                *entries = hidden.collect();
+            }
+        }
+    }
+
+    fn without_token(&self, text: &str) -> String {
+        self.token.map_or_else(|| text.to_owned(), |token| text.replace(token, "(hidden)"))
+    }
+}
+
+/// A version as text. A number is one too; anything else is none.
+fn text_of(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned).or_else(|| value.is_number().then(|| value.to_string()))
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(QUOTED_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,61 @@
+//! How the host is: what the coordinator is told of it.
+
+use crate::order::Verb;
+
+/// Everything but the ledger's tracks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HostStatus {
+    pub policy_hash: String,
+    pub components: Vec<ComponentStatus>,
+    pub snapshots: Vec<Snapshot>,
+    pub free_bytes: u64,
+}
+
+/// One component as it is now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ComponentStatus {
+    pub component: String,
+    /// What the agent itself put or captured there; empty where it never did.
+    pub release: String,
+    pub snapshot: String,
+    pub changed: bool,
+    /// What the version check reports; empty where none answers.
+    pub version: String,
+    pub services: Vec<ServiceStatus>,
+    pub checks: Vec<CheckStatus>,
+    pub held: bool,
+    pub verbs: Vec<Verb>,
+}
+
+/// One service as its driver sees it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServiceStatus {
+    pub service: String,
+    pub driver: String,
+    pub running: bool,
+    pub detail: String,
+}
+
+/// One check as it answered now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CheckStatus {
+    pub check: String,
+    pub ok: bool,
+    pub detail: String,
+}
+
+/// A snapshot in the store.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    pub component: String,
+    pub exact: String,
+    pub content: String,
+    /// Empty for what was replaced without ever having been named.
+    pub release: String,
+    pub version: String,
+    pub taken_at_unix_ms: i64,
+    pub size_bytes: u64,
+    pub files: u64,
+    /// Empty while it is whole.
+    pub damage: String,
+}

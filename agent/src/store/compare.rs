@@ -1,0 +1,239 @@
+//! How two manifests of the same component differ, and what of that matters.
+//!
+//! Invariant: a directory that only carries a kept path (`var` of `var/uploads`) and is not in the expected manifest is
+//! no difference: the switch had to make it so that the kept path has a place.
+
+use std::{collections::HashSet, fmt};
+
+use super::{
+    dir,
+    manifest::{Entry, Kind, Manifest, Meta, SetManifest},
+    set::{Part, Set},
+};
+
+/// How many differences a text names.
+const SUMMARY_MAX: usize = 3;
+
+/// One path that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Absolute, as people read it.
+    pub path: String,
+    pub kind: DifferenceKind,
+}
+
+/// In what a path differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DifferenceKind {
+    Missing,
+    /// Not in the manifest: written by the app, or by hand.
+    Extra,
+    Type,
+    Bytes,
+    Mode,
+    Owner,
+    Xattrs,
+    /// Modification time of a file or link.
+    Time,
+    /// Modification time of a directory: something in it came, went or was renamed.
+    DirTime,
+}
+
+impl Difference {
+    /// Whether it proves that the release is not what it was. Extra paths, and the times of the directories that they
+    /// appeared in, do not: they are listed as written by the app.
+    pub fn is_failure(&self) -> bool {
+        match self.kind {
+            DifferenceKind::Extra | DifferenceKind::DirTime => false,
+            DifferenceKind::Missing
+            | DifferenceKind::Type
+            | DifferenceKind::Bytes
+            | DifferenceKind::Mode
+            | DifferenceKind::Owner
+            | DifferenceKind::Xattrs
+            | DifferenceKind::Time => true,
+        }
+    }
+
+    /// The first few in words.
+    pub(super) fn summary(differences: &[Self]) -> String {
+        let mut text = String::new();
+        for difference in differences.iter().take(SUMMARY_MAX) {
+            if !text.is_empty() {
+                text.push_str(", ");
+            }
+            text.push_str(&difference.to_string());
+        }
+        if differences.len() > SUMMARY_MAX {
+            text.push_str(&format!(" and {} more", differences.len() - SUMMARY_MAX));
+        }
+        text
+    }
+
+    /// What a person wants to hear of: directory times only where there is nothing else to say.
+    pub(super) fn worth_telling(differences: &[Self]) -> Vec<String> {
+        let is_time = |difference: &&Self| difference.kind == DifferenceKind::DirTime;
+        let told: Vec<String> =
+            differences.iter().filter(|one| !is_time(one)).map(Self::to_string).collect();
+        if told.is_empty() { differences.iter().map(Self::to_string).collect() } else { told }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            DifferenceKind::Missing => "is missing",
+            DifferenceKind::Extra => "was added",
+            DifferenceKind::Type => "is of another type",
+            DifferenceKind::Bytes => "has other content",
+            DifferenceKind::Mode => "has another mode",
+            DifferenceKind::Owner => "has another owner",
+            DifferenceKind::Xattrs => "has other extended attributes",
+            DifferenceKind::Time | DifferenceKind::DirTime => "has another modification time",
+        };
+        write!(f, "{} {what}", self.path)
+    }
+}
+
+/// Every difference of a set, in the order of its parts and paths. Empty: they are the same.
+pub(super) fn sets(set: &Set, expected: &SetManifest, found: &SetManifest) -> Vec<Difference> {
+    let parts = expected.parts.iter().zip(&found.parts).zip(&set.parts);
+    parts.flat_map(|((expected, found), declared)| part(declared, expected, found)).collect()
+}
+
+/// Every difference of one part.
+pub(super) fn part(part: &Part, expected: &Manifest, found: &Manifest) -> Vec<Difference> {
+    let mut differences = Vec::new();
+    let carriers = carriers(expected, found, part.keep());
+    let mut add = |path: &[u8], kind| {
+        differences.push(Difference { path: part.shown_below(path), kind });
+    };
+    for entry in &expected.entries {
+        match found.get(&entry.path) {
+            None => add(&entry.path, DifferenceKind::Missing),
+            Some(found) => {
+                if let Some(kind) = entries(entry, found) {
+                    add(&entry.path, kind);
+                }
+            }
+        }
+    }
+    for entry in &found.entries {
+        if expected.get(&entry.path).is_none() && !carriers.contains(entry.path.as_slice()) {
+            add(&entry.path, DifferenceKind::Extra);
+        }
+    }
+    differences
+}
+
+/// Ancestors of kept paths that hold nothing else and are not expected.
+fn carriers<'a>(expected: &Manifest, found: &'a Manifest, keep: &[Vec<u8>]) -> HashSet<&'a [u8]> {
+    let above: HashSet<&[u8]> =
+        keep.iter().flat_map(|keep| dir::ancestors(keep)).filter(|path| !path.is_empty()).collect();
+    let mut carriers: HashSet<&[u8]> = HashSet::new();
+    let mut holders: HashSet<&[u8]> = HashSet::new();
+    // Children come after their parents, so backwards every child is judged first.
+    for entry in found.entries.iter().rev() {
+        let path = entry.path.as_slice();
+        let carries = above.contains(path)
+            && !holders.contains(path)
+            && matches!(entry.kind, Kind::Dir)
+            && expected.get(path).is_none();
+        if carries {
+            carriers.insert(path);
+        } else {
+            holders.insert(dir::split(path).0);
+        }
+    }
+    carriers
+}
+
+fn entries(expected: &Entry, found: &Entry) -> Option<DifferenceKind> {
+    let is_dir = match (&expected.kind, &found.kind) {
+        (Kind::Dir, Kind::Dir) => true,
+        (Kind::File { .. }, Kind::File { .. }) | (Kind::Link { .. }, Kind::Link { .. }) => {
+            if expected.kind != found.kind {
+                return Some(DifferenceKind::Bytes);
+            }
+            false
+        }
+        (Kind::Dir | Kind::File { .. } | Kind::Link { .. }, _) => {
+            return Some(DifferenceKind::Type);
+        }
+    };
+    let Meta { mode, uid, gid, mtime_s, mtime_ns, xattrs } = &expected.meta;
+    if *mode != found.meta.mode {
+        Some(DifferenceKind::Mode)
+    } else if (*uid, *gid) != (found.meta.uid, found.meta.gid) {
+        Some(DifferenceKind::Owner)
+    } else if *xattrs != found.meta.xattrs {
+        Some(DifferenceKind::Xattrs)
+    } else if (*mtime_s, *mtime_ns) != (found.meta.mtime_s, found.meta.mtime_ns) {
+        Some(if is_dir { DifferenceKind::DirTime } else { DifferenceKind::Time })
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::policy::{FilesPolicy, SwitchMode, TreePolicy};
+
+    use super::{super::ComponentFiles, *};
+
+    fn set(keep: &str) -> Set {
+        let tree = TreePolicy {
+            tree: "/srv/app".into(),
+            switch: SwitchMode::Exchange,
+            keep: vec![keep.into()],
+        };
+        let files = vec![FilesPolicy::Tree(tree)];
+        Set::new(&ComponentFiles { component: "crm".to_owned(), files }).unwrap()
+    }
+
+    fn dirs(paths: &[&str]) -> SetManifest {
+        let meta = |mtime_s| Meta {
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime_s,
+            mtime_ns: 0,
+            xattrs: Vec::new(),
+        };
+        let entries = paths
+            .iter()
+            .map(|path| Entry { path: (*path).into(), meta: meta(7), kind: Kind::Dir })
+            .collect();
+        SetManifest { parts: vec![Manifest { entries }] }
+    }
+
+    #[test]
+    fn a_directory_made_for_a_kept_path_is_no_difference() {
+        let set = set("var/lib/uploads");
+        let expected = dirs(&[""]);
+        let found = dirs(&["", "var", "var/lib"]);
+        assert_eq!(sets(&set, &expected, &found), []);
+    }
+
+    #[test]
+    fn with_something_else_in_it_it_is() {
+        let set = set("var/lib/uploads");
+        let found = dirs(&["", "var", "var/lib", "var/other"]);
+        let extra: Vec<String> =
+            sets(&set, &dirs(&[""]), &found).into_iter().map(|one| one.path).collect();
+        assert_eq!(extra, ["/srv/app/var", "/srv/app/var/other"]);
+    }
+
+    #[test]
+    fn an_extra_file_and_its_directorys_time_are_no_failure() {
+        let set = set("uploads");
+        let expected = dirs(&["", "a"]);
+        let mut found = dirs(&["", "a", "a/new"]);
+        found.parts[0].entries[1].meta.mtime_s += 1;
+        let differences = sets(&set, &expected, &found);
+        assert_eq!(differences.len(), 2);
+        assert!(!differences.iter().any(Difference::is_failure));
+        let missing = sets(&set, &found, &expected);
+        assert!(missing.iter().any(Difference::is_failure));
+    }
+}

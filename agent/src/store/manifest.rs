@@ -1,0 +1,378 @@
+//! What a tree or a single file is: every path with its metadata and the hash of its bytes.
+//!
+//! ```text
+//! Manifest ── encode ──▶ bytes ── blake3 ──▶ exact      all metadata; its file name in the store
+//!     └────── paths, types, modes, bytes ──▶ content    the same on every host
+//! SetManifest = one Manifest per declared tree or file, in the policy's order; exact and content over all of them
+//! ```
+//!
+//! Invariant: one manifest has one encoding, and `decode` accepts no other.
+//! Invariant: a decoded path is relative, has no `..`, and its parent is a directory of the same manifest.
+//! Invariant: no absolute path and no host enters a content hash.
+//!
+//! Not recorded yet: hard-link groups (each link is a file of its own) and holes (read as zeros).
+
+use serde::{Deserialize, Serialize};
+
+use super::{dir, hash::Hash};
+
+/// Stands before every encoded manifest; the last byte is the version of the format.
+const MAGIC: &[u8; 4] = b"LGM1";
+/// What a set's exact hash is derived for.
+pub(super) const EXACT_SET: &str = "lastgood 2025 exact set v1";
+/// Permission bits with set-uid, set-gid and sticky.
+const MODE_BITS: u32 = 0o7777;
+
+/// A tree, or a single file, at one moment. Sorted by path; the root has the empty path.
+///
+/// No entry at all: the declared file was absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    pub(super) entries: Vec<Entry>,
+}
+
+/// One path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// Relative to the tree's root, as the kernel has it: any bytes but NUL.
+    pub(super) path: Vec<u8>,
+    pub(super) meta: Meta,
+    pub(super) kind: Kind,
+}
+
+/// Extended attributes as name and value.
+pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What is kept of an inode besides its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Meta {
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) mtime_s: i64,
+    pub(super) mtime_ns: u32,
+    /// Name → value, sorted by name.
+    pub(super) xattrs: Xattrs,
+}
+
+/// What a path is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Kind {
+    Dir,
+    File { size_bytes: u64, hash: Hash },
+    Link { target: Vec<u8> },
+}
+
+/// Bytes that are not a manifest.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(super) enum ManifestError {
+    #[error("it does not start as a manifest does")]
+    Magic,
+    #[error("it is not encoded as a manifest is")]
+    Encoding,
+    #[error("entry {index} is not one that a scan could have found: {why}")]
+    Entry { index: usize, why: &'static str },
+}
+
+impl Manifest {
+    /// The one encoding.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, MAGIC.to_vec())
+            .expect("a manifest is plain vectors and numbers, which always encode")
+    }
+
+    /// Reads an encoding back.
+    ///
+    /// # Errors
+    /// Anything but what [`Manifest::encode`] gives for what a scan can find.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let body = bytes.strip_prefix(MAGIC).ok_or(ManifestError::Magic)?;
+        let manifest: Self = postcard::from_bytes(body).map_err(|_| ManifestError::Encoding)?;
+        manifest.validate()?;
+        // Numbers have long spellings too; two encodings of one manifest would be two hashes.
+        if manifest.encode() != bytes {
+            return Err(ManifestError::Encoding);
+        }
+        Ok(manifest)
+    }
+
+    /// The hash over all metadata.
+    pub(super) fn exact(&self) -> Hash {
+        Hash::of(&self.encode())
+    }
+
+    /// The hash over path, type, mode and bytes only.
+    pub(super) fn content(&self) -> Hash {
+        let mut hasher = blake3::Hasher::new_derive_key("lastgood 2025 content of a manifest v1");
+        for Entry { path, meta, kind } in &self.entries {
+            field(&mut hasher, path);
+            hasher.update(&meta.mode.to_le_bytes());
+            match kind {
+                Kind::Dir => hasher.update(b"d"),
+                Kind::File { size_bytes: _, hash } => hasher.update(b"f").update(hash.as_bytes()),
+                Kind::Link { target } => {
+                    hasher.update(b"l");
+                    field(&mut hasher, target)
+                }
+            };
+        }
+        hasher.finalize().into()
+    }
+
+    /// The entry of a path.
+    pub(super) fn get(&self, path: &[u8]) -> Option<&Entry> {
+        let found = self.entries.binary_search_by(|entry| entry.path.as_slice().cmp(path));
+        found.ok().and_then(|index| self.entries.get(index))
+    }
+
+    /// The files with their paths, sizes and hashes.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&[u8], u64, Hash)> {
+        self.entries.iter().filter_map(|entry| match entry.kind {
+            Kind::File { size_bytes, hash } => Some((entry.path.as_slice(), size_bytes, hash)),
+            Kind::Dir | Kind::Link { .. } => None,
+        })
+    }
+
+    fn validate(&self) -> Result<(), ManifestError> {
+        let mut before: Option<&Entry> = None;
+        for (index, entry) in self.entries.iter().enumerate() {
+            let refuse = |why| Err(ManifestError::Entry { index, why });
+            match before {
+                None if !entry.path.is_empty() => return refuse("the first one is not the root"),
+                None => {}
+                Some(before) if before.path >= entry.path => return refuse("out of order"),
+                Some(_) if !is_relative(&entry.path) => return refuse("not a plain relative path"),
+                Some(_) => {
+                    let (parent, _) = dir::split(&entry.path);
+                    match self.get(parent).map(|parent| &parent.kind) {
+                        Some(Kind::Dir) => {}
+                        Some(Kind::File { .. } | Kind::Link { .. }) | None => {
+                            return refuse("its parent is not a directory of this manifest");
+                        }
+                    }
+                }
+            }
+            if let Err(why) = entry.validate() {
+                return refuse(why);
+            }
+            before = Some(entry);
+        }
+        Ok(())
+    }
+}
+
+impl Entry {
+    fn validate(&self) -> Result<(), &'static str> {
+        let Meta { mode, uid, gid, mtime_s: _, mtime_ns, xattrs } = &self.meta;
+        if mode & !MODE_BITS != 0 {
+            return Err("a mode has more bits than a mode has");
+        }
+        if *uid == u32::MAX || *gid == u32::MAX {
+            return Err("an owner that no file can have");
+        }
+        if *mtime_ns >= 1_000_000_000 {
+            return Err("a second has fewer nanoseconds");
+        }
+        if !xattrs.is_sorted_by(|(a, _), (b, _)| a < b) {
+            return Err("extended attributes out of order");
+        }
+        if xattrs.iter().any(|(name, _)| name.is_empty() || name.contains(&0)) {
+            return Err("an extended attribute without a proper name");
+        }
+        match &self.kind {
+            Kind::Link { target } if target.is_empty() || target.contains(&0) => {
+                Err("a link to nothing")
+            }
+            Kind::Dir | Kind::File { .. } | Kind::Link { .. } => Ok(()),
+        }
+    }
+}
+
+/// A component's trees and files at one moment, in the order of its policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SetManifest {
+    pub(super) parts: Vec<Manifest>,
+}
+
+impl SetManifest {
+    /// The snapshot's name on this host.
+    pub(super) fn exact(&self) -> Hash {
+        set_hash(EXACT_SET, self.parts.iter().map(Manifest::exact))
+    }
+
+    /// The snapshot's name on every host.
+    pub(super) fn content(&self) -> Hash {
+        set_hash("lastgood 2025 content set v1", self.parts.iter().map(Manifest::content))
+    }
+
+    /// Bytes of all files.
+    pub(super) fn size_bytes(&self) -> u64 {
+        self.parts.iter().flat_map(Manifest::files).map(|(_, size_bytes, _)| size_bytes).sum()
+    }
+
+    /// How many files.
+    pub(super) fn files(&self) -> u64 {
+        u64::try_from(self.parts.iter().flat_map(Manifest::files).count()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A set's hash from the hashes of its parts. Their number is in it by the length of what is hashed.
+pub(super) fn set_hash(context: &str, parts: impl Iterator<Item = Hash>) -> Hash {
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    for part in parts {
+        hasher.update(part.as_bytes());
+    }
+    hasher.finalize().into()
+}
+
+/// Whether a path stays below where it starts, spelled in the one plain way.
+pub(super) fn is_relative(path: &[u8]) -> bool {
+    !path.contains(&0)
+        && path
+            .split(|byte| *byte == b'/')
+            .all(|name| !name.is_empty() && name != b"." && name != b"..")
+}
+
+/// Length first, so that no two lists of fields hash alike.
+fn field<'a>(hasher: &'a mut blake3::Hasher, bytes: &[u8]) -> &'a mut blake3::Hasher {
+    let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    hasher.update(&length.to_le_bytes()).update(bytes)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn meta() -> impl Strategy<Value = Meta> {
+        let xattrs = prop::collection::btree_map("user\\.[a-z]{1,4}", any::<Vec<u8>>(), 0..3);
+        (0..=MODE_BITS, 0..u32::MAX, 0..u32::MAX, any::<i64>(), 0..1_000_000_000u32, xattrs)
+            .prop_map(|(mode, uid, gid, mtime_s, mtime_ns, xattrs)| Meta {
+                mode,
+                uid,
+                gid,
+                mtime_s,
+                mtime_ns,
+                xattrs: xattrs
+                    .into_iter()
+                    .map(|(name, value)| (name.into_bytes(), value))
+                    .collect(),
+            })
+    }
+
+    fn name() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>(), 1..6).prop_filter("a name", |name| {
+            !name.contains(&0) && !name.contains(&b'/') && name != b"." && name != b".."
+        })
+    }
+
+    fn leaf() -> impl Strategy<Value = Kind> {
+        let target = prop::collection::vec(1..=255u8, 1..9);
+        prop_oneof![
+            (any::<u64>(), any::<[u8; 4]>())
+                .prop_map(|(size_bytes, seed)| Kind::File { size_bytes, hash: Hash::of(&seed) }),
+            target.prop_map(|target| Kind::Link { target }),
+            Just(Kind::Dir),
+        ]
+    }
+
+    /// Any manifest that a scan could give: directories for every parent, then leaves.
+    pub(in crate::store) fn manifest() -> impl Strategy<Value = Manifest> {
+        let leaves =
+            prop::collection::vec((prop::collection::vec(name(), 1..4), meta(), leaf()), 0..8);
+        (meta(), leaves).prop_map(|(root, leaves)| {
+            let mut all: BTreeMap<Vec<u8>, (Meta, Kind)> = BTreeMap::new();
+            for (path, meta, kind) in leaves {
+                all.insert(path.join(&b'/'), (meta, kind));
+            }
+            all.insert(Vec::new(), (root.clone(), Kind::Dir));
+            let paths: Vec<Vec<u8>> = all.keys().filter(|path| !path.is_empty()).cloned().collect();
+            for path in paths {
+                for parent in dir::ancestors(&path) {
+                    all.entry(parent.to_vec()).or_insert_with(|| (root.clone(), Kind::Dir)).1 =
+                        Kind::Dir;
+                }
+            }
+            let entries =
+                all.into_iter().map(|(path, (meta, kind))| Entry { path, meta, kind }).collect();
+            Manifest { entries }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_decodes_to_the_same(manifest in manifest()) {
+            let bytes = manifest.encode();
+            prop_assert_eq!(Manifest::decode(&bytes).unwrap(), manifest);
+        }
+
+        #[test]
+        fn a_flipped_bit_is_refused_or_another_manifest(
+            manifest in manifest(), at in any::<prop::sample::Index>(), bit in 0..8u8
+        ) {
+            let mut bytes = manifest.encode();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            if let Ok(other) = Manifest::decode(&bytes) {
+                prop_assert_ne!(other.exact(), manifest.exact());
+            }
+        }
+
+        #[test]
+        fn decode_never_panics(bytes in any::<Vec<u8>>()) {
+            let mut framed = MAGIC.to_vec();
+            framed.extend(&bytes);
+            for bytes in [bytes, framed] {
+                if let Ok(manifest) = Manifest::decode(&bytes) {
+                    prop_assert_eq!(manifest.encode(), bytes);
+                }
+            }
+        }
+
+        #[test]
+        fn owner_time_and_xattrs_are_not_content(manifest in manifest(), other in meta()) {
+            let mut moved = manifest.clone();
+            for entry in &mut moved.entries {
+                entry.meta = Meta { mode: entry.meta.mode, ..other.clone() };
+            }
+            prop_assert_eq!(moved.content(), manifest.content());
+        }
+    }
+
+    fn entry(path: &str, kind: Kind) -> Entry {
+        let meta =
+            Meta { mode: 0o755, uid: 0, gid: 0, mtime_s: 0, mtime_ns: 0, xattrs: Vec::new() };
+        Entry { path: path.into(), meta, kind }
+    }
+
+    #[test]
+    fn paths_that_lead_out_are_refused() {
+        for path in ["..", "../x", "/etc", "a/../b", "a//b", "./a", "a/", "a\0b"] {
+            let entries = vec![entry("", Kind::Dir), entry(path, Kind::Dir)];
+            let bytes = Manifest { entries }.encode();
+            assert!(matches!(Manifest::decode(&bytes), Err(ManifestError::Entry { .. })), "{path}");
+        }
+    }
+
+    #[test]
+    fn nothing_lies_below_a_link() {
+        let link = Kind::Link { target: b"/etc".to_vec() };
+        let entries = vec![entry("", Kind::Dir), entry("a", link), entry("a/passwd", Kind::Dir)];
+        let bytes = Manifest { entries }.encode();
+        assert!(matches!(Manifest::decode(&bytes), Err(ManifestError::Entry { index: 2, .. })));
+    }
+
+    #[test]
+    fn mode_and_bytes_are_content() {
+        let file = |seed: &[u8]| Kind::File { size_bytes: 1, hash: Hash::of(seed) };
+        let one = Manifest { entries: vec![entry("", file(b"1"))] };
+        let two = Manifest { entries: vec![entry("", file(b"2"))] };
+        let mut executable = one.clone();
+        executable.entries[0].meta.mode = 0o700;
+        assert_ne!(one.content(), two.content());
+        assert_ne!(one.content(), executable.content());
+    }
+}

@@ -1,0 +1,224 @@
+//! The content-addressed store, and the three things that are done with it: snapshot, stage, switch.
+//!
+//! ```text
+//!              live tree ──snapshot──▶ objects + manifests + record           (while it serves)
+//!                  ▲                          │ stage: build, verify every byte (while it serves)
+//!                  │                          ▼
+//!                  └────switch────▶ <parent>/.lastgood/<name>.<16 digits>      (services stopped)
+//!                     the replaced tree stands there afterwards: undo is the same switch, the other way
+//!
+//! <state>/store/{objects,manifests,snapshots,live,late,damage,damaged,cache,tmp}   <state>/hold/<component>
+//! ```
+//!
+//! Blocking: call it from a thread that may block. Operations on one component wait for each other; looking
+//! ([`Store::live`], [`Store::observe`], [`Store::list`]) waits for nobody.
+//!
+//! Invariant: a snapshot's record is durable only after everything that it names is.
+//! Invariant: nothing live is changed but by [`Store::switch`], and by that only under a durable hold.
+//! Invariant: what a switch replaces is known by a manifest, and stands whole beside what replaced it.
+//! Invariant: after [`StoreError::Fsync`] the process ends; what is on disk says how to go on.
+
+mod beside;
+mod build;
+mod cache;
+mod compare;
+mod dir;
+mod error;
+mod hash;
+mod hold;
+mod inspect;
+mod manifest;
+mod meta;
+mod mounts;
+mod objects;
+mod records;
+mod remove;
+mod scan;
+mod set;
+mod snapshot;
+mod space;
+mod stage;
+mod switch;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    fs::{DirBuilder, File},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+
+use self::{cache::Cache, dir::Dir, error::shown_path, objects::Objects, records::Records};
+pub use self::{
+    compare::{Difference, DifferenceKind},
+    error::{Damage, StoreError},
+    hash::{Hash, HashError},
+    inspect::{Live, LiveRecord, Observed},
+    set::{ComponentFiles, STAGING},
+    snapshot::SnapshotInfo,
+    stage::{Preflight, Staged},
+    switch::Switched,
+};
+use crate::lock as file_lock;
+
+/// What a snapshot is called, and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Label {
+    pub release: String,
+    /// What the version check reported when it was taken.
+    pub version: Option<String>,
+    pub taken_at_unix_ms: i64,
+}
+
+/// An agent's store. One process has it open at a time.
+#[derive(Debug)]
+pub struct Store {
+    state: PathBuf,
+    hold: Dir,
+    cache: Dir,
+    tmp: Dir,
+    objects: Objects,
+    records: Records,
+    components: Mutex<HashMap<String, Arc<Shared>>>,
+    steps: Steps,
+    /// Locked for as long as the store is open.
+    _lock: File,
+}
+
+/// What the threads that work on one component share.
+#[derive(Debug, Default)]
+struct Shared {
+    busy: Mutex<()>,
+    cache: Cache,
+}
+
+impl Store {
+    /// Opens the store in a state directory, made where it is missing. What an earlier run left half-written is
+    /// removed; a hold that it left is found by [`Store::held`].
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] while another process has it open.
+    pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
+        Self::open_with(state_dir, Steps::default())
+    }
+
+    /// [`Store::open`], with a hook that is called at every step from which an operation could not go on.
+    pub fn open_with(state_dir: &Path, steps: Steps) -> Result<Self, StoreError> {
+        // Links above the state directory are root's own; below it there are none.
+        let state = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(state_dir)
+            .and_then(|()| state_dir.canonicalize())
+            .map_err(|source| StoreError::Create { path: shown_path(state_dir), source })?;
+        let root = Dir::open(&state)?;
+        let store = root.ensure_dir(b"store")?;
+        let lock = exclusive(&store)?;
+        for name in store.names()? {
+            if name.starts_with(b"tmp") {
+                remove::tree(&store, &name)?;
+            }
+        }
+        let tmp = store.ensure_dir(b"tmp")?;
+        let objects = Objects::new(
+            store.ensure_dir(b"objects")?,
+            tmp.dir(b"")?,
+            store.ensure_dir(b"damaged")?,
+        );
+        Ok(Self {
+            hold: root.ensure_dir(b"hold")?,
+            cache: store.ensure_dir(b"cache")?,
+            records: Records::open(&store, tmp.dir(b"")?)?,
+            tmp,
+            objects,
+            components: Mutex::default(),
+            steps,
+            state,
+            _lock: lock,
+        })
+    }
+
+    /// The components that a switch holds: their services must not start until it has gone through or back.
+    pub fn held(&self) -> Result<Vec<String>, StoreError> {
+        let names = self.hold.names()?.into_iter();
+        Ok(names.map(|name| String::from_utf8_lossy(&name).into_owned()).collect())
+    }
+
+    /// The file that exists while a component is held; services wait for its absence.
+    pub fn hold_path(&self, component: &str) -> PathBuf {
+        self.state.join("hold").join(component)
+    }
+
+    /// What threads share about a component; its stat cache is read the first time.
+    fn shared(&self, component: &str) -> Result<Arc<Shared>, StoreError> {
+        let mut components = lock(&self.components);
+        if let Some(shared) = components.get(component) {
+            return Ok(Arc::clone(shared));
+        }
+        let cache = records::read(&self.cache, component.as_bytes())?;
+        let cache = cache.map(|bytes| Cache::decode(&bytes)).unwrap_or_default();
+        let shared = Arc::new(Shared { busy: Mutex::default(), cache });
+        components.insert(component.to_owned(), Arc::clone(&shared));
+        Ok(shared)
+    }
+
+    /// Keeps the stat cache for the next run. Only speed depends on it, so it is not synced and its loss is no error.
+    fn save_cache(&self, component: &str, shared: &Shared) {
+        let Some(bytes) = shared.cache.encode_if_new() else { return };
+        let saved = records::write(&self.tmp, &self.cache, component.as_bytes(), &bytes);
+        if let Err(error) = saved {
+            tracing::warn!(component, reason = error.reason(), "the stat cache was not saved");
+        }
+    }
+}
+
+/// What [`Steps`] calls.
+type Hook = dyn Fn(&str) -> io::Result<()> + Send + Sync;
+
+/// Called between the steps of an operation, by name. An error from it ends the operation there, as a crash would.
+#[derive(Clone, Default)]
+pub struct Steps {
+    hook: Option<Arc<Hook>>,
+}
+
+impl Steps {
+    /// Calls `hook` at every step.
+    pub fn new(hook: impl Fn(&str) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        Self { hook: Some(Arc::new(hook)) }
+    }
+
+    fn reach(&self, step: &str) -> Result<(), StoreError> {
+        let Some(hook) = &self.hook else { return Ok(()) };
+        hook(step).map_err(|source| StoreError::Step { step: step.to_owned(), source })
+    }
+}
+
+impl fmt::Debug for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Steps").field("hooked", &self.hook.is_some()).finish()
+    }
+}
+
+fn exclusive(store: &Dir) -> Result<File, StoreError> {
+    const NAME: &[u8] = b"lock";
+    let file = match store.file_if_there(NAME)? {
+        Some(file) => file,
+        None => store.create(NAME)?,
+    };
+    match file_lock::take(&file) {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(StoreError::InUse { path: store.at(b"") }),
+        Err(source) => Err(StoreError::Open { path: store.at(NAME), source }),
+    }
+}
+
+/// Locks; a thread that panicked while it held the lock left nothing half-done that a lock could mend.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,391 @@
+//! The store's durable records: manifests, snapshots, what is live, what is damaged.
+//!
+//! ```text
+//! manifests/<exact of the part>          Manifest::encode; its name is its hash
+//! snapshots/<component>/<exact>          Record: parts, labels, sizes
+//! live/<component>                       LivePointer: the snapshot that the store itself put or captured there last
+//! late/<component>/<exact>               Hash of what really was replaced, where it changed after it was staged
+//! damage/<component>/<exact>             what a check found, in words
+//! ```
+//!
+//! Invariant: a record is whole or absent, and what it names was durable before it.
+//! Invariant: a record whose checksum, name or manifests do not agree is never used.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{Read, Write},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{
+    Label,
+    dir::{Dir, Rename},
+    error::{Damage, StoreError},
+    hash::Hash,
+    manifest::{Manifest, SetManifest, set_hash},
+    objects::sync_file,
+    set::{Set, Shape},
+};
+
+const SNAPSHOT: &[u8; 4] = b"LGS1";
+const POINTER: &[u8; 4] = b"LGP1";
+const CHECKSUM_BYTES: usize = 32;
+
+/// A snapshot as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) component: String,
+    pub(super) exact: Hash,
+    pub(super) content: Hash,
+    pub(super) parts: Vec<PartRecord>,
+    /// None: what was live before something replaced it, which nobody named.
+    pub(super) labels: Vec<Label>,
+    pub(super) noticed_at_unix_ms: i64,
+    pub(super) size_bytes: u64,
+    pub(super) files: u64,
+    /// Sockets, fifos and devices that were passed over.
+    pub(super) skipped: Vec<String>,
+    pub(super) bytes: Bytes,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PartRecord {
+    pub(super) shape: Shape,
+    pub(super) exact: Hash,
+}
+
+/// Where the bytes of a snapshot are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Bytes {
+    InStore,
+    /// Only in the tree that was replaced; those of single files are in the store.
+    BesideLive,
+}
+
+/// What the store itself put or captured as live last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LivePointer {
+    pub(super) exact: Hash,
+    /// What a finished switch put it in the place of; forgotten when the next one is staged. It tells a switch that
+    /// is asked for again from the way back of one that never began.
+    pub(super) replaced: Option<Hash>,
+}
+
+/// The directories of the records.
+#[derive(Debug)]
+pub(super) struct Records {
+    tmp: Dir,
+    manifests: Dir,
+    snapshots: Dir,
+    live: Dir,
+    late: Dir,
+    damage: Dir,
+}
+
+/// What was found where a record should be.
+#[derive(Debug)]
+pub(super) enum Found {
+    Record(Box<Record>),
+    Damaged(Damage),
+}
+
+impl Records {
+    pub(super) fn open(store: &Dir, tmp: Dir) -> Result<Self, StoreError> {
+        Ok(Self {
+            tmp,
+            manifests: store.ensure_dir(b"manifests")?,
+            snapshots: store.ensure_dir(b"snapshots")?,
+            live: store.ensure_dir(b"live")?,
+            late: store.ensure_dir(b"late")?,
+            damage: store.ensure_dir(b"damage")?,
+        })
+    }
+
+    /// Makes a snapshot known: its manifests first, then the record that names them.
+    pub(super) fn save(&self, record: &Record, manifest: &SetManifest) -> Result<(), StoreError> {
+        for part in &manifest.parts {
+            let bytes = part.encode();
+            let name = Hash::of(&bytes).to_string().into_bytes();
+            // A whole one of this name would be these very bytes; a damaged one is mended by this.
+            if self.manifest(&name)?.as_deref() != Some(&bytes) {
+                write_durably(&self.tmp, &self.manifests, &name, &bytes)?;
+            }
+        }
+        let dir = self.snapshots.ensure_dir(record.component.as_bytes())?;
+        let name = record.exact.to_string();
+        write_durably(&self.tmp, &dir, name.as_bytes(), &seal(SNAPSHOT, record))
+    }
+
+    /// The record of a snapshot; none where there is none.
+    pub(super) fn find(&self, component: &str, exact: Hash) -> Result<Option<Found>, StoreError> {
+        let Some(dir) = self.snapshots.dir_if_there(component.as_bytes())? else { return Ok(None) };
+        let Some(bytes) = read(&dir, exact.to_string().as_bytes())? else { return Ok(None) };
+        let damaged = |what: String| {
+            let component = component.to_owned();
+            Ok(Some(Found::Damaged(Damage { component, exact, what })))
+        };
+        let record: Record = match unseal(SNAPSHOT, &bytes) {
+            Ok(record) => record,
+            Err(what) => return damaged(format!("its record {what}")),
+        };
+        let parts = record.parts.iter().map(|part| part.exact);
+        let named = set_hash(super::manifest::EXACT_SET, parts);
+        if record.component != component || record.exact != exact || named != exact {
+            return damaged("its record is that of another snapshot".to_owned());
+        }
+        Ok(Some(Found::Record(Box::new(record))))
+    }
+
+    /// [`Records::find`], where only a whole record will do. What an earlier check found counts.
+    pub(super) fn require(&self, component: &str, exact: Hash) -> Result<Record, StoreError> {
+        if let Some(what) = self.damage(component, exact)? {
+            let component = component.to_owned();
+            return Err(StoreError::Damaged(Box::new(Damage { component, exact, what })));
+        }
+        match self.find(component, exact)? {
+            Some(Found::Record(record)) => Ok(*record),
+            Some(Found::Damaged(damage)) => Err(StoreError::Damaged(Box::new(damage))),
+            None => Err(StoreError::Unknown { component: component.to_owned(), exact }),
+        }
+    }
+
+    /// The manifests of a snapshot, each checked against its hash.
+    pub(super) fn manifests(&self, record: &Record) -> Result<SetManifest, StoreError> {
+        let mut parts = Vec::new();
+        for part in &record.parts {
+            parts.push(self.part(part.exact)?.map_err(|what| {
+                let (component, exact) = (record.component.clone(), record.exact);
+                StoreError::Damaged(Box::new(Damage { component, exact, what }))
+            })?);
+        }
+        Ok(SetManifest { parts })
+    }
+
+    /// What is wrong with a snapshot of which a manifest is not there; none is read.
+    pub(super) fn missing_manifest(&self, record: &Record) -> Result<Option<String>, StoreError> {
+        for part in &record.parts {
+            let name = part.exact.to_string();
+            if self.manifests.stat(name.as_bytes())?.is_none() {
+                let at = self.manifests.at(name.as_bytes());
+                return Ok(Some(format!("its manifest {at} is missing")));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Refuses a snapshot that was taken under another declaration of the same component.
+    pub(super) fn same_shape(&self, record: &Record, set: &Set) -> Result<(), StoreError> {
+        let other = |why: String| {
+            let (component, exact) = (record.component.clone(), record.exact);
+            Err(StoreError::OtherPolicy { component, exact, why })
+        };
+        let shapes = set.shapes();
+        if shapes.len() != record.parts.len() {
+            return other(format!(
+                "it has {} trees and files, the policy has {}",
+                record.parts.len(),
+                shapes.len()
+            ));
+        }
+        for ((shape, part), declared) in shapes.iter().zip(&record.parts).zip(&set.parts) {
+            if *shape != part.shape {
+                let same = shape.path == part.shape.path;
+                let what = if same { "`keep`" } else { "the order or the paths" };
+                return other(format!("{what} at {} differs", declared.shown()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every component that has a snapshot, by the names of the directories.
+    pub(super) fn components(&self) -> Result<BTreeSet<String>, StoreError> {
+        let names = self.snapshots.names()?.into_iter();
+        Ok(names.filter_map(|name| String::from_utf8(name).ok()).collect())
+    }
+
+    /// Every record of a component, damaged ones too; names that are no hash are passed over.
+    pub(super) fn all(&self, component: &str) -> Result<Vec<(Hash, Found)>, StoreError> {
+        let mut all = Vec::new();
+        let Some(dir) = self.snapshots.dir_if_there(component.as_bytes())? else { return Ok(all) };
+        for name in dir.names()? {
+            let exact = String::from_utf8(name).ok().and_then(|name| name.parse().ok());
+            let Some(exact) = exact else { continue };
+            if let Some(found) = self.find(component, exact)? {
+                all.push((exact, found));
+            }
+        }
+        Ok(all)
+    }
+
+    /// What an earlier check found wrong with a snapshot.
+    pub(super) fn damage(
+        &self,
+        component: &str,
+        exact: Hash,
+    ) -> Result<Option<String>, StoreError> {
+        let Some(dir) = self.damage.dir_if_there(component.as_bytes())? else { return Ok(None) };
+        let bytes = read(&dir, exact.to_string().as_bytes())?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// Remembers what a check found; none forgets it.
+    pub(super) fn set_damage(
+        &self,
+        component: &str,
+        exact: Hash,
+        what: Option<&str>,
+    ) -> Result<(), StoreError> {
+        self.set(&self.damage, component, exact, what.map(str::as_bytes))
+    }
+
+    /// The snapshot that the store itself put or captured last; none where it never did, or cannot say.
+    pub(super) fn live(&self, component: &str) -> Result<Option<LivePointer>, StoreError> {
+        let bytes = read(&self.live, component.as_bytes())?;
+        Ok(bytes.and_then(|bytes| unseal(POINTER, &bytes).ok()))
+    }
+
+    pub(super) fn set_live(&self, component: &str, live: LivePointer) -> Result<(), StoreError> {
+        if self.live(component)? == Some(live) {
+            return Ok(());
+        }
+        write_durably(&self.tmp, &self.live, component.as_bytes(), &seal(POINTER, &live))
+    }
+
+    /// What really was replaced as `exact`, where it had changed since it was staged over.
+    pub(super) fn late(&self, component: &str, exact: Hash) -> Result<Option<Hash>, StoreError> {
+        let Some(dir) = self.late.dir_if_there(component.as_bytes())? else { return Ok(None) };
+        let bytes = read(&dir, exact.to_string().as_bytes())?;
+        Ok(bytes.and_then(|bytes| unseal(POINTER, &bytes).ok()))
+    }
+
+    pub(super) fn set_late(
+        &self,
+        component: &str,
+        exact: Hash,
+        really: Option<Hash>,
+    ) -> Result<(), StoreError> {
+        let bytes = really.map(|really| seal(POINTER, &really));
+        self.set(&self.late, component, exact, bytes.as_deref())
+    }
+
+    fn set(
+        &self,
+        kind: &Dir,
+        component: &str,
+        exact: Hash,
+        bytes: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        let name = exact.to_string();
+        if let Some(bytes) = bytes {
+            let dir = kind.ensure_dir(component.as_bytes())?;
+            return write_durably(&self.tmp, &dir, name.as_bytes(), bytes);
+        }
+        let Some(dir) = kind.dir_if_there(component.as_bytes())? else { return Ok(()) };
+        dir.unlink(name.as_bytes())?;
+        dir.sync()
+    }
+
+    /// One part's manifest, or what is wrong with it.
+    fn part(&self, exact: Hash) -> Result<Result<Manifest, String>, StoreError> {
+        let name = exact.to_string();
+        let at = self.manifests.at(name.as_bytes());
+        let Some(bytes) = self.manifest(name.as_bytes())? else {
+            return Ok(Err(format!("its manifest {at} is missing")));
+        };
+        if Hash::of(&bytes) != exact {
+            return Ok(Err(format!("the bytes of its manifest {at} changed")));
+        }
+        Ok(Manifest::decode(&bytes).map_err(|error| format!("its manifest {at}: {error}")))
+    }
+
+    fn manifest(&self, name: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        read(&self.manifests, name)
+    }
+}
+
+/// Writes a file whole or not at all: beside, durable, then renamed into its place.
+pub(super) fn write_durably(
+    tmp: &Dir,
+    dir: &Dir,
+    name: &[u8],
+    bytes: &[u8],
+) -> Result<(), StoreError> {
+    let (file, new) = write_beside(tmp, dir, name, bytes)?;
+    sync_file(&file, &dir.at(name))?;
+    tmp.rename(&new, dir, name, Rename::Over)?;
+    dir.sync()
+}
+
+/// [`write_durably`] for what may be lost or torn by a power cut.
+pub(super) fn write(tmp: &Dir, dir: &Dir, name: &[u8], bytes: &[u8]) -> Result<(), StoreError> {
+    let (_, new) = write_beside(tmp, dir, name, bytes)?;
+    tmp.rename(&new, dir, name, Rename::Over)
+}
+
+fn write_beside(
+    tmp: &Dir,
+    dir: &Dir,
+    name: &[u8],
+    bytes: &[u8],
+) -> Result<(File, Vec<u8>), StoreError> {
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    let new = format!("write-{}", WRITES.fetch_add(1, Ordering::Relaxed)).into_bytes();
+    tmp.unlink(&new)?;
+    let mut file = tmp.create(&new)?;
+    file.write_all(bytes).map_err(|source| StoreError::Write { path: dir.at(name), source })?;
+    Ok((file, new))
+}
+
+/// Reads a whole file of our own; none where it is not there.
+pub(super) fn read(dir: &Dir, name: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    let Some(mut file) = dir.file_if_there(name)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    let whole = File::read_to_end(&mut file, &mut bytes);
+    whole.map_err(|source| StoreError::Read { path: dir.at(name), source })?;
+    Ok(Some(bytes))
+}
+
+/// Encodes with a checksum in front.
+pub(super) fn seal(magic: &[u8; 4], value: &impl Serialize) -> Vec<u8> {
+    let body = postcard::to_stdvec(value)
+        .expect("records are plain vectors and numbers, which always encode");
+    [magic.as_slice(), Hash::of(&body).as_bytes(), &body].concat()
+}
+
+/// Decodes what [`seal`] made; the error completes the sentence "its record …".
+pub(super) fn unseal<T: DeserializeOwned>(magic: &[u8; 4], bytes: &[u8]) -> Result<T, String> {
+    let rest = bytes.strip_prefix(magic).ok_or("does not start as it should")?;
+    let (checksum, body) = rest.split_at_checked(CHECKSUM_BYTES).ok_or("is cut off")?;
+    if Hash::of(body).as_bytes() != checksum {
+        return Err("does not have its checksum".to_owned());
+    }
+    postcard::from_bytes(body).map_err(|_| "is not encoded as it should be".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_sealed_record_with_any_bit_flipped_is_refused(
+            value in any::<Vec<u64>>(), at in any::<prop::sample::Index>(), bit in 0..8u8
+        ) {
+            let mut bytes = seal(SNAPSHOT, &value);
+            prop_assert_eq!(unseal::<Vec<u64>>(SNAPSHOT, &bytes), Ok(value));
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            prop_assert!(unseal::<Vec<u64>>(SNAPSHOT, &bytes).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_refused_without_a_panic(bytes in any::<Vec<u8>>()) {
+            prop_assert!(unseal::<Record>(SNAPSHOT, &bytes).is_err());
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Snapshots: taking, listing and checking them.
+//!
+//! Invariant: a release never changes: its name belongs to one exact hash per component.
+//! Invariant: a damaged snapshot is listed with what is wrong, and never stands in the way of the others.
+
+use super::{
+    Label, Store,
+    build::damaged_object,
+    error::{Damage, StoreError},
+    hash::Hash,
+    lock,
+    manifest::SetManifest,
+    objects::hash_through,
+    records::{Bytes, Found, LivePointer, PartRecord, Record},
+    scan::{self, Keep, Place, Read, Scanned},
+    set::{ComponentFiles, Set},
+};
+
+/// A snapshot as it is listed: one line per name that it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    pub component: String,
+    /// Its name on this host.
+    pub exact: Hash,
+    /// Its name on every host; none where its record cannot be read.
+    pub content: Option<Hash>,
+    /// Empty for what was replaced without ever having been named.
+    pub release: String,
+    pub version: Option<String>,
+    pub taken_at_unix_ms: i64,
+    pub size_bytes: u64,
+    pub files: u64,
+    /// Sockets, fifos and devices that are not part of it.
+    pub skipped: Vec<String>,
+    /// Its bytes are in the store; else only in the tree that was replaced, which stands beside the live one.
+    pub in_store: bool,
+    /// None while it is whole.
+    pub damage: Option<String>,
+}
+
+impl Store {
+    /// Takes a snapshot of a component as it is now, and names it. The same again under the same name changes
+    /// nothing; the same under another name gives it that name too.
+    ///
+    /// # Errors
+    /// [`StoreError::Changing`] where something keeps writing to it; [`StoreError::ReleaseTaken`] where the name
+    /// belongs to something else.
+    pub fn snapshot(
+        &self,
+        files: &ComponentFiles,
+        label: Label,
+    ) -> Result<SnapshotInfo, StoreError> {
+        let set = Set::new(files)?;
+        let shared = self.shared(&set.component)?;
+        let _busy = lock(&shared.busy);
+        self.refuse_held(&set.component)?;
+        let sites = set.sites()?;
+        let mut batch = self.objects.batch()?;
+        let scanned = scan::settled(&set, &sites, &shared.cache, &mut batch, &self.steps)?;
+        let exact = scanned.manifest.exact();
+        self.refuse_taken(&set.component, &label.release, exact)?;
+        batch.commit()?;
+        self.steps.reach("snapshot: bytes stored")?;
+
+        let mut record = match self.records.find(&set.component, exact)? {
+            Some(Found::Record(record)) => *record,
+            Some(Found::Damaged(_)) | None => {
+                new_record(&set, &scanned, label.taken_at_unix_ms, Bytes::InStore)
+            }
+        };
+        record.bytes = Bytes::InStore;
+        let known = record.labels.iter().find(|known| known.release == label.release).cloned();
+        let label = known.unwrap_or_else(|| {
+            record.labels.push(label.clone());
+            label
+        });
+        self.records.save(&record, &scanned.manifest)?;
+        if self.records.damage(&set.component, exact)?.is_some() {
+            // Its missing objects may just have been read anew.
+            self.read_all(&record)?;
+        }
+        self.records.set_live(&set.component, LivePointer { exact, replaced: None })?;
+        self.save_cache(&set.component, &shared);
+        Ok(info(&record, Some(&label), None))
+    }
+
+    /// Every snapshot of every component, damaged ones too.
+    pub fn list(&self) -> Result<Vec<SnapshotInfo>, StoreError> {
+        let mut list = Vec::new();
+        for component in self.records.components()? {
+            for (exact, found) in self.records.all(&component)? {
+                match found {
+                    Found::Damaged(damage) => list.push(unreadable(&component, exact, damage)),
+                    Found::Record(record) => {
+                        let damage = match self.records.damage(&component, exact)? {
+                            Some(damage) => Some(damage),
+                            None => self.records.missing_manifest(&record)?,
+                        };
+                        if record.labels.is_empty() {
+                            list.push(info(&record, None, damage));
+                            continue;
+                        }
+                        for label in &record.labels {
+                            list.push(info(&record, Some(label), damage.clone()));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(list)
+    }
+
+    /// Reads every byte of a snapshot: record, manifests, objects. What it finds is remembered until the next check.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] names the path in the release and the object in the store.
+    pub fn check(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
+        match self.records.find(component, exact)? {
+            None => Err(StoreError::Unknown { component: component.to_owned(), exact }),
+            Some(Found::Damaged(damage)) => Err(StoreError::Damaged(Box::new(damage))),
+            Some(Found::Record(record)) => self.read_all(&record),
+        }
+    }
+
+    /// Puts the bytes of a replaced tree into the store, so that its snapshot outlives the tree. Off the critical
+    /// path; nothing depends on it but that.
+    ///
+    /// # Errors
+    /// [`StoreError::StagedWrong`] where it no longer stands as it was replaced.
+    pub fn store_replaced(&self, files: &ComponentFiles, exact: Hash) -> Result<(), StoreError> {
+        let set = Set::new(files)?;
+        let shared = self.shared(&set.component)?;
+        let _busy = lock(&shared.busy);
+        let sites = set.sites()?;
+        let mut batch = self.objects.batch()?;
+        let roots = scan::roots(&set, &sites, Place::Staged(exact))?;
+        let keep = Keep::Everything(&mut batch);
+        let found = scan::set(&set, &roots, &shared.cache, Read::Changed, keep)?;
+        let closest = self.closest(&set, exact, &found.manifest)?;
+        let Some((exact, differences)) = closest else {
+            return Err(StoreError::Unknown { component: set.component, exact });
+        };
+        if !differences.is_empty() {
+            let path = sites.first().map(|site| site.parent.at(super::STAGING.as_bytes()));
+            let path = path.unwrap_or_default();
+            return Err(StoreError::StagedWrong { path, differences });
+        }
+        batch.commit()?;
+        let mut record = self.known(&set, exact)?;
+        record.bytes = Bytes::InStore;
+        self.records.save(&record, &self.records.manifests(&record)?)
+    }
+
+    /// The record of a snapshot that a switch goes from or to, if the policy still is the one it was taken under.
+    /// Whether its objects are whole does not matter here.
+    pub(super) fn known(&self, set: &Set, exact: Hash) -> Result<Record, StoreError> {
+        let record = match self.records.find(&set.component, exact)? {
+            Some(Found::Record(record)) => *record,
+            Some(Found::Damaged(damage)) => return Err(StoreError::Damaged(Box::new(damage))),
+            None => {
+                return Err(StoreError::Unknown { component: set.component.clone(), exact });
+            }
+        };
+        self.records.same_shape(&record, set)?;
+        Ok(record)
+    }
+
+    /// The manifests of a snapshot that is to be built. Damage is remembered.
+    pub(super) fn wanted(&self, record: &Record) -> Result<SetManifest, StoreError> {
+        let manifest = self.records.manifests(record);
+        if let Err(StoreError::Damaged(damage)) = &manifest {
+            self.records.set_damage(&record.component, record.exact, Some(&damage.what))?;
+        }
+        manifest
+    }
+
+    /// Makes what stands somewhere known without a name, unless it already is.
+    pub(super) fn notice(&self, set: &Set, scanned: &Scanned) -> Result<Hash, StoreError> {
+        let exact = scanned.manifest.exact();
+        let known = match self.records.find(&set.component, exact)? {
+            Some(Found::Record(record)) => self.records.manifests(&record).is_ok(),
+            Some(Found::Damaged(_)) | None => false,
+        };
+        if !known {
+            let now = jiff::Timestamp::now().as_millisecond();
+            let record = new_record(set, scanned, now, Bytes::BesideLive);
+            self.records.save(&record, &scanned.manifest)?;
+        }
+        Ok(exact)
+    }
+
+    fn refuse_taken(
+        &self,
+        component: &str,
+        release: &str,
+        offered: Hash,
+    ) -> Result<(), StoreError> {
+        for (existing, found) in self.records.all(component)? {
+            let Found::Record(record) = found else { continue };
+            let taken = record.labels.iter().any(|label| label.release == release);
+            if taken && existing != offered {
+                let (component, release) = (component.to_owned(), release.to_owned());
+                return Err(StoreError::ReleaseTaken { component, release, existing, offered });
+            }
+        }
+        Ok(())
+    }
+
+    fn read_all(&self, record: &Record) -> Result<(), StoreError> {
+        let Record { component, exact, .. } = record;
+        let found = match self.records.manifests(record) {
+            Ok(manifest) => self.first_damage(record, &manifest)?,
+            Err(StoreError::Damaged(damage)) => Some(damage.what),
+            Err(error) => return Err(error),
+        };
+        self.records.set_damage(component, *exact, found.as_deref())?;
+        match found {
+            None => Ok(()),
+            Some(what) => {
+                let (component, exact) = (component.clone(), *exact);
+                Err(StoreError::Damaged(Box::new(Damage { component, exact, what })))
+            }
+        }
+    }
+
+    /// Reads objects until one is not what its name says, and takes that one out of use.
+    fn first_damage(
+        &self,
+        record: &Record,
+        manifest: &SetManifest,
+    ) -> Result<Option<String>, StoreError> {
+        for (part, known) in manifest.parts.iter().zip(&record.parts) {
+            let is_tree = known.shape.keep.is_some();
+            if is_tree && record.bytes == Bytes::BesideLive {
+                continue;
+            }
+            for (path, size_bytes, hash) in part.files() {
+                let at = self.objects.at(hash);
+                let Some(mut object) = self.objects.open(hash)? else {
+                    return Ok(Some(damaged_object(path, &at, "is missing")));
+                };
+                if hash_through(&mut object, &at, |_| Ok(()))? != (size_bytes, hash) {
+                    self.objects.quarantine(hash)?;
+                    let how = "no longer has the bytes of its name";
+                    return Ok(Some(damaged_object(path, &at, how)));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn new_record(set: &Set, scanned: &Scanned, noticed_at_unix_ms: i64, bytes: Bytes) -> Record {
+    let manifest = &scanned.manifest;
+    let parts = set.shapes().into_iter().zip(&manifest.parts);
+    let parts = parts.map(|(shape, part)| PartRecord { shape, exact: part.exact() });
+    Record {
+        component: set.component.clone(),
+        exact: manifest.exact(),
+        content: manifest.content(),
+        parts: parts.collect(),
+        labels: Vec::new(),
+        noticed_at_unix_ms,
+        size_bytes: manifest.size_bytes(),
+        files: manifest.files(),
+        skipped: scanned.skipped.clone(),
+        bytes,
+    }
+}
+
+fn info(record: &Record, label: Option<&Label>, damage: Option<String>) -> SnapshotInfo {
+    SnapshotInfo {
+        component: record.component.clone(),
+        exact: record.exact,
+        content: Some(record.content),
+        release: label.map(|label| label.release.clone()).unwrap_or_default(),
+        version: label.and_then(|label| label.version.clone()),
+        taken_at_unix_ms: label.map_or(record.noticed_at_unix_ms, |label| label.taken_at_unix_ms),
+        size_bytes: record.size_bytes,
+        files: record.files,
+        skipped: record.skipped.clone(),
+        in_store: record.bytes == Bytes::InStore,
+        damage,
+    }
+}
+
+fn unreadable(component: &str, exact: Hash, damage: Damage) -> SnapshotInfo {
+    SnapshotInfo {
+        component: component.to_owned(),
+        exact,
+        content: None,
+        release: String::new(),
+        version: None,
+        taken_at_unix_ms: 0,
+        size_bytes: 0,
+        files: 0,
+        skipped: Vec::new(),
+        in_store: false,
+        damage: Some(damage.to_string()),
+    }
+}

@@ -1,0 +1,506 @@
+//! Switch: the staged set takes the place of the live one, between stop and start.
+//!
+//! ```text
+//! hold, durable ▶ what changed since it was staged is found and saved ▶ kept paths move over
+//!   ▶ every part changes places ▶ times of touched directories set back ▶ names durable
+//!   ▶ digest of what is live now == the plan's ▶ recorded ▶ hold lifted
+//! ```
+//!
+//! Every step looks before it acts, so that the same call goes on after a crash at any point, and the call with from
+//! and to exchanged takes the whole set back.
+//!
+//! A move into or out of a directory changes its modification time. The times of the root and of every directory above
+//! a kept path are therefore set, in both trees, to what the manifests say: the digest covers them like any other.
+//!
+//! Invariant: each declared path is one whole version at every instant; with `switch: exchange` it is never absent.
+//! Invariant: nothing that a switch replaces is removed by it.
+//! Invariant: the hold is lifted only on an equal digest, after everything that moved is durable.
+
+use std::collections::BTreeSet;
+
+use proto::policy::SwitchMode;
+use rustix::fs::FileType;
+
+use super::{
+    Shared, Store, beside,
+    compare::{self, Difference},
+    dir::{self, Dir, Rename},
+    error::{StoreError, shown},
+    hash::Hash,
+    hold::{Hold, Mark, Marks},
+    lock,
+    manifest::{Kind, Manifest, Meta, SetManifest},
+    meta,
+    records::{LivePointer, Record},
+    scan::{self, Keep, Place, Read},
+    set::{ComponentFiles, Part, PartKind, Set, Site, stands},
+};
+
+/// What a switch has to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Switched {
+    /// What changed between staging and the stop, which sockets stayed with the replaced tree, and the like.
+    pub notes: Vec<String>,
+}
+
+impl Store {
+    /// Puts snapshot `to`, which was staged, into the place of `from`, which is live. **The component's services must
+    /// be stopped.** Call it again with the same arguments to go on after a crash, or with the two exchanged to take
+    /// it back; the same exchange is how a finished switch is undone.
+    ///
+    /// # Errors
+    /// After an error the component may be held ([`Store::held`]): it must not be started before one of these two
+    /// calls has succeeded. [`StoreError::Digest`] where what is live afterwards is not `to`.
+    pub fn switch(
+        &self,
+        files: &ComponentFiles,
+        from: Hash,
+        to: Hash,
+    ) -> Result<Switched, StoreError> {
+        let set = Set::new(files)?;
+        let shared = self.shared(&set.component)?;
+        let _busy = lock(&shared.busy);
+        let sites = set.sites()?;
+        let switch = Switch {
+            store: self,
+            set: &set,
+            sites: &sites,
+            shared: &shared,
+            source: self.known(&set, from)?,
+            target: self.known(&set, to)?,
+        };
+        let switched = switch.run();
+        self.save_cache(&set.component, &shared);
+        switched
+    }
+}
+
+/// One switch of one component.
+struct Switch<'a> {
+    store: &'a Store,
+    set: &'a Set,
+    sites: &'a [Site<'a>],
+    shared: &'a Shared,
+    source: Record,
+    target: Record,
+}
+
+impl Switch<'_> {
+    fn run(&self) -> Result<Switched, StoreError> {
+        let component = &self.set.component;
+        let (from, to) = (self.source.exact, self.target.exact);
+        let mut switched = Switched::default();
+        let begun = self.store.hold_of(component, from, to)?;
+        let is_new = begun.is_none();
+        let hold = match begun {
+            Some(hold) => hold,
+            None if self.nothing_to_move(&mut switched)? => {
+                self.finish(&mut switched)?;
+                switched.notes.push("nothing had to be moved".to_owned());
+                return Ok(switched);
+            }
+            None => {
+                let hold = self.begin()?;
+                self.store.set_hold(component, &hold)?;
+                hold
+            }
+        };
+        self.store.steps.reach("switch: held")?;
+        if is_new || self.nothing_moved(&hold)? {
+            self.save_late_changes(hold.was_live, &mut switched)?;
+        }
+        self.store.steps.reach("switch: replaced known")?;
+
+        for (site, marks) in self.moving(&hold)? {
+            self.move_keep(site, marks)?;
+        }
+        for (site, marks) in self.moving(&hold)? {
+            self.exchange(site, marks)?;
+        }
+        for (site, marks) in self.moving(&hold)? {
+            self.settle(site, marks)?;
+        }
+        self.store.steps.reach("switch: durable")?;
+        self.finish(&mut switched)?;
+        self.store.steps.reach("switch: recorded")?;
+        self.store.lift_hold(component)?;
+        Ok(switched)
+    }
+
+    /// Looks at both sides of every part. Refuses before anything has moved what could not be moved later.
+    fn begin(&self) -> Result<Hold, StoreError> {
+        let target = self.store.records.manifests(&self.target)?;
+        let mut parts = Vec::new();
+        for site in self.sites {
+            let staging = site.staging().map_err(|_| self.not_staged(site))?;
+            let from = mark(site, &site.parent, &site.part.name)?;
+            let to = mark(site, staging, &site.part.staged_name(self.target.exact))?;
+            let is_absent =
+                target.parts.get(site.index).is_some_and(|part| part.entries.is_empty());
+            if to == Mark::Nothing && !is_absent {
+                return Err(self.not_staged(site));
+            }
+            if matches!(site.part.kind, PartKind::Tree { .. }) && from == Mark::Nothing {
+                return Err(StoreError::Open {
+                    path: site.part.shown(),
+                    source: std::io::ErrorKind::NotFound.into(),
+                });
+            }
+            if site.mode() == SwitchMode::Exchange {
+                beside::refuse_no_exchange(site)?;
+            }
+            // An older copy of what is live may stand where the replaced tree has to go.
+            self.store.clear(self.set, site, self.source.exact)?;
+            let marks = Marks { part: site.index, from, to };
+            self.refuse_keep_twice(site, &marks)?;
+            parts.push(marks);
+        }
+        let (from, to) = (self.source.exact, self.target.exact);
+        Ok(Hold { from, to, was_live: from, parts })
+    }
+
+    /// Whether `to` is live without a move: the switch has ended before, or is the way back of one that never began.
+    fn nothing_to_move(&self, switched: &mut Switched) -> Result<bool, StoreError> {
+        let (from, to) = (self.source.exact, self.target.exact);
+        if from == to {
+            return Ok(true);
+        }
+        if stands(self.sites, to)? {
+            return Ok(false);
+        }
+        let put = LivePointer { exact: to, replaced: Some(from) };
+        if self.store.records.live(&self.set.component)? == Some(put) {
+            return Ok(true);
+        }
+        if stands(self.sites, from)? {
+            // It never left `.lastgood`: what is live is what it was, with what the app changed until it stopped.
+            self.save_late_changes(to, switched)?;
+            return Ok(true);
+        }
+        let closest = self.store.closest(self.set, to, &self.scan_live()?)?;
+        Ok(closest.is_some_and(|(_, differences)| differences.is_empty()))
+    }
+
+    /// Whether every name is where it was when the hold was taken. The hold may be that of a run before a crash.
+    fn nothing_moved(&self, hold: &Hold) -> Result<bool, StoreError> {
+        for (site, marks) in self.moving(hold)? {
+            let (was, comes) = if hold.was_live == hold.from {
+                (&marks.from, &marks.to)
+            } else {
+                (&marks.to, &marks.from)
+            };
+            if mark(site, &site.parent, &site.part.name)? != *was {
+                return Ok(false);
+            }
+            let (Some(was), Some(comes)) = (self.tree_of(site, was)?, self.tree_of(site, comes)?)
+            else {
+                continue;
+            };
+            for keep in site.part.keep() {
+                if kept_in(&comes, keep)?.is_some() && kept_in(&was, keep)?.is_none() {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The services have stopped: what is live now, as `was`, is what will have been replaced. Makes it known if it no
+    /// longer is what was known when the target was staged.
+    fn save_late_changes(&self, was: Hash, switched: &mut Switched) -> Result<(), StoreError> {
+        let store = self.store;
+        let mut batch = store.objects.batch()?;
+        let roots = scan::roots(self.set, self.sites, Place::Live)?;
+        let keep = Keep::SingleFiles(&mut batch);
+        let cache = &self.shared.cache;
+        let scanned = scan::set(self.set, &roots, cache, Read::Changed, keep)?;
+        if let Some(path) = scanned.unsettled {
+            // Its services stopped, so nothing should.
+            return Err(StoreError::Changing { path });
+        }
+        batch.commit()?;
+        for path in &scanned.skipped {
+            switched.notes.push(format!("{path} is no file and stays with what is replaced"));
+        }
+        let known = store.closest(self.set, was, &scanned.manifest)?;
+        let differences = known.map(|(_, differences)| differences).unwrap_or_default();
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let really = store.notice(self.set, &scanned)?;
+        store.records.set_late(&self.set.component, was, Some(really))?;
+        let changes = Difference::worth_telling(&differences);
+        switched
+            .notes
+            .extend(changes.into_iter().map(|change| format!("{change} since it was staged")));
+        Ok(())
+    }
+
+    /// Moves every kept path from the tree that goes to the tree that comes.
+    fn move_keep(&self, site: &Site<'_>, marks: &Marks) -> Result<(), StoreError> {
+        let (Some(from), Some(to)) =
+            (self.tree_of(site, &marks.from)?, self.tree_of(site, &marks.to)?)
+        else {
+            return Ok(());
+        };
+        self.refuse_keep_twice(site, marks)?;
+        for keep in site.part.keep() {
+            let Some(source) = kept_in(&from, keep)? else { continue };
+            let (_, name) = dir::split(keep);
+            let place = carry(&from, &to, keep)?;
+            source.rename(name, &place, name, Rename::New)?;
+            self.store.steps.reach(&format!("switch: kept {}", shown(keep)))?;
+        }
+        Ok(())
+    }
+
+    /// Brings one part to where `to` is live and `from` stands beside it, from wherever it is.
+    fn exchange(&self, site: &Site<'_>, marks: &Marks) -> Result<(), StoreError> {
+        let Site { part, parent, .. } = site;
+        let staging = site.staging()?;
+        let from_name = part.staged_name(self.source.exact);
+        let to_name = part.staged_name(self.target.exact);
+        let live = mark(site, parent, &part.name)?;
+        if live != marks.from && live != marks.to {
+            return Err(StoreError::Displaced { path: part.shown() });
+        }
+        if live != marks.to {
+            // Turned round half-way, what comes still stands under the name of what goes.
+            let at = if mark(site, staging, &to_name)? == marks.to { &to_name } else { &from_name };
+            match (site.mode(), &marks.from, &marks.to) {
+                (SwitchMode::Link, _, _) => {
+                    // Where the old release is must be known before the only name of it is replaced.
+                    if staging.stat(&from_name)?.is_none() {
+                        staging.symlink(&parent.read_link(&part.name)?, &from_name)?;
+                        staging.sync()?;
+                    }
+                    staging.rename(&to_name, parent, &part.name, Rename::Over)?;
+                }
+                (SwitchMode::Exchange, _, Mark::Nothing) => {
+                    parent.rename(&part.name, staging, &from_name, Rename::New)?;
+                }
+                (SwitchMode::Exchange, Mark::Nothing, _) => {
+                    staging.rename(at, parent, &part.name, Rename::New)?;
+                }
+                (SwitchMode::Exchange, _, _) => {
+                    staging.rename(at, parent, &part.name, Rename::Exchange)?;
+                }
+            }
+            self.store.steps.reach(&format!("switch: placed {}", part.index_shown(site)))?;
+        }
+        let left = mark(site, staging, &to_name)?;
+        if left == marks.from && left != Mark::Nothing && site.mode() == SwitchMode::Exchange {
+            staging.rename(&to_name, staging, &from_name, Rename::New)?;
+            self.store.steps.reach(&format!("switch: set aside {}", part.index_shown(site)))?;
+        }
+        Ok(())
+    }
+
+    /// Sets back the times that the moves changed, and makes all names durable.
+    fn settle(&self, site: &Site<'_>, marks: &Marks) -> Result<(), StoreError> {
+        let sides = [(&marks.from, &self.source), (&marks.to, &self.target)];
+        for (mark, record) in sides {
+            let Some(tree) = self.tree_of(site, mark)? else { continue };
+            let manifest = self.as_it_stands(record, &tree, site)?;
+            let mut touched = BTreeSet::from([b"".as_slice()]);
+            touched.extend(site.part.keep().iter().flat_map(|keep| dir::ancestors(keep)));
+            // Leaves first, as the time of a directory is not changed by those of its children.
+            for path in touched.into_iter().rev() {
+                let Some(dir) = tree.dir_if_there(path)? else { continue };
+                if let Some(meta) = manifest.as_ref().and_then(|manifest| dir_meta(manifest, path))
+                {
+                    meta::settle_mtime(&dir, meta)?;
+                }
+                dir.sync()?;
+            }
+        }
+        site.parent.sync()?;
+        site.staging()?.sync()
+    }
+
+    /// The manifest of a tree on one side: of the snapshot, or of what really was replaced in its name.
+    fn as_it_stands(
+        &self,
+        record: &Record,
+        tree: &Dir,
+        site: &Site<'_>,
+    ) -> Result<Option<Manifest>, StoreError> {
+        let records = &self.store.records;
+        let mut candidates = vec![records.manifests(record)?];
+        if let Some(late) = records.late(&self.set.component, record.exact)? {
+            candidates.push(records.manifests(&self.store.known(self.set, late)?)?);
+        }
+        let mut candidates: Vec<Manifest> = candidates
+            .into_iter()
+            .filter_map(|manifest| manifest.parts.into_iter().nth(site.index))
+            .collect();
+        if candidates.len() < 2 {
+            return Ok(candidates.pop());
+        }
+        // With two candidates the tree's own files decide.
+        let mut roots: Vec<scan::Root> =
+            self.set.parts.iter().map(|_| scan::Root::Absent).collect();
+        if let Some(root) = roots.get_mut(site.index) {
+            *root = scan::Root::Tree(tree.dir(b"")?);
+        }
+        let cache = &self.shared.cache;
+        let found = scan::set(self.set, &roots, cache, Read::Changed, Keep::Nothing)?;
+        let found = found.manifest.parts.into_iter().nth(site.index).unwrap_or_default();
+        let count = |manifest: &Manifest| compare::part(site.part, manifest, &found).len();
+        Ok(candidates.into_iter().min_by_key(count))
+    }
+
+    /// What is live is `to`, to the last byte; or the hold stays.
+    fn finish(&self, switched: &mut Switched) -> Result<(), StoreError> {
+        let (component, exact) = (&self.set.component, self.target.exact);
+        let found = self.scan_live()?;
+        match self.store.closest(self.set, exact, &found)? {
+            Some((is, differences)) if differences.is_empty() => {
+                if is != exact {
+                    switched.notes.push(format!(
+                        "what is live again is {exact} as it was when it was replaced, with the \
+                         changes that it had then: {is}"
+                    ));
+                }
+                let replaced = (self.source.exact != exact).then_some(self.source.exact);
+                self.store.records.set_live(component, LivePointer { exact, replaced })
+            }
+            found => {
+                let differences = found.map(|(_, differences)| differences).unwrap_or_default();
+                Err(StoreError::Digest { component: component.clone(), exact, differences })
+            }
+        }
+    }
+
+    fn scan_live(&self) -> Result<SetManifest, StoreError> {
+        let roots = scan::roots(self.set, self.sites, Place::Live)?;
+        let cache = &self.shared.cache;
+        let scanned = scan::set(self.set, &roots, cache, Read::Changed, Keep::Nothing)?;
+        match scanned.unsettled {
+            Some(path) => Err(StoreError::Changing { path }),
+            None => Ok(scanned.manifest),
+        }
+    }
+
+    /// The parts that move, with their marks. A hold of another shape is that of another policy.
+    fn moving<'h>(&self, hold: &'h Hold) -> Result<Vec<(&Site<'_>, &'h Marks)>, StoreError> {
+        let same = self.sites.len() == hold.parts.len()
+            && self.sites.iter().zip(&hold.parts).all(|(site, marks)| site.index == marks.part);
+        if same {
+            return Ok(self.sites.iter().zip(&hold.parts).collect());
+        }
+        Err(StoreError::HoldDamaged {
+            component: self.set.component.clone(),
+            path: self.store.hold.at(self.set.component.as_bytes()),
+            why: "it names other parts than the policy".to_owned(),
+        })
+    }
+
+    /// The tree of one side, wherever it is now. None for single files.
+    fn tree_of(&self, site: &Site<'_>, wanted: &Mark) -> Result<Option<Dir>, StoreError> {
+        if !matches!(site.part.kind, PartKind::Tree { .. }) {
+            return Ok(None);
+        }
+        if let Mark::Link(target) = wanted {
+            return site.parent.dir(target).map(Some);
+        }
+        let staging = site.staging()?;
+        let names =
+            [self.source.exact, self.target.exact].map(|exact| site.part.staged_name(exact));
+        let staged = names.iter().map(|name| (staging, name));
+        for (holder, name) in std::iter::once((&site.parent, &site.part.name)).chain(staged) {
+            if mark(site, holder, name)? == *wanted {
+                return holder.dir(name).map(Some);
+            }
+        }
+        Err(StoreError::Displaced { path: site.part.shown() })
+    }
+
+    fn refuse_keep_twice(&self, site: &Site<'_>, marks: &Marks) -> Result<(), StoreError> {
+        let (Some(from), Some(to)) =
+            (self.tree_of(site, &marks.from)?, self.tree_of(site, &marks.to)?)
+        else {
+            return Ok(());
+        };
+        for keep in site.part.keep() {
+            if let (Some(kept), Some(other)) = (kept_in(&from, keep)?, kept_in(&to, keep)?) {
+                let (_, name) = dir::split(keep);
+                return Err(StoreError::KeepTwice {
+                    keep: shown(keep),
+                    kept: kept.at(name),
+                    other: other.at(name),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn not_staged(&self, site: &Site<'_>) -> StoreError {
+        let name = site.part.staged_name(self.target.exact);
+        let name = [super::STAGING.as_bytes(), &name].join(&b'/');
+        StoreError::NotStaged {
+            component: self.set.component.clone(),
+            exact: self.target.exact,
+            path: site.parent.at(&name),
+        }
+    }
+}
+
+impl Part {
+    /// How a step names it.
+    fn index_shown(&self, site: &Site<'_>) -> String {
+        format!("{} {}", site.index, shown(&self.name))
+    }
+}
+
+/// What stands at a name, as a hold remembers it.
+fn mark(site: &Site<'_>, holder: &Dir, name: &[u8]) -> Result<Mark, StoreError> {
+    let Some(stat) = holder.stat(name)? else { return Ok(Mark::Nothing) };
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    match (site.mode(), &site.part.kind) {
+        (SwitchMode::Link, _) if kind == FileType::Symlink => {
+            site.link_target(holder, name).map(Mark::Link)
+        }
+        (SwitchMode::Exchange, PartKind::Tree { .. }) if kind == FileType::Directory => {
+            Ok(Mark::Inode(stat.st_ino))
+        }
+        (SwitchMode::Exchange, PartKind::File | PartKind::Inner { .. })
+            if kind != FileType::Directory =>
+        {
+            Ok(Mark::Inode(stat.st_ino))
+        }
+        (SwitchMode::Link | SwitchMode::Exchange, _) => Err(StoreError::Unfit {
+            path: holder.at(name),
+            what: "not of the kind that the policy declares".to_owned(),
+            mend: "correct the policy, or what stands there",
+        }),
+    }
+}
+
+/// The directory of a tree in which a kept path is; none where it is not there.
+fn kept_in(tree: &Dir, keep: &[u8]) -> Result<Option<Dir>, StoreError> {
+    let (above, name) = dir::split(keep);
+    let Some(above) = tree.dir_if_there(above)? else { return Ok(None) };
+    Ok(above.stat(name)?.is_some().then_some(above))
+}
+
+/// The directory of the coming tree for a kept path; what is missing of the way there is made as it was.
+fn carry(from: &Dir, to: &Dir, keep: &[u8]) -> Result<Dir, StoreError> {
+    for path in dir::ancestors(keep).filter(|path| !path.is_empty()) {
+        let (above, name) = dir::split(path);
+        let above = to.dir(above)?;
+        if above.stat(name)?.is_some() {
+            continue;
+        }
+        above.make_dir(name)?;
+        let source = from.dir(path)?;
+        let like = meta::of_open(&source, &source.own_stat()?, &source.at(b""))?;
+        let made = above.dir(name)?;
+        meta::apply(&made, &like, &made.at(b""))?;
+    }
+    to.dir(dir::split(keep).0)
+}
+
+fn dir_meta<'m>(manifest: &'m Manifest, path: &[u8]) -> Option<&'m Meta> {
+    manifest.get(path).filter(|entry| matches!(entry.kind, Kind::Dir)).map(|entry| &entry.meta)
+}

@@ -1,0 +1,40 @@
+//! What the coordinator is started with.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+/// The coordinator's settings, all of them.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(
+    name = "coordinator",
+    version,
+    about = "Decides what each host does next, and when; keeps what happened.",
+    after_help = "Examples:\n  coordinator --state /var/lib/lastgood-coordinator --identity /etc/lastgood/coordinator\n  \
+                  coordinator --listen 0.0.0.0:7443 --epoch-at-least 42"
+)]
+pub struct Config {
+    /// Where the journal is kept.
+    #[arg(
+        long,
+        env = "LASTGOOD_STATE",
+        value_name = "DIR",
+        default_value = "/var/lib/lastgood-coordinator"
+    )]
+    pub state: PathBuf,
+    /// The directory with ca.pem, cert.pem and key.pem.
+    #[arg(
+        long,
+        env = "LASTGOOD_IDENTITY",
+        value_name = "DIR",
+        default_value = "/etc/lastgood/coordinator"
+    )]
+    pub identity: PathBuf,
+    /// Where agents and operators connect to.
+    #[arg(long, env = "LASTGOOD_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:7443")]
+    pub listen: SocketAddr,
+    /// The epoch is at least this: after the journal was restored from a backup or lost.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub epoch_at_least: u64,
+    /// Logs as JSON lines.
+    #[arg(long)]
+    pub log_json: bool,
+}

@@ -1,0 +1,233 @@
+//! One session per agent: its word up, orders down.
+//!
+//! Invariant: which host it is comes from the certificate; what a message says of it is not believed.
+
+use std::{sync::Arc, time::Duration};
+
+use engine::{FleetName, HostName, Input, Timestamp};
+use proto::{PROTOCOL_MAX, PROTOCOL_MIN, v1};
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{from_proto, to_proto};
+use crate::{
+    fleets::{Fleets, FleetsError},
+    host::{Hello, HostStatus},
+    operations::Operations,
+    roles,
+    sessions::{Down, Generation, Sessions},
+};
+
+/// How long an agent may take to say who it is after it opened its session.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take to look at its host after that: its checks have their own time.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often an agent tells how its host is when nothing has changed.
+pub const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Messages down that wait for one agent's connection; orders before that wait in its session's queue.
+const DOWN_QUEUED_MAX: usize = 8;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct AgentService {
+    pub sessions: Arc<Sessions>,
+    pub fleets: Arc<Fleets>,
+    pub operations: Arc<Operations>,
+}
+
+type Responses = ReceiverStream<Result<v1::SessionResponse, Status>>;
+
+#[tonic::async_trait]
+impl v1::agent_service_server::AgentService for AgentService {
+    type SessionStream = Responses;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::SessionRequest>>,
+    ) -> Result<Response<Responses>, Status> {
+        let name = roles::agent(&request)?.to_owned();
+        let ends = Timestamp(roles::peer(&request)?.not_after_unix_ms());
+        let host =
+            HostName::new(name).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let Some(fleet) = self.fleets.of_host(&host).await else {
+            tracing::warn!(%host, "an agent was refused: its host is in no fleet file that was applied");
+            let why = format!(
+                "host {host} is in no fleet of this coordinator; add it to the fleet file and `ctl apply`"
+            );
+            return Err(Status::permission_denied(why));
+        };
+        let mut up = request.into_inner();
+        let hello = first(&mut up).await?;
+        if hello.protocol_min > PROTOCOL_MAX || hello.protocol_max < PROTOCOL_MIN {
+            let (min, max) = (hello.protocol_min, hello.protocol_max);
+            tracing::warn!(%host, min, max, "an agent was refused: it speaks no protocol of ours");
+            return Err(Status::failed_precondition(format!(
+                "the agent speaks protocol {min} to {max}, this coordinator {PROTOCOL_MIN} to {PROTOCOL_MAX}"
+            )));
+        }
+        let (down, responses) = mpsc::channel(DOWN_QUEUED_MAX);
+        let welcome = v1::Welcome {
+            protocol: PROTOCOL_MAX,
+            epoch: Some(to_proto::epoch(self.sessions.epoch())),
+            heartbeat_ms: u64::try_from(HEARTBEAT.as_millis()).unwrap_or(u64::MAX),
+        };
+        let welcome = v1::session_response::Message::Welcome(welcome);
+        if down.send(Ok(v1::SessionResponse { message: Some(welcome) })).await.is_err() {
+            return Err(Status::cancelled("the agent is gone"));
+        }
+        let newcomer =
+            Newcomer { service: self.clone(), host, fleet, hello, certificate_ends: ends };
+        tokio::spawn(newcomer.run(up, down));
+        Ok(Response::new(ReceiverStream::new(responses)))
+    }
+}
+
+impl AgentService {
+    /// Puts snapshots on record that were not yet there.
+    async fn seen(&self, fleet: &FleetName, host: &HostName) -> Result<(), Status> {
+        let Some(now) = self.sessions.get(host) else { return Ok(()) };
+        let unseen =
+            self.fleets.read(fleet, |state| !now.status.unseen(state, host).is_empty()).await;
+        if unseen != Some(true) {
+            return Ok(());
+        }
+        let record = |state: &_| Ok::<_, FleetsError>(now.status.unseen(state, host));
+        Ok(self.fleets.change(fleet, record).await?)
+    }
+}
+
+/// An agent that was welcomed and has not yet told what its ledger holds.
+struct Newcomer {
+    service: AgentService,
+    host: HostName,
+    fleet: FleetName,
+    hello: Hello,
+    certificate_ends: Timestamp,
+}
+
+impl Newcomer {
+    async fn run(
+        self,
+        mut up: Streaming<v1::SessionRequest>,
+        down: mpsc::Sender<Result<v1::SessionResponse, Status>>,
+    ) {
+        let Self { service, host, fleet, hello, certificate_ends } = self;
+        let status = match status(&mut up).await {
+            Ok(status) => status,
+            Err(why) => {
+                tracing::warn!(%host, why = why.message(), "an agent did not tell how its host is");
+                // It may be gone: then nobody needs to be told.
+                down.send(Err(why)).await.ok();
+                return;
+            }
+        };
+        tracing::info!(%host, %fleet, version = hello.agent_version, "agent connected");
+        let (generation, orders) = service.sessions.open(&host, hello, status, certificate_ends);
+        if let Err(why) = service.seen(&fleet, &host).await {
+            tracing::error!(%host, why = why.message(), "its snapshots could not be put on record");
+        }
+        Session { service, host, fleet, generation }.run(up, orders, down).await;
+    }
+}
+
+struct Session {
+    service: AgentService,
+    host: HostName,
+    fleet: FleetName,
+    generation: Generation,
+}
+
+impl Session {
+    async fn run(
+        self,
+        mut up: Streaming<v1::SessionRequest>,
+        mut orders: mpsc::Receiver<Down>,
+        down: mpsc::Sender<Result<v1::SessionResponse, Status>>,
+    ) {
+        let Self { service, host, fleet, generation } = &self;
+        service.operations.back(fleet, host).await;
+        let why = loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => {
+                        let message = to_proto::down(&order);
+                        if down.send(Ok(v1::SessionResponse { message: Some(message) })).await.is_err() {
+                            break "the agent no longer listens".to_owned();
+                        }
+                    }
+                    None => break "a newer session of the same agent took over".to_owned(),
+                },
+                message = up.next() => match message {
+                    Some(Ok(message)) => if let Err(why) = self.take(message).await {
+                        break why;
+                    },
+                    Some(Err(status)) => break status.message().to_owned(),
+                    None => break "the agent closed it".to_owned(),
+                },
+            }
+        };
+        if service.sessions.close(host, *generation) {
+            tracing::info!(%host, why, "agent lost");
+            service.operations.tell(fleet, Input::AgentLost { host: host.clone() }).await;
+        }
+    }
+
+    async fn take(&self, message: v1::SessionRequest) -> Result<(), String> {
+        use v1::session_request::Message;
+        let Self { service, host, fleet, generation } = self;
+        match message.message {
+            Some(Message::Report(report)) => {
+                let (operation, input) =
+                    from_proto::report(report, host).map_err(|error| error.to_string())?;
+                match service
+                    .operations
+                    .runner(operation.as_str())
+                    .filter(|runner| runner.fleet() == fleet)
+                {
+                    Some(runner) => runner.tell(input).await,
+                    None => {
+                        tracing::debug!(%host, %operation, "a report on an operation that is over for good")
+                    }
+                }
+                Ok(())
+            }
+            Some(Message::Status(status)) => {
+                let status = from_proto::host_status(status).map_err(|error| error.to_string())?;
+                if service.sessions.update(host, *generation, status) {
+                    service
+                        .seen(fleet, host)
+                        .await
+                        .map_err(|status| status.message().to_owned())?;
+                }
+                Ok(())
+            }
+            Some(Message::Hello(_)) => Err("a second Hello in one session".to_owned()),
+            None => Err("a message without content, or of a newer protocol".to_owned()),
+        }
+    }
+}
+
+async fn first(up: &mut Streaming<v1::SessionRequest>) -> Result<Hello, Status> {
+    use v1::session_request::Message;
+    let message = tokio::time::timeout(HELLO_TIMEOUT, up.next()).await;
+    let message = message.map_err(|_| Status::deadline_exceeded("no Hello came"))?;
+    match message.ok_or_else(|| Status::cancelled("the agent is gone"))??.message {
+        Some(Message::Hello(hello)) => Ok(from_proto::hello(hello)),
+        Some(Message::Report(_) | Message::Status(_)) | None => {
+            Err(Status::invalid_argument("the first message of a session is Hello"))
+        }
+    }
+}
+
+async fn status(up: &mut Streaming<v1::SessionRequest>) -> Result<HostStatus, Status> {
+    use v1::session_request::Message;
+    let message = tokio::time::timeout(STATUS_TIMEOUT, up.next()).await;
+    let message = message.map_err(|_| Status::deadline_exceeded("no HostStatus came"))?;
+    match message.ok_or_else(|| Status::cancelled("the agent is gone"))??.message {
+        Some(Message::Status(status)) => Ok(from_proto::host_status(status)?),
+        Some(Message::Report(_) | Message::Hello(_)) | None => {
+            Err(Status::invalid_argument("the second message of a session is HostStatus"))
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Wire to our types. Free functions; every field is checked, and what is missing is named.
+
+use std::collections::BTreeMap;
+
+use engine::{
+    Component, ComponentName, Evidence, Fleet, FleetName, Group, GroupName, HostName, Input,
+    LateHosts, OnFailure, OperationId, ReleaseName, Rollback, SeenSnapshot, SeenTrack,
+    SnapshotHash, Standing, StepReport, StepState, Timestamp, TrackEnd, TrackEnding, Verb, planner,
+};
+use proto::v1;
+
+use crate::{
+    host::{CheckStatus, ComponentStatus, HeldSnapshot, Hello, HostStatus, ServiceStatus},
+    operations::Request,
+};
+
+/// A message that does not say what it has to.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    #[error("`{0}` is missing")]
+    Missing(&'static str),
+    #[error("`{field}` has the value {value}, which this build does not know")]
+    Enum { field: &'static str, value: i32 },
+    #[error("`{field}`: {why}")]
+    Field { field: &'static str, why: String },
+}
+
+type Wire<T> = Result<T, WireError>;
+
+fn field<T, E: std::fmt::Display>(name: &'static str, value: Result<T, E>) -> Wire<T> {
+    value.map_err(|error| WireError::Field { field: name, why: error.to_string() })
+}
+
+/// Empty means absent.
+fn optional<T, E: std::fmt::Display>(
+    name: &'static str,
+    text: String,
+    parse: impl FnOnce(String) -> Result<T, E>,
+) -> Wire<Option<T>> {
+    if text.is_empty() { Ok(None) } else { field(name, parse(text)).map(Some) }
+}
+
+/// What an agent says first.
+pub fn hello(message: v1::Hello) -> Hello {
+    Hello {
+        protocol_min: message.protocol_min,
+        protocol_max: message.protocol_max,
+        agent_version: message.agent_version,
+        highest_epoch: message.highest_epoch.map(|epoch| (epoch.counter, epoch.instance)),
+    }
+}
+
+/// A host as its agent tells it.
+pub fn host_status(message: v1::HostStatus) -> Wire<HostStatus> {
+    Ok(HostStatus {
+        policy_hash: message.policy_hash,
+        components: message.components.into_iter().map(component_status).collect::<Wire<_>>()?,
+        snapshots: message.snapshots.into_iter().map(held_snapshot).collect::<Wire<_>>()?,
+        tracks: message.tracks.into_iter().map(seen_track).collect::<Wire<_>>()?,
+        free_bytes: message.free_bytes,
+    })
+}
+
+fn component_status(message: v1::ComponentStatus) -> Wire<ComponentStatus> {
+    let service = |row: v1::ServiceStatus| ServiceStatus {
+        service: row.service,
+        driver: row.driver,
+        running: row.running,
+        detail: row.detail,
+    };
+    let check =
+        |row: v1::CheckStatus| CheckStatus { check: row.check, ok: row.ok, detail: row.detail };
+    Ok(ComponentStatus {
+        component: field("component", ComponentName::new(message.component))?,
+        release: optional("release", message.release, ReleaseName::new)?,
+        snapshot: optional("snapshot", message.snapshot, SnapshotHash::new)?,
+        changed: message.changed,
+        version: (!message.version.is_empty()).then_some(message.version),
+        services: message.services.into_iter().map(service).collect(),
+        checks: message.checks.into_iter().map(check).collect(),
+        held: message.held,
+        verbs: message.verbs.into_iter().map(verb).collect::<Wire<_>>()?,
+    })
+}
+
+fn held_snapshot(message: v1::SnapshotInfo) -> Wire<HeldSnapshot> {
+    let seen = SeenSnapshot {
+        snapshot: field("snapshot", SnapshotHash::new(message.snapshot))?,
+        content: message.content,
+        version: (!message.version.is_empty()).then_some(message.version),
+        taken_at: Timestamp(message.taken_at_unix_ms),
+    };
+    Ok(HeldSnapshot {
+        component: field("component", ComponentName::new(message.component))?,
+        release: optional("release", message.release, ReleaseName::new)?,
+        seen,
+        size_bytes: message.size_bytes,
+        files: message.files,
+        damage: (!message.damage.is_empty()).then_some(message.damage),
+    })
+}
+
+fn seen_track(message: v1::TrackStatus) -> Wire<(OperationId, SeenTrack)> {
+    let id = message.id.ok_or(WireError::Missing("id"))?;
+    let track = SeenTrack {
+        stage: id.stage as usize,
+        attempt: id.attempt,
+        ending: message.ended.map(track_ended).transpose()?,
+    };
+    Ok((field("operation", OperationId::new(id.operation))?, track))
+}
+
+/// A report on an order, as the input that it is. `host` comes from the certificate, not from the message.
+pub fn report(message: v1::Report, host: &HostName) -> Wire<(OperationId, Input)> {
+    let id = message.id.ok_or(WireError::Missing("id"))?;
+    let operation = field("operation", OperationId::new(id.operation))?;
+    let (host, stage, attempt) = (host.clone(), id.stage as usize, id.attempt);
+    let input = match message.report.ok_or(WireError::Missing("report"))? {
+        v1::report::Report::Step(step) => {
+            let step = step_report(step)?;
+            Input::StepReported { host, stage, attempt, step }
+        }
+        v1::report::Report::Ended(ended) => {
+            let ending = track_ended(ended)?;
+            Input::TrackEnded { host, stage, attempt, ending }
+        }
+        v1::report::Report::Refused(refused) => {
+            let reason = format!("the agent refused: {}", refused.reason);
+            let (end, steps, evidence) = (TrackEnd::Refused, Vec::new(), Vec::new());
+            Input::TrackEnded {
+                host,
+                stage,
+                attempt,
+                ending: TrackEnding { end, reason, steps, evidence },
+            }
+        }
+    };
+    Ok((operation, input))
+}
+
+fn step_report(message: v1::StepReport) -> Wire<StepReport> {
+    let state = match v1::StepState::try_from(message.state) {
+        Ok(v1::StepState::Running) => StepState::Running,
+        Ok(v1::StepState::Done) => StepState::Done,
+        Ok(v1::StepState::Failed) => StepState::Failed,
+        Ok(v1::StepState::Undone) => StepState::Undone,
+        Ok(v1::StepState::Unspecified) | Err(_) => {
+            return Err(WireError::Enum { field: "state", value: message.state });
+        }
+    };
+    let (index, duration_ms, detail) =
+        (message.index as usize, message.duration_ms, message.detail);
+    Ok(StepReport { index, state, duration_ms, detail })
+}
+
+fn track_ended(message: v1::TrackEnded) -> Wire<TrackEnding> {
+    let end = match v1::TrackEnd::try_from(message.end) {
+        Ok(v1::TrackEnd::Done) => TrackEnd::Done,
+        Ok(v1::TrackEnd::Undone) => TrackEnd::Undone,
+        Ok(v1::TrackEnd::Left) => TrackEnd::Left,
+        Ok(v1::TrackEnd::Stuck) => TrackEnd::Stuck,
+        Ok(v1::TrackEnd::Unspecified) | Err(_) => {
+            return Err(WireError::Enum { field: "end", value: message.end });
+        }
+    };
+    Ok(TrackEnding {
+        end,
+        reason: message.reason,
+        steps: message.steps.into_iter().map(step_report).collect::<Wire<_>>()?,
+        evidence: message.evidence.into_iter().map(evidence).collect::<Wire<_>>()?,
+    })
+}
+
+fn evidence(message: v1::Evidence) -> Wire<Evidence> {
+    Ok(Evidence {
+        component: field("component", ComponentName::new(message.component))?,
+        snapshot: optional("snapshot", message.snapshot, SnapshotHash::new)?,
+        version: (!message.version.is_empty()).then_some(message.version),
+        stable_ms: message.stable_ms,
+        replaced: optional("replaced", message.replaced, SnapshotHash::new)?,
+        notes: message.notes,
+    })
+}
+
+fn verb(value: i32) -> Wire<Verb> {
+    match v1::Verb::try_from(value) {
+        Ok(v1::Verb::Preflight) => Ok(Verb::Preflight),
+        Ok(v1::Verb::Snapshot) => Ok(Verb::Snapshot),
+        Ok(v1::Verb::Stage) => Ok(Verb::Stage),
+        Ok(v1::Verb::Stop) => Ok(Verb::Stop),
+        Ok(v1::Verb::Switch) => Ok(Verb::Switch),
+        Ok(v1::Verb::Start) => Ok(Verb::Start),
+        Ok(v1::Verb::Verify) => Ok(Verb::Verify),
+        Ok(v1::Verb::Discard) => Ok(Verb::Discard),
+        Ok(v1::Verb::Check) => Ok(Verb::Check),
+        Ok(v1::Verb::Unspecified) | Err(_) => Err(WireError::Enum { field: "verb", value }),
+    }
+}
+
+/// The control part of a fleet file.
+pub fn fleet(message: v1::FleetControl) -> Wire<Fleet> {
+    let rollback = message.rollback.ok_or(WireError::Missing("rollback"))?;
+    let hashes = message.policy_hashes.into_iter();
+    Ok(Fleet {
+        name: field("fleet", FleetName::new(message.fleet))?,
+        environment: message.environment,
+        app: message.app,
+        groups: message.groups.into_iter().map(group).collect::<Wire<_>>()?,
+        components: message.components.into_iter().map(component).collect::<Wire<_>>()?,
+        rollback: rollback_strategy(rollback)?,
+        policy_hashes: hashes
+            .map(|(host, hash)| Ok((field("policy_hashes", HostName::new(host))?, hash)))
+            .collect::<Wire<BTreeMap<_, _>>>()?,
+    })
+}
+
+fn group(message: v1::Group) -> Wire<Group> {
+    let hosts = message.hosts.into_iter().map(|host| field("groups.hosts", HostName::new(host)));
+    Ok(Group {
+        name: field("groups.name", GroupName::new(message.name))?,
+        hosts: hosts.collect::<Wire<_>>()?,
+    })
+}
+
+fn component(message: v1::Component) -> Wire<Component> {
+    let groups =
+        message.groups.into_iter().map(|group| field("components.groups", GroupName::new(group)));
+    let needs =
+        message.needs.into_iter().map(|other| field("components.needs", ComponentName::new(other)));
+    Ok(Component {
+        name: field("components.name", ComponentName::new(message.name))?,
+        groups: groups.collect::<Wire<_>>()?,
+        needs: needs.collect::<Wire<_>>()?,
+        services: message.services,
+        stop_within_ms: message.stop_within_ms,
+        ready_within_ms: message.ready_within_ms,
+        stable_for_ms: message.stable_for_ms,
+    })
+}
+
+fn rollback_strategy(message: v1::RollbackStrategy) -> Wire<Rollback> {
+    let on_failure = match message.on_failure() {
+        v1::OnFailure::Restore => OnFailure::Restore,
+        v1::OnFailure::Leave => OnFailure::Leave,
+        v1::OnFailure::Unspecified => {
+            return Err(WireError::Enum {
+                field: "rollback.on_failure",
+                value: message.on_failure,
+            });
+        }
+    };
+    let late_hosts = match message.late_hosts() {
+        v1::LateHosts::Rollback => LateHosts::Rollback,
+        v1::LateHosts::Wait => LateHosts::Wait,
+        v1::LateHosts::Unspecified => {
+            return Err(WireError::Enum {
+                field: "rollback.late_hosts",
+                value: message.late_hosts,
+            });
+        }
+    };
+    let batches = message.batches.iter().map(|share| field("rollback.batches", share.parse()));
+    Ok(Rollback {
+        batches: batches.collect::<Wire<_>>()?,
+        budget_failed: message.budget_failed,
+        budget_unknown: message.budget_unknown,
+        budget_out: field("rollback.budget.out", message.budget_out.parse())?,
+        on_failure,
+        late_hosts,
+        deadline_ms: message.deadline_ms,
+        soak_ms: message.soak_ms,
+        unknown_after_ms: message.unknown_after_ms,
+    })
+}
+
+/// What a plan is asked for.
+pub fn plan_request(message: v1::create_plan_request::Request) -> Wire<Request> {
+    use v1::create_plan_request::Request as R;
+    Ok(match message {
+        R::Rollback(request) => Request::Rollback(planner::Request {
+            to: optional("to_release", request.to_release, ReleaseName::new)?,
+            hosts: hosts(request.hosts)?,
+        }),
+        R::Undo(operation) => Request::Undo(field("undo", OperationId::new(operation))?),
+        R::Snapshot(release) => Request::Snapshot(field("snapshot", ReleaseName::new(release))?),
+        R::Check(release) => Request::Check(field("check", ReleaseName::new(release))?),
+    })
+}
+
+/// Names of hosts.
+pub fn hosts(hosts: Vec<String>) -> Wire<Vec<HostName>> {
+    hosts.into_iter().map(|host| field("hosts", HostName::new(host))).collect()
+}
+
+/// The name of a release.
+pub fn release(name: String) -> Wire<ReleaseName> {
+    field("release", ReleaseName::new(name))
+}
+
+/// How a person marks a release.
+pub fn standing(value: i32) -> Wire<Standing> {
+    match v1::Standing::try_from(value) {
+        Ok(v1::Standing::Good) => Ok(Standing::Good),
+        Ok(v1::Standing::Bad) => Ok(Standing::Bad),
+        Ok(v1::Standing::Unproven) => Ok(Standing::Unproven),
+        Ok(v1::Standing::Unspecified) | Err(_) => Err(WireError::Enum { field: "standing", value }),
+    }
+}

@@ -1,0 +1,576 @@
+//! One method per RPC of ctl: decode, call, encode.
+
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
+
+use engine::{
+    Abort, Ask, Fleet, FleetEvent, FleetName, FleetState, HostName, Outcome, Phase, RunResult,
+    planner,
+};
+use proto::{
+    status::{StatusKind, status},
+    v1,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status};
+
+use super::{from_proto, status, to_proto};
+use crate::{
+    fleets::{Fleets, FleetsError},
+    host::{live_release, wall},
+    operations::{Operations, StartError, inventory},
+    roles,
+    runner::{RunnerHandle, View},
+    sessions::Sessions,
+};
+
+/// Events that wait for one watcher's connection.
+const WATCH_QUEUED_MAX: usize = 256;
+/// Operations that one answer lists at most.
+const HISTORY_MAX: usize = 200;
+/// The longest text that a person gives as a reason.
+const REASON_BYTES_MAX: usize = 4096;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct OperatorService {
+    pub sessions: Arc<Sessions>,
+    pub fleets: Arc<Fleets>,
+    pub operations: Arc<Operations>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn caller<T>(request: &Request<T>) -> Result<String, Status> {
+    Ok(roles::peer(request)?.identity().name().to_owned())
+}
+
+fn reason(text: String) -> Result<String, Status> {
+    if text.len() > REASON_BYTES_MAX {
+        return Err(Status::invalid_argument(format!(
+            "a reason has at most {REASON_BYTES_MAX} bytes"
+        )));
+    }
+    Ok(text)
+}
+
+#[tonic::async_trait]
+impl v1::operator_service_server::OperatorService for OperatorService {
+    type WatchOperationStream = ReceiverStream<Result<v1::WatchOperationResponse, Status>>;
+
+    async fn apply_fleet(
+        &self,
+        request: Request<v1::ApplyFleetRequest>,
+    ) -> Answer<v1::ApplyFleetResponse> {
+        let by = caller(&request)?;
+        let v1::ApplyFleetRequest { control, dry_run } = request.into_inner();
+        let invalid = |what: &str| {
+            let code = Code::InvalidArgument;
+            status(StatusKind::InvalidFleet, code, what, &[], "ctl validate -f fleet.yaml")
+        };
+        let control = control.ok_or_else(|| Status::invalid_argument("`control` is missing"))?;
+        let fleet = from_proto::fleet(control).map_err(|error| invalid(&error.to_string()))?;
+        fleet.check().map_err(|error| invalid(&error.to_string()))?;
+        for (host, _) in fleet.hosts() {
+            match self.fleets.of_host(host).await {
+                Some(other) if other != fleet.name => {
+                    return Err(invalid(&format!(
+                        "{host} belongs to fleet {other}; one agent serves one fleet"
+                    )));
+                }
+                Some(_) | None => {}
+            }
+        }
+        let mut changes = Vec::new();
+        let name = fleet.name.clone();
+        let apply = |state: &FleetState| {
+            changes = differences(state.fleet.as_ref(), &fleet);
+            if changes.is_empty() || dry_run {
+                return Ok(Vec::new());
+            }
+            if let Some(holder) = &state.busy {
+                let (holder, fleet) = (holder.clone(), fleet.name.clone());
+                return Err(StartError::Busy { holder, fleet });
+            }
+            Ok(vec![FleetEvent::Applied { fleet: Box::new(fleet), by, at: wall() }])
+        };
+        self.fleets.change(&name, apply).await?;
+        let applied = !dry_run && !changes.is_empty();
+        Ok(Response::new(v1::ApplyFleetResponse { changes, applied }))
+    }
+
+    async fn get_fleet(
+        &self,
+        request: Request<v1::GetFleetRequest>,
+    ) -> Answer<v1::GetFleetResponse> {
+        let name = self.fleets.named(&request.into_inner().fleet).await?;
+        let view = self.fleets.read(&name, |state| self.fleet_view(&name, state)).await;
+        Ok(Response::new(view.unwrap_or_default()))
+    }
+
+    async fn list_releases(
+        &self,
+        request: Request<v1::ListReleasesRequest>,
+    ) -> Answer<v1::ListReleasesResponse> {
+        let name = self.fleets.named(&request.into_inner().fleet).await?;
+        let releases =
+            self.fleets.read(&name, |state| self.releases(state)).await.unwrap_or_default();
+        Ok(Response::new(v1::ListReleasesResponse { fleet: name.to_string(), releases }))
+    }
+
+    async fn mark_release(
+        &self,
+        request: Request<v1::MarkReleaseRequest>,
+    ) -> Answer<v1::MarkReleaseResponse> {
+        let by = caller(&request)?;
+        let message = request.into_inner();
+        let fleet = self.fleets.named(&message.fleet).await?;
+        let release = from_proto::release(message.release)?;
+        let standing = from_proto::standing(message.standing)?;
+        let reason = reason(message.reason)?;
+        let mark = |state: &FleetState| {
+            if !state.releases.contains_key(&release) {
+                let known: Vec<String> = state.releases.keys().map(ToString::to_string).collect();
+                let near = crate::fleets::nearest(release.as_str(), &known);
+                let name = release.to_string();
+                return Err(
+                    planner::Refusal::NotKnown { what: "release", name, near, known }.into()
+                );
+            }
+            Ok::<_, StartError>(vec![FleetEvent::Marked {
+                release,
+                standing,
+                by,
+                reason,
+                at: wall(),
+            }])
+        };
+        self.fleets.change(&fleet, mark).await?;
+        Ok(Response::new(v1::MarkReleaseResponse {}))
+    }
+
+    async fn set_freeze(
+        &self,
+        request: Request<v1::SetFreezeRequest>,
+    ) -> Answer<v1::SetFreezeResponse> {
+        let by = caller(&request)?;
+        let v1::SetFreezeRequest { fleet, frozen, reason: why } = request.into_inner();
+        let fleet = self.fleets.named(&fleet).await?;
+        let reason = reason(why)?;
+        if reason.trim().is_empty() {
+            return Err(Status::invalid_argument("a freeze is set and lifted with a reason"));
+        }
+        let change = |state: &FleetState| {
+            let at = wall();
+            Ok::<_, FleetsError>(match (frozen, &state.freeze) {
+                (true, _) => vec![FleetEvent::Frozen { by, reason, at }],
+                (false, Some(_)) => vec![FleetEvent::Thawed { by, reason, at }],
+                (false, None) => Vec::new(),
+            })
+        };
+        self.fleets.change(&fleet, change).await?;
+        let freeze =
+            self.fleets.read(&fleet, |state| to_proto::freeze(state.freeze.as_ref())).await;
+        Ok(Response::new(v1::SetFreezeResponse { freeze }))
+    }
+
+    async fn list_agents(
+        &self,
+        _: Request<v1::ListAgentsRequest>,
+    ) -> Answer<v1::ListAgentsResponse> {
+        let mut agents = Vec::new();
+        for fleet in self.fleets.names().await {
+            let rows = self.fleets.read(&fleet, |state| self.agents(&fleet, state)).await;
+            agents.extend(rows.unwrap_or_default());
+        }
+        let epoch = Some(to_proto::epoch(self.sessions.epoch()));
+        Ok(Response::new(v1::ListAgentsResponse { agents, epoch }))
+    }
+
+    async fn create_plan(
+        &self,
+        request: Request<v1::CreatePlanRequest>,
+    ) -> Answer<v1::CreatePlanResponse> {
+        let v1::CreatePlanRequest { fleet, request } = request.into_inner();
+        let fleet = self.fleets.named(&fleet).await?;
+        let request = request.ok_or_else(|| Status::invalid_argument("`request` is missing"))?;
+        let plan = self.operations.plan(&fleet, from_proto::plan_request(request)?).await?;
+        let environment = self.environment(&fleet).await;
+        let expected = self.expected_ms(&plan).await;
+        let plan = to_proto::plan(&plan, &environment, expected, Instant::now());
+        Ok(Response::new(v1::CreatePlanResponse { plan: Some(plan) }))
+    }
+
+    async fn start_operation(
+        &self,
+        request: Request<v1::StartOperationRequest>,
+    ) -> Answer<v1::StartOperationResponse> {
+        let by = caller(&request)?;
+        let v1::StartOperationRequest { plan_id, reason: why, idempotency_key } =
+            request.into_inner();
+        let operation = self.operations.start(&plan_id, by, reason(why)?, idempotency_key).await?;
+        Ok(Response::new(v1::StartOperationResponse { operation: operation.to_string() }))
+    }
+
+    async fn get_operation(
+        &self,
+        request: Request<v1::GetOperationRequest>,
+    ) -> Answer<v1::GetOperationResponse> {
+        let operation = Some(self.operation(&request.into_inner().operation).await?);
+        Ok(Response::new(v1::GetOperationResponse { operation }))
+    }
+
+    async fn list_operations(
+        &self,
+        request: Request<v1::ListOperationsRequest>,
+    ) -> Answer<v1::ListOperationsResponse> {
+        let v1::ListOperationsRequest { fleet, since_unix_ms } = request.into_inner();
+        let fleet = self.fleets.named(&fleet).await?;
+        let ids = |state: &FleetState| {
+            state.operations.iter().rev().map(|row| row.id.clone()).collect::<Vec<_>>()
+        };
+        let ids = self.fleets.read(&fleet, ids).await.unwrap_or_default();
+        let environment = self.environment(&fleet).await;
+        let mut operations = Vec::new();
+        for id in ids.into_iter().take(HISTORY_MAX) {
+            // One that cannot be read does not hide the others.
+            match self.operations.view(id.as_str()) {
+                Ok(view) if view.started().0 >= since_unix_ms => {
+                    operations.push(to_proto::operation(&view, &environment));
+                }
+                Ok(_) => break,
+                Err(error) => tracing::warn!(%id, %error, "left out of the history"),
+            }
+        }
+        Ok(Response::new(v1::ListOperationsResponse { operations }))
+    }
+
+    async fn watch_operation(
+        &self,
+        request: Request<v1::WatchOperationRequest>,
+    ) -> Answer<Self::WatchOperationStream> {
+        let v1::WatchOperationRequest { operation, from_index } = request.into_inner();
+        let (sender, receiver) = mpsc::channel(WATCH_QUEUED_MAX);
+        let from = usize::try_from(from_index).unwrap_or(usize::MAX);
+        match self.operations.runner(&operation) {
+            Some(runner) => {
+                tokio::spawn(follow(runner, from, sender));
+            }
+            None => {
+                let view = self.operations.view(&operation)?;
+                tokio::spawn(async move {
+                    send(&view, from, &sender).await;
+                });
+            }
+        }
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn pause_operation(
+        &self,
+        request: Request<v1::PauseOperationRequest>,
+    ) -> Answer<v1::PauseOperationResponse> {
+        let by = caller(&request)?;
+        let operation = Some(self.ask(&request.into_inner().operation, Ask::Pause, by).await?);
+        Ok(Response::new(v1::PauseOperationResponse { operation }))
+    }
+
+    async fn resume_operation(
+        &self,
+        request: Request<v1::ResumeOperationRequest>,
+    ) -> Answer<v1::ResumeOperationResponse> {
+        let by = caller(&request)?;
+        let operation = Some(self.ask(&request.into_inner().operation, Ask::Resume, by).await?);
+        Ok(Response::new(v1::ResumeOperationResponse { operation }))
+    }
+
+    async fn abort_operation(
+        &self,
+        request: Request<v1::AbortOperationRequest>,
+    ) -> Answer<v1::AbortOperationResponse> {
+        let by = caller(&request)?;
+        let message = request.into_inner();
+        let abort = match message.mode() {
+            v1::AbortMode::Restore => Abort::Restore,
+            v1::AbortMode::Leave => Abort::Leave,
+            v1::AbortMode::Unspecified => {
+                return Err(Status::invalid_argument("say --restore or --leave"));
+            }
+        };
+        let operation = Some(self.ask(&message.operation, Ask::Abort(abort), by).await?);
+        Ok(Response::new(v1::AbortOperationResponse { operation }))
+    }
+
+    async fn retry_operation(
+        &self,
+        request: Request<v1::RetryOperationRequest>,
+    ) -> Answer<v1::RetryOperationResponse> {
+        let by = caller(&request)?;
+        let v1::RetryOperationRequest { operation, hosts } = request.into_inner();
+        let hosts = self.retried(&operation, from_proto::hosts(hosts)?)?;
+        let operation = Some(self.ask(&operation, Ask::Retry(hosts), by).await?);
+        Ok(Response::new(v1::RetryOperationResponse { operation }))
+    }
+}
+
+impl OperatorService {
+    fn fleet_view(&self, name: &FleetName, state: &FleetState) -> v1::GetFleetResponse {
+        let (way_back, no_way_back) = match planner::way_back(&inventory(state, &self.sessions)) {
+            Ok(release) => (release.to_string(), String::new()),
+            Err(refusal) => (String::new(), refusal.to_string()),
+        };
+        let fleet = state.fleet.as_ref();
+        v1::GetFleetResponse {
+            fleet: name.to_string(),
+            environment: fleet.map_or_else(String::new, |fleet| fleet.environment.clone()),
+            app: fleet.map_or_else(String::new, |fleet| fleet.app.clone()),
+            freeze: Some(to_proto::freeze(state.freeze.as_ref())),
+            operation: state.busy.as_ref().map_or_else(String::new, ToString::to_string),
+            hosts: fleet
+                .iter()
+                .flat_map(|fleet| fleet.hosts())
+                .map(|(host, group)| self.host_view(state, host, group.as_str()))
+                .collect(),
+            fenced: self.sessions.fenced().unwrap_or_default(),
+            way_back,
+            no_way_back,
+        }
+    }
+
+    fn host_view(&self, state: &FleetState, host: &HostName, group: &str) -> v1::HostView {
+        let mut view = v1::HostView {
+            host: host.to_string(),
+            group: group.to_owned(),
+            ..v1::HostView::default()
+        };
+        let Some(seen) = self.sessions.get(host) else { return view };
+        view.connected = seen.generation().is_some();
+        view.last_seen_unix_ms = seen.last_seen.0;
+        view.agent_version.clone_from(&seen.agent_version);
+        let live = seen.status.components.iter().map(|row| live_release(state, host, row));
+        let mut live: Vec<String> =
+            live.map(|release| release.map_or_else(|| "?".to_owned(), |r| r.to_string())).collect();
+        live.dedup();
+        view.live_release = live.join(", ");
+        view.policy_drift = seen.status.policy_drift(state.fleet.as_ref(), host);
+        view.status = Some(to_proto::host_status(&seen.status));
+        view
+    }
+
+    fn releases(&self, state: &FleetState) -> Vec<v1::Release> {
+        let inventory = inventory(state, &self.sessions);
+        let mut rows: Vec<_> = state.releases.iter().collect();
+        rows.sort_by(|a, b| (b.1.first_seen, b.0).cmp(&(a.1.first_seen, a.0)));
+        let live: BTreeSet<&engine::ReleaseName> = inventory
+            .hosts
+            .values()
+            .flat_map(|now| now.live.values())
+            .filter_map(|row| row.release.as_ref())
+            .collect();
+        let row = |(name, release): (&engine::ReleaseName, &engine::Release)| {
+            let missing = planner::missing_on(&inventory, name);
+            let snapshots =
+                inventory.hosts.keys().filter_map(|host| Some((host, self.sessions.get(host)?)));
+            let snapshots = snapshots.flat_map(|(host, seen)| {
+                let held = seen
+                    .status
+                    .snapshots
+                    .into_iter()
+                    .filter(|row| row.release.as_ref() == Some(name));
+                let held: Vec<_> = held
+                    .map(|row| v1::HostSnapshot {
+                        host: host.to_string(),
+                        snapshot: Some(to_proto::snapshot(&row)),
+                    })
+                    .collect();
+                held
+            });
+            to_proto::release(name, release, &missing, live.contains(name), snapshots.collect())
+        };
+        rows.into_iter().map(row).collect()
+    }
+
+    fn agents(&self, fleet: &FleetName, state: &FleetState) -> Vec<v1::AgentView> {
+        let hosts = state.fleet.iter().flat_map(|fleet| fleet.hosts());
+        let row = |(host, group): (&HostName, &engine::GroupName)| {
+            let seen = self.sessions.get(host);
+            let drift = seen
+                .as_ref()
+                .is_some_and(|seen| seen.status.policy_drift(state.fleet.as_ref(), host));
+            v1::AgentView {
+                host: host.to_string(),
+                fleet: fleet.to_string(),
+                group: group.to_string(),
+                connected: seen.as_ref().is_some_and(|seen| seen.generation().is_some()),
+                last_seen_unix_ms: seen.as_ref().map_or(0, |seen| seen.last_seen.0),
+                agent_version: seen
+                    .as_ref()
+                    .map_or_else(String::new, |seen| seen.agent_version.clone()),
+                certificate_ends_unix_ms: seen.as_ref().map_or(0, |seen| seen.certificate_ends.0),
+                note: if drift {
+                    "its policy is not the fleet file's".to_owned()
+                } else {
+                    String::new()
+                },
+            }
+        };
+        hosts.map(row).collect()
+    }
+
+    async fn environment(&self, fleet: &FleetName) -> String {
+        let read = |state: &FleetState| state.fleet.as_ref().map(|fleet| fleet.environment.clone());
+        self.fleets.read(fleet, read).await.flatten().unwrap_or_default()
+    }
+
+    /// How long the newest verified operation of the same kind took here; 0 where there is none.
+    async fn expected_ms(&self, plan: &engine::Plan) -> u64 {
+        let verified = |state: &FleetState| {
+            let rows =
+                state.operations.iter().rev().filter(|row| row.result == Some(RunResult::Verified));
+            let same = rows.filter(|row| row.id.as_str().starts_with(plan.kind.prefix()));
+            same.map(|row| row.id.clone()).next()
+        };
+        let Some(id) = self.fleets.read(&plan.fleet, verified).await.flatten() else { return 0 };
+        self.operations.view(id.as_str()).map_or(0, |view| view.operation.last().0)
+    }
+
+    async fn operation(&self, id: &str) -> Result<v1::Operation, Status> {
+        let view = self.operations.view(id)?;
+        let environment = self.environment(&view.operation.plan().fleet).await;
+        Ok(to_proto::operation(&view, &environment))
+    }
+
+    async fn ask(&self, id: &str, ask: Ask, by: String) -> Result<v1::Operation, Status> {
+        let Some(runner) = self.operations.runner(id) else {
+            let view = self.operations.view(id)?;
+            let what = format!(
+                "operation {} is over for good: another one has changed the fleet since",
+                view.operation.id()
+            );
+            return Err(status(
+                StatusKind::Refused,
+                Code::FailedPrecondition,
+                &what,
+                &[],
+                "ctl history",
+            ));
+        };
+        runner.ask(ask, by).await?;
+        self.operation(id).await
+    }
+
+    /// The hosts that a retry is about: named ones, or all that are not on target.
+    fn retried(&self, id: &str, named: Vec<HostName>) -> Result<Vec<HostName>, Status> {
+        let view = self.operations.view(id)?;
+        let outcomes = view.operation.outcomes();
+        if let Some(stranger) = named.iter().find(|host| {
+            !outcomes.iter().any(|row| row.host == **host && row.outcome != Outcome::Skipped)
+        }) {
+            let known = outcomes.iter().map(|row| row.host.to_string()).collect::<Vec<_>>();
+            let near = crate::fleets::nearest(stranger.as_str(), &known);
+            let refusal = planner::Refusal::NotKnown {
+                what: "host",
+                name: stranger.to_string(),
+                near,
+                known,
+            };
+            return Err(status::refused(&refusal));
+        }
+        if !named.is_empty() {
+            return Ok(named);
+        }
+        let open = |row: &engine::HostOutcome| {
+            matches!(row.outcome, Outcome::Original | Outcome::Failed | Outcome::Unknown)
+        };
+        let hosts: Vec<HostName> = outcomes.into_iter().filter(open).map(|row| row.host).collect();
+        if hosts.is_empty() {
+            let what = format!("every host of {id} is on target; there is nothing to retry");
+            return Err(status(StatusKind::Refused, Code::FailedPrecondition, &what, &[], ""));
+        }
+        Ok(hosts)
+    }
+}
+
+/// Sends events from an index on, and goes on until the operation has ended or nobody listens.
+async fn follow(
+    runner: RunnerHandle,
+    mut from: usize,
+    sender: mpsc::Sender<Result<v1::WatchOperationResponse, Status>>,
+) {
+    let mut views = runner.view();
+    loop {
+        let view = views.borrow_and_update().clone();
+        match send(&view, from, &sender).await {
+            Some(next) => from = next,
+            None => return,
+        }
+        if matches!(view.operation.phase(), Phase::Ended(_)) {
+            return;
+        }
+        tokio::select! {
+            changed = views.changed() => if changed.is_err() { return },
+            () = sender.closed() => return,
+        }
+    }
+}
+
+/// Sends what a view has from an index on; answers the next index, or nothing where nobody listens.
+async fn send(
+    view: &View,
+    from: usize,
+    sender: &mpsc::Sender<Result<v1::WatchOperationResponse, Status>>,
+) -> Option<usize> {
+    for (index, entry) in view.entries.iter().enumerate().skip(from) {
+        sender.send(Ok(to_proto::watched(view, index, entry))).await.ok()?;
+    }
+    Some(view.entries.len().max(from))
+}
+
+/// What an apply changes, in sentences.
+fn differences(old: Option<&Fleet>, new: &Fleet) -> Vec<String> {
+    let Some(old) = old else {
+        let hosts = new.hosts().count();
+        return vec![format!(
+            "fleet {} is new: {hosts} hosts, {} components",
+            new.name,
+            new.components.len()
+        )];
+    };
+    let mut changes = Vec::new();
+    for (host, group) in new.hosts() {
+        match old.group_of(host) {
+            None => changes.push(format!("host {host} joins group {group}")),
+            Some(before) if before != group => {
+                changes.push(format!("host {host} moves from {before} to {group}"))
+            }
+            Some(_) => {}
+        }
+        let (before, after) = (old.policy_hashes.get(host), new.policy_hashes.get(host));
+        if before != after && old.group_of(host).is_some() {
+            changes.push(format!("the policy of {host} changes; bring it to the host"));
+        }
+    }
+    for (host, group) in old.hosts().filter(|(host, _)| new.group_of(host).is_none()) {
+        changes.push(format!("host {host} leaves group {group}; its agent will be refused"));
+    }
+    for component in &new.components {
+        match old.components.iter().find(|other| other.name == component.name) {
+            None => changes.push(format!("component {} is new", component.name)),
+            Some(before) if before != component => {
+                changes.push(format!("component {} changes", component.name))
+            }
+            Some(_) => {}
+        }
+    }
+    let gone =
+        old.components.iter().filter(|c| new.components.iter().all(|other| other.name != c.name));
+    changes
+        .extend(gone.map(|component| format!("component {} is no longer there", component.name)));
+    if old.rollback != new.rollback {
+        changes.push("the rollback strategy changes".to_owned());
+    }
+    if (&old.environment, &old.app) != (&new.environment, &new.app) {
+        changes.push("environment or app change".to_owned());
+    }
+    changes
+}

@@ -1,0 +1,177 @@
+//! A host as its agent tells it, in the coordinator's own types.
+
+use engine::{
+    ComponentName, Elapsed, HostNow, LiveNow, ReleaseName, SeenSnapshot, SeenTrack, SnapshotHash,
+    SnapshotNow, Timestamp,
+};
+use engine::{Fleet, FleetEvent, FleetState, HostName, OperationId};
+
+/// What an agent says when its session begins.
+#[derive(Clone, Debug)]
+pub struct Hello {
+    pub protocol_min: u32,
+    pub protocol_max: u32,
+    pub agent_version: String,
+    /// The highest epoch on its record: counter and instance.
+    pub highest_epoch: Option<(u64, String)>,
+}
+
+/// Everything that is known of a connected host.
+#[derive(Clone, Debug, Default)]
+pub struct HostStatus {
+    pub policy_hash: String,
+    pub components: Vec<ComponentStatus>,
+    pub snapshots: Vec<HeldSnapshot>,
+    pub tracks: Vec<(OperationId, SeenTrack)>,
+    pub free_bytes: u64,
+}
+
+/// One component as it is now.
+#[derive(Clone, Debug)]
+pub struct ComponentStatus {
+    pub component: ComponentName,
+    pub release: Option<ReleaseName>,
+    pub snapshot: Option<SnapshotHash>,
+    pub changed: bool,
+    pub version: Option<String>,
+    pub services: Vec<ServiceStatus>,
+    pub checks: Vec<CheckStatus>,
+    pub held: bool,
+    pub verbs: Vec<engine::Verb>,
+}
+
+/// One service as its driver sees it.
+#[derive(Clone, Debug)]
+pub struct ServiceStatus {
+    pub service: String,
+    pub driver: String,
+    pub running: bool,
+    pub detail: String,
+}
+
+/// One check as it answered last.
+#[derive(Clone, Debug)]
+pub struct CheckStatus {
+    pub check: String,
+    pub ok: bool,
+    pub detail: String,
+}
+
+/// A snapshot in the host's store.
+#[derive(Clone, Debug)]
+pub struct HeldSnapshot {
+    pub component: ComponentName,
+    /// Absent for what an operation replaced without its ever having had a name.
+    pub release: Option<ReleaseName>,
+    pub seen: SeenSnapshot,
+    pub size_bytes: u64,
+    pub files: u64,
+    pub damage: Option<String>,
+}
+
+impl HostStatus {
+    /// The host as a planner sees it.
+    pub fn now(&self, state: &FleetState, host: &HostName) -> HostNow {
+        let mut now = HostNow {
+            policy_drift: self.policy_drift(state.fleet.as_ref(), host),
+            ..HostNow::default()
+        };
+        for row in &self.components {
+            let release = live_release(state, host, row);
+            let live = LiveNow { release, snapshot: row.snapshot.clone(), changed: row.changed };
+            now.live.insert(row.component.clone(), live);
+        }
+        for row in &self.snapshots {
+            let snapshot = SnapshotNow {
+                release: row.release.clone(),
+                snapshot: row.seen.snapshot.clone(),
+                damage: row.damage.clone(),
+            };
+            now.snapshots.entry(row.component.clone()).or_default().push(snapshot);
+        }
+        now
+    }
+
+    /// Whether the policy file there is another one than the fleet file says.
+    pub fn policy_drift(&self, fleet: Option<&Fleet>, host: &HostName) -> bool {
+        let wanted = fleet.and_then(|fleet| fleet.policy_hashes.get(host));
+        wanted.is_some_and(|wanted| *wanted != self.policy_hash)
+    }
+
+    /// Snapshots that the fleet's record does not have yet.
+    pub fn unseen(&self, state: &FleetState, host: &HostName) -> Vec<FleetEvent> {
+        let mut events = Vec::new();
+        for row in self.snapshots.iter().filter(|row| row.damage.is_none()) {
+            let Some(release) = &row.release else { continue };
+            let known = state.releases.get(release).and_then(|release| release.hosts.get(host));
+            if known.and_then(|on_host| on_host.snapshots.get(&row.component)) != Some(&row.seen) {
+                events.push(FleetEvent::SnapshotSeen {
+                    host: host.clone(),
+                    component: row.component.clone(),
+                    release: release.clone(),
+                    seen: row.seen.clone(),
+                });
+            }
+        }
+        events
+    }
+
+    /// What its ledger holds of one operation.
+    pub fn tracks_of(&self, operation: &OperationId) -> Vec<SeenTrack> {
+        let rows = self.tracks.iter().filter(|(id, _)| id == operation);
+        rows.map(|(_, track)| track.clone()).collect()
+    }
+}
+
+/// What is live of a component: by the check's own word where it answers, else by the agent's record.
+pub fn live_release(
+    state: &FleetState,
+    host: &HostName,
+    row: &ComponentStatus,
+) -> Option<ReleaseName> {
+    let Some(version) = &row.version else {
+        return if row.changed { None } else { row.release.clone() };
+    };
+    let version_of = |release: &ReleaseName| {
+        let on_host = state.releases.get(release)?.hosts.get(host)?;
+        on_host.snapshots.get(&row.component)?.version.as_ref()
+    };
+    // The record's own name first: several releases may report one version.
+    if let Some(release) =
+        row.release.as_ref().filter(|release| version_of(release) == Some(version))
+    {
+        return Some(release.clone());
+    }
+    let known = state.releases.keys().filter(|release| version_of(release) == Some(version)).max();
+    known.cloned().or_else(|| ReleaseName::new(version.clone()).ok())
+}
+
+/// Wall time now.
+pub fn wall() -> Timestamp {
+    Timestamp(jiff::Timestamp::now().as_millisecond())
+}
+
+/// Operation time: what was reached before this process, and this process's own monotonic time since.
+#[derive(Clone, Copy, Debug)]
+pub struct OperationClock {
+    reached: Elapsed,
+    since: std::time::Instant,
+}
+
+impl OperationClock {
+    /// Goes on from `reached`.
+    pub fn from(reached: Elapsed) -> Self {
+        Self { reached, since: std::time::Instant::now() }
+    }
+
+    /// Now.
+    pub fn now(&self) -> Elapsed {
+        let ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.reached.plus(ms)
+    }
+
+    /// The instant of an operation time.
+    pub fn instant(&self, at: Elapsed) -> std::time::Instant {
+        self.since + std::time::Duration::from_millis(at.since(self.reached))
+    }
+}

@@ -1,0 +1,355 @@
+//! All operations: making plans, starting them, finding the runner that a message is for.
+//!
+//! Invariant: one operation at a time holds a fleet; who holds it is on the fleet's record before it begins.
+//! Invariant: an operation starts only from a plan that a person saw, and only while making it again gives the
+//! same one.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use engine::{
+    FleetEvent, FleetName, FleetState, HostName, Input, Inventory, Operation, OperationId,
+    OperationRow, Phase, Plan, ReleaseName, RunResult,
+    planner::{self, Refusal},
+};
+
+use crate::{
+    fleets::{FleetsError, nearest},
+    host::wall,
+    journal::JournalError,
+    runner::{self, Runner, RunnerError, RunnerHandle, Shared, View},
+    sessions::Sessions,
+};
+
+/// How long a plan may be started after it was made.
+pub const PLAN_VALID: Duration = Duration::from_secs(600);
+/// How long a plan waits for hosts to tell how they are.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
+/// Plans that are kept at a time; the oldest goes first.
+const PLANS_KEPT_MAX: usize = 256;
+
+/// What a plan is asked for.
+#[derive(Clone, Debug)]
+pub enum Request {
+    Rollback(planner::Request),
+    Undo(OperationId),
+    Snapshot(ReleaseName),
+    Check(ReleaseName),
+}
+
+/// Why a plan was not made or an operation not started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Fleet(#[from] FleetsError),
+    #[error(transparent)]
+    Runner(#[from] RunnerError),
+    #[error("operation `{id}` is not known{}", near.as_ref().map_or_else(String::new, |near| format!("; did you mean `{near}`?")))]
+    NoOperation { id: String, near: Option<String> },
+    #[error("plan `{0}` is not known or too old")]
+    NoPlan(String),
+    #[error("the fleet is no longer as plan {0} found it")]
+    Stale(String),
+    #[error("operation {holder} holds fleet {fleet}")]
+    Busy { holder: OperationId, fleet: FleetName },
+    #[error("the coordinator is fenced: {0}")]
+    Fenced(String),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Operations {
+    shared: Shared,
+    next: AtomicU64,
+    runners: Mutex<BTreeMap<OperationId, RunnerHandle>>,
+    plans: Mutex<Vec<Kept>>,
+    /// A runner that cannot write any more ends the process through this.
+    fatal: tokio::sync::mpsc::Sender<RunnerError>,
+}
+
+#[derive(Clone, Debug)]
+struct Kept {
+    plan: Plan,
+    request: Request,
+    made: Instant,
+}
+
+impl Operations {
+    /// Goes on with every operation that was open when the last coordinator ended.
+    pub async fn recover(
+        shared: Shared,
+        fatal: tokio::sync::mpsc::Sender<RunnerError>,
+    ) -> Result<Arc<Self>, StartError> {
+        let streams = shared.journal.streams("op/").map_err(RunnerError::Replay)?;
+        let number = |name: &str| name.rsplit('-').next()?.parse::<u64>().ok();
+        let highest =
+            streams.iter().filter_map(|stream| number(stream.as_str())).max().unwrap_or(0);
+        let (runners, plans) = (Mutex::default(), Mutex::default());
+        let this =
+            Arc::new(Self { shared, next: AtomicU64::new(highest + 1), runners, plans, fatal });
+        for fleet in this.shared.fleets.names().await {
+            this.recover_fleet(&fleet).await?;
+        }
+        Ok(this)
+    }
+
+    async fn recover_fleet(&self, fleet: &FleetName) -> Result<(), StartError> {
+        let newest = |state: &FleetState| state.operations.last().map(|row| row.id.clone());
+        let Some(newest) = self.shared.fleets.read(fleet, newest).await.flatten() else {
+            return Ok(());
+        };
+        match Runner::recover(newest.clone(), self.shared.clone()) {
+            Ok((runner, handle)) => {
+                self.launch(runner, handle);
+                Ok(())
+            }
+            // The fleet was taken, but the operation's first record never became durable: nothing was sent.
+            Err(RunnerError::Illegal { index: 0, .. }) => {
+                let end = FleetEvent::OperationEnded {
+                    operation: newest,
+                    result: RunResult::Refused,
+                    at: wall(),
+                };
+                self.shared.fleets.change(fleet, |_| Ok::<_, FleetsError>(vec![end])).await?;
+                Ok(())
+            }
+            // One operation that cannot be read must not keep the others from going on.
+            Err(error @ (RunnerError::Illegal { .. } | RunnerError::Decode { .. })) => {
+                tracing::error!(operation = %newest, error = &error as &dyn std::error::Error, "left as it is");
+                Ok(())
+            }
+            Err(
+                error @ (RunnerError::Append(_) | RunnerError::Replay(_) | RunnerError::Fleet(_)),
+            ) => Err(error.into()),
+        }
+    }
+
+    /// Makes a plan and keeps it for a while.
+    pub async fn plan(&self, fleet: &FleetName, request: Request) -> Result<Plan, StartError> {
+        let hosts = |state: &FleetState| {
+            let hosts = state.fleet.iter().flat_map(|fleet| fleet.hosts());
+            hosts.map(|(host, _)| host.clone()).collect::<Vec<_>>()
+        };
+        let hosts = self.shared.fleets.read(fleet, hosts).await.unwrap_or_default();
+        self.shared.sessions.look(&hosts, LOOK_WITHIN).await;
+        let plan = self.make(fleet, &request).await?;
+        let kept = Kept { plan: plan.clone(), request, made: Instant::now() };
+        let mut plans = self.plans();
+        plans.retain(|kept| kept.made.elapsed() < PLAN_VALID && kept.plan.hash() != plan.hash());
+        if plans.len() >= PLANS_KEPT_MAX {
+            plans.remove(0);
+        }
+        plans.push(kept);
+        Ok(plan)
+    }
+
+    /// Starts exactly the plan of that id. The same key gives the same operation.
+    pub async fn start(
+        &self,
+        plan_id: &str,
+        by: String,
+        reason: String,
+        key: String,
+    ) -> Result<OperationId, StartError> {
+        if let Some(known) = self.by_key(&key).await {
+            return Ok(known);
+        }
+        if let Some(why) = self.shared.sessions.fenced() {
+            return Err(StartError::Fenced(why));
+        }
+        let kept = self.plans().iter().find(|kept| kept.plan.id() == plan_id).cloned();
+        let kept = kept.filter(|kept| kept.made.elapsed() < PLAN_VALID);
+        let kept = kept.ok_or_else(|| StartError::NoPlan(plan_id.to_owned()))?;
+        let fleet = kept.plan.fleet.clone();
+        if let Some(holder) =
+            self.shared.fleets.read(&fleet, |state| state.busy.clone()).await.flatten()
+        {
+            return Err(StartError::Busy { holder, fleet });
+        }
+        let again = self.make(&fleet, &kept.request).await?;
+        if again.hash() != kept.plan.hash() {
+            return Err(StartError::Stale(plan_id.to_owned()));
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = OperationId::new(format!("{}-{number:04}", again.kind.prefix()))
+            .expect("letters, digits and a dash");
+        let opened = FleetEvent::OperationOpened { operation: id.clone(), key, at: wall() };
+        let take = |state: &FleetState| match &state.busy {
+            Some(holder) => Err(StartError::Busy { holder: holder.clone(), fleet: fleet.clone() }),
+            None => Ok(vec![opened]),
+        };
+        self.shared.fleets.change(&fleet, take).await?;
+        let (runner, handle) =
+            Runner::open(id.clone(), again, by, reason, self.shared.clone()).await?;
+        // The fleet's last operation is over for good once a new one begins.
+        self.runners().retain(|_, runner| *runner.fleet() != fleet);
+        self.launch(runner, handle);
+        Ok(id)
+    }
+
+    /// An operation as it stands. Runners first; else from the journal.
+    pub fn view(&self, id: &str) -> Result<View, StartError> {
+        if let Some(runner) = self.runner(id) {
+            return Ok(runner.view().borrow().clone());
+        }
+        let found = match OperationId::new(id) {
+            Ok(id) => runner::view(&id, &*self.shared.journal)?,
+            Err(_) => None,
+        };
+        found.ok_or_else(|| self.no_operation(id))
+    }
+
+    /// The runner of an operation; none where it is over for good.
+    pub fn runner(&self, id: &str) -> Option<RunnerHandle> {
+        self.runners().values().find(|runner| runner.operation().as_str() == id).cloned()
+    }
+
+    /// That there is no such operation, with the nearest that there is.
+    pub fn no_operation(&self, id: &str) -> StartError {
+        let streams = self.shared.journal.streams("op/").unwrap_or_default();
+        let known: Vec<String> =
+            streams.iter().map(|stream| stream.as_str()[3..].to_owned()).collect();
+        StartError::NoOperation { id: id.to_owned(), near: nearest(id, &known) }
+    }
+
+    /// Tells every runner of a fleet what happened to one of its hosts.
+    pub async fn tell(&self, fleet: &FleetName, input: Input) {
+        let runners: Vec<RunnerHandle> =
+            self.runners().values().filter(|runner| runner.fleet() == fleet).cloned().collect();
+        for runner in runners {
+            runner.tell(input.clone()).await;
+        }
+    }
+
+    /// Tells every runner of a fleet that a host's session has begun.
+    pub async fn back(&self, fleet: &FleetName, host: &HostName) {
+        let Some(seen) = self.shared.sessions.get(host) else { return };
+        let runners: Vec<RunnerHandle> =
+            self.runners().values().filter(|runner| runner.fleet() == fleet).cloned().collect();
+        for runner in runners {
+            let tracks = seen.status.tracks_of(runner.operation());
+            runner.tell(Input::AgentBack { host: host.clone(), tracks }).await;
+        }
+    }
+
+    async fn make(&self, fleet: &FleetName, request: &Request) -> Result<Plan, StartError> {
+        let undone = match request {
+            Request::Undo(id) => Some(self.view(id.as_str())?.operation),
+            Request::Rollback(_) | Request::Snapshot(_) | Request::Check(_) => None,
+        };
+        let sessions = self.shared.sessions.clone();
+        let make = |state: &FleetState| make(state, &sessions, request, undone.as_deref());
+        let made = self.shared.fleets.read(fleet, make).await;
+        Ok(made.unwrap_or(Err(Refusal::NoHosts)).map_err(named_nearest)?)
+    }
+
+    async fn by_key(&self, key: &str) -> Option<OperationId> {
+        if key.is_empty() {
+            return None;
+        }
+        for fleet in self.shared.fleets.names().await {
+            let find = |state: &FleetState| {
+                state.operations.iter().find(|row| row.key == key).map(|row| row.id.clone())
+            };
+            if let Some(found) = self.shared.fleets.read(&fleet, find).await.flatten() {
+                return Some(found);
+            }
+        }
+        None
+    }
+
+    fn launch(&self, runner: Runner, handle: RunnerHandle) {
+        let id = handle.operation().clone();
+        self.runners().insert(id.clone(), handle);
+        let fatal = self.fatal.clone();
+        tokio::spawn(async move {
+            if let Err(error) = runner.run().await {
+                tracing::error!(operation = %id, error = &error as &dyn std::error::Error, "the runner stopped");
+                if fatal.send(error).await.is_err() {
+                    tracing::debug!("the coordinator is going down already");
+                }
+            }
+        });
+    }
+
+    fn runners(&self) -> MutexGuard<'_, BTreeMap<OperationId, RunnerHandle>> {
+        self.runners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn plans(&self) -> MutexGuard<'_, Vec<Kept>> {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<JournalError> for StartError {
+    fn from(error: JournalError) -> Self {
+        Self::Runner(RunnerError::Replay(error))
+    }
+}
+
+/// What the planners see of a fleet now.
+pub fn inventory<'a>(state: &'a FleetState, sessions: &Sessions) -> Inventory<'a> {
+    let mut hosts = BTreeMap::new();
+    for (host, _) in state.fleet.iter().flat_map(|fleet| fleet.hosts()) {
+        if let Some(seen) = sessions.get(host).filter(|seen| seen.generation().is_some()) {
+            hosts.insert(host.clone(), seen.status.now(state, host));
+        }
+    }
+    Inventory { state, hosts }
+}
+
+fn make(
+    state: &FleetState,
+    sessions: &Sessions,
+    request: &Request,
+    undone: Option<&Operation>,
+) -> Result<Plan, Refusal> {
+    let inventory = inventory(state, sessions);
+    match (request, undone) {
+        (Request::Rollback(request), _) => planner::rollback(&inventory, request),
+        (Request::Snapshot(release), _) => planner::snapshot(&inventory, release),
+        (Request::Check(release), _) => planner::check(&inventory, release),
+        (Request::Undo(id), Some(operation)) => {
+            let moved =
+                |row: &&OperationRow| row.moves_hosts() && row.result != Some(RunResult::Refused);
+            let newest = state.operations.iter().rev().find(moved);
+            if let Some(newest) = newest.filter(|newest| newest.id != *id) {
+                let (operation, newest) = (id.clone(), newest.id.clone());
+                return Err(Refusal::NotNewest { operation, newest });
+            }
+            if !matches!(operation.phase(), Phase::Ended(_)) {
+                return Err(Refusal::StillRuns(id.clone()));
+            }
+            planner::undo(&inventory, operation)
+        }
+        (Request::Undo(id), None) => Err(Refusal::NothingToUndo(id.clone())),
+    }
+}
+
+/// The nearest known name, where a person's name is not known: the engine does not measure likeness.
+fn named_nearest(refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::NotKnown { what, name, near: None, known } => {
+            let near = nearest(&name, &known);
+            Refusal::NotKnown { what, name, near, known }
+        }
+        other @ (Refusal::NotKnown { .. }
+        | Refusal::NoTarget { .. }
+        | Refusal::MarkedBad { .. }
+        | Refusal::NotWhole { .. }
+        | Refusal::TooManyUnreachable { .. }
+        | Refusal::NothingToUndo(_)
+        | Refusal::NotNewest { .. }
+        | Refusal::StillRuns(_)
+        | Refusal::NoHosts
+        | Refusal::Defect(_)) => other,
+    }
+}

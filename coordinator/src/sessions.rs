@@ -1,0 +1,261 @@
+//! The connected agents: what each told last, and the way to each.
+//!
+//! ```text
+//! agent_service ── open / status / close ──▶ Sessions ◀── order ── runner
+//! ```
+//!
+//! Invariant: a session is named by its host and generation; the late end of an old one never removes a new one.
+//! Invariant: nothing is sent while any agent has seen a higher epoch than ours.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use engine::{Goal, HostName, OnFailure, OperationId, Step, Timestamp};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    host::{Hello, HostStatus, wall},
+    journal::Epoch,
+};
+
+/// Orders that wait for one agent. One operation has at most a few orders for a host at a time.
+pub const ORDERS_QUEUED_MAX: usize = 64;
+
+/// An order on its way to a host.
+#[derive(Clone, Debug)]
+pub struct Order {
+    pub operation: OperationId,
+    pub stage: usize,
+    pub host: HostName,
+    pub attempt: u32,
+    pub plan_hash: String,
+    pub goal: Goal,
+    pub steps: Vec<Step>,
+    pub on_failure: OnFailure,
+    pub epoch: Epoch,
+    pub sequence: u64,
+}
+
+/// What goes down to an agent.
+#[derive(Clone, Debug)]
+pub enum Down {
+    Order(Box<Order>),
+    /// It is to tell how its host is now.
+    Look,
+}
+
+/// Which session of a host: grows with each one.
+pub type Generation = u64;
+
+/// All hosts that were seen since the coordinator started.
+#[derive(Debug)]
+pub struct Sessions {
+    epoch: Epoch,
+    inner: Mutex<Inner>,
+    /// Moves with every word that comes in.
+    heard: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    hosts: BTreeMap<HostName, Host>,
+    /// Why nothing is sent, where nothing is.
+    fenced: Option<String>,
+    generation: Generation,
+}
+
+/// A host as it was last seen.
+#[derive(Clone, Debug)]
+pub struct Host {
+    pub status: HostStatus,
+    pub agent_version: String,
+    pub certificate_ends: Timestamp,
+    pub last_seen: Timestamp,
+    link: Option<Link>,
+    sequence: u64,
+    /// Which of all words that came in was its last.
+    heard: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Link {
+    generation: Generation,
+    down: mpsc::Sender<Down>,
+}
+
+impl Host {
+    /// Its session, while it has one.
+    pub fn generation(&self) -> Option<Generation> {
+        self.link.as_ref().map(|link| link.generation)
+    }
+}
+
+impl Sessions {
+    /// No host yet.
+    pub fn new(epoch: Epoch) -> Self {
+        Self { epoch, inner: Mutex::default(), heard: watch::Sender::new(0) }
+    }
+
+    /// Our term.
+    pub fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
+    /// Begins a session; an older one of the same host ends, because its way down is dropped.
+    pub fn open(
+        &self,
+        host: &HostName,
+        hello: Hello,
+        status: HostStatus,
+        certificate_ends: Timestamp,
+    ) -> (Generation, mpsc::Receiver<Down>) {
+        let (down, receiver) = mpsc::channel(ORDERS_QUEUED_MAX);
+        let mut inner = self.lock();
+        if let Some(why) = fenced_by(&self.epoch, host, &hello) {
+            tracing::error!(%host, "{why}");
+            inner.fenced = Some(why);
+        }
+        inner.generation += 1;
+        let generation = inner.generation;
+        let sequence = inner.hosts.get(host).map_or(0, |host| host.sequence);
+        let new = Host {
+            status,
+            agent_version: hello.agent_version,
+            certificate_ends,
+            last_seen: wall(),
+            link: Some(Link { generation, down }),
+            sequence,
+            heard: self.next_word(),
+        };
+        inner.hosts.insert(host.clone(), new);
+        (generation, receiver)
+    }
+
+    /// A newer word from a host. False, where it comes from a session that is over.
+    pub fn update(&self, host: &HostName, generation: Generation, status: HostStatus) -> bool {
+        let mut inner = self.lock();
+        match inner.hosts.get_mut(host).filter(|host| host.generation() == Some(generation)) {
+            Some(host) => {
+                host.status = status;
+                host.last_seen = wall();
+                host.heard = self.next_word();
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Ends a session. False, where a newer one has taken its place.
+    pub fn close(&self, host: &HostName, generation: Generation) -> bool {
+        let mut inner = self.lock();
+        match inner.hosts.get_mut(host).filter(|host| host.generation() == Some(generation)) {
+            Some(host) => {
+                host.link = None;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Sends an order under our epoch and the host's next sequence. Answers the session that it went to; none
+    /// where there is none, its queue is full, or we are fenced: the order stays outstanding.
+    pub fn order(
+        &self,
+        order: impl FnOnce(Epoch, u64) -> Order,
+        host: &HostName,
+    ) -> Option<Generation> {
+        let mut inner = self.lock();
+        if inner.fenced.is_some() {
+            return None;
+        }
+        let host = inner.hosts.get_mut(host)?;
+        let link = host.link.clone()?;
+        host.sequence += 1;
+        let order = Down::Order(Box::new(order(self.epoch.clone(), host.sequence)));
+        link.down.try_send(order).ok().map(|()| link.generation)
+    }
+
+    /// The session of a host, while it has one.
+    pub fn generation(&self, host: &HostName) -> Option<Generation> {
+        self.lock().hosts.get(host)?.generation()
+    }
+
+    /// A host as it was last seen.
+    pub fn get(&self, host: &HostName) -> Option<Host> {
+        self.lock().hosts.get(host).cloned()
+    }
+
+    /// Asks hosts how they are and waits until each that is connected has told, for `within` at most: what was
+    /// told before something was deployed must not be planned with.
+    pub async fn look(&self, hosts: &[HostName], within: Duration) {
+        let mut heard = self.heard.subscribe();
+        let asked = *heard.borrow();
+        let mut waiting: Vec<(HostName, Generation)> = Vec::new();
+        for host in hosts {
+            let link = self.lock().hosts.get(host).and_then(|host| host.link.clone());
+            if let Some(link) = link.filter(|link| link.down.try_send(Down::Look).is_ok()) {
+                waiting.push((host.clone(), link.generation));
+            }
+        }
+        let told = async {
+            loop {
+                heard.borrow_and_update();
+                waiting.retain(|(host, generation)| self.is_silent(host, *generation, asked));
+                if waiting.is_empty() || heard.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(within, told).await.is_err() {
+            tracing::warn!(
+                ?waiting,
+                "hosts did not tell in time how they are; what they told before is used"
+            );
+        }
+    }
+
+    /// Whether a session still lasts and has told nothing since.
+    fn is_silent(&self, host: &HostName, generation: Generation, since: u64) -> bool {
+        let inner = self.lock();
+        inner
+            .hosts
+            .get(host)
+            .is_some_and(|host| host.generation() == Some(generation) && host.heard <= since)
+    }
+
+    fn next_word(&self) -> u64 {
+        let mut word = 0;
+        self.heard.send_modify(|heard| {
+            *heard += 1;
+            word = *heard;
+        });
+        word
+    }
+
+    /// Why nothing is sent, where nothing is.
+    pub fn fenced(&self) -> Option<String> {
+        self.lock().fenced.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn fenced_by(ours: &Epoch, host: &HostName, hello: &Hello) -> Option<String> {
+    let (counter, instance) = hello.highest_epoch.as_ref()?;
+    let higher =
+        *counter > ours.counter || (*counter == ours.counter && *instance != ours.instance);
+    higher.then(|| {
+        format!(
+            "{host} has seen epoch {counter} of another coordinator, ours is {}: nothing is sent to any host. If \
+             this journal was restored from a backup, start once with --epoch-at-least {}; if another coordinator \
+             runs, stop one of the two",
+            ours.counter,
+            counter + 1
+        )
+    })
+}

@@ -1,0 +1,191 @@
+//! What must hold of the sections beside hosts and components: rollback, traffic, canary, triggers, approvals, notify.
+//!
+//! Invariant: a section that this version does not act on is checked as if it did.
+
+use std::collections::BTreeSet;
+
+use proto::policy::{
+    check,
+    yaml::{At, Report, meant, mend_word},
+};
+
+use super::{group, text};
+use crate::fleet_file::{Approvals, Canary, FleetFile, Notify, Rollback, Source, Traffic, Trigger};
+
+pub(super) fn rollback(rollback: &Rollback, at: At<'_>, report: &mut Report) {
+    if rollback.batches.is_empty() {
+        report.add(
+            at.key("batches"),
+            "there is no batch",
+            "write how many hosts at a time, like `[1, \"50%\"]`",
+        );
+    }
+    check::positive(rollback.deadline, at.key("deadline"), report);
+    check::positive(rollback.unknown_after, at.key("unknown_after"), report);
+    if rollback.soak >= rollback.deadline {
+        report.add(
+            at.key("soak"),
+            "one stage is watched longer than the whole rollback may take",
+            "shorten `soak`, or raise `deadline`",
+        );
+    }
+}
+
+pub(super) fn traffic(fleet: &FleetFile, traffic: &Traffic, at: At<'_>, report: &mut Report) {
+    let nginx = at.key("through").key("nginx");
+    group(fleet, &traffic.through.nginx.hosts, nginx.key("hosts"), report);
+    check::absolute(&traffic.through.nginx.include, nginx.key("include"), report);
+    for (name, port) in &traffic.ports {
+        let at = at.key("ports").name(name);
+        check::name(name, "port", at, report);
+        if *port == 0 {
+            report.add(at, "0 is not a port", "write the port that the service listens on");
+        }
+    }
+    let different: BTreeSet<&String> = traffic.slots.iter().collect();
+    if different.len() < 2 || different.len() < traffic.slots.len() {
+        report.add(
+            at.key("slots"),
+            "slots must be two groups or more, each once",
+            "write them like `[blue, green]`",
+        );
+    }
+    for (index, slot) in traffic.slots.iter().enumerate() {
+        group(fleet, slot, at.key("slots").item(index), report);
+    }
+}
+
+pub(super) fn canary(canary: &Canary, at: At<'_>, report: &mut Report) {
+    if canary.steps.is_empty() {
+        report.add(
+            at.key("steps"),
+            "there is no step",
+            "write steps like `[{ weight: 5, hold: 10m }, { weight: 100 }]`",
+        );
+    }
+    let mut before = 0;
+    for (index, step) in canary.steps.iter().enumerate() {
+        let at = at.key("steps").item(index).key("weight");
+        if !(1..=100).contains(&step.weight) {
+            report.add(
+                at,
+                format!("weight {} is not a share of traffic", step.weight),
+                "write a percentage from 1 to 100",
+            );
+        } else if step.weight <= before {
+            report.add(
+                at,
+                format!("weight {} does not rise above the {before} before it", step.weight),
+                "let each step rise",
+            );
+        }
+        before = step.weight;
+    }
+}
+
+pub(super) fn trigger(fleet: &FleetFile, trigger: &Trigger, at: At<'_>, report: &mut Report) {
+    let source = at.key("source");
+    let (needs_breach, own_metric) = match &trigger.source {
+        Source::Probes => (true, true),
+        Source::Prometheus { url, query } => {
+            check::url(url, source.key("prometheus"), report);
+            text(query, source.key("query"), report);
+            (true, false)
+        }
+        Source::Check(name) => {
+            let checks = fleet
+                .components
+                .values()
+                .flat_map(|component| &component.checks)
+                .map(|check| check.name.as_str());
+            // A slip of the pen is told. Another name may be a check that comes with the triggers themselves: they
+            // are not acted upon yet.
+            let slip = meant(name, checks.clone()).is_some();
+            if slip && !checks.clone().any(|known| known == name) {
+                report.add(
+                    source.key("check"),
+                    format!("no component has a check `{name}`"),
+                    mend_word(name, checks),
+                );
+            }
+            (false, false)
+        }
+    };
+    match &trigger.breach {
+        Some(_) if !needs_breach => {
+            report.add(at.key("breach"), "a check is breached when it fails", "leave `breach` out");
+        }
+        Some(breach) if !is_breach(breach, own_metric) => {
+            let example =
+                if own_metric { "`error_rate > 0.10`" } else { "`> 0.02` or `> 1.5 * baseline`" };
+            report.add(
+                at.key("breach"),
+                format!("`{breach}` is not a condition on this source"),
+                format!("write it like {example}"),
+            );
+        }
+        None if needs_breach => {
+            report.add(at, "the trigger does not say when it is breached", "add `breach: \"…\"`");
+        }
+        Some(_) | None => {}
+    }
+}
+
+/// `[metric] (> | >= | < | <=) number [* baseline]`, the metric where the source has several.
+fn is_breach(breach: &str, own_metric: bool) -> bool {
+    let mut words = breach.split_whitespace().peekable();
+    if own_metric
+        && !words
+            .next()
+            .is_some_and(|metric| metric.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+    {
+        return false;
+    }
+    let compares = matches!(words.next(), Some(">" | ">=" | "<" | "<="));
+    let number =
+        words.next().and_then(|number| number.parse::<f64>().ok()).is_some_and(f64::is_finite);
+    let rest: Vec<&str> = words.collect();
+    compares && number && (rest.is_empty() || rest == ["*", "baseline"])
+}
+
+pub(super) fn approvals(approvals: &Approvals, at: At<'_>, report: &mut Report) {
+    if approvals.from.is_empty() {
+        report.add(at.key("from"), "nobody may approve", "name a role, like `from: [leads]`");
+    }
+    for (index, role) in approvals.from.iter().enumerate() {
+        check::name(role, "role", at.key("from").item(index), report);
+    }
+}
+
+pub(super) fn notify(notify: &Notify, at: At<'_>, report: &mut Report) {
+    if let Some(slack) = &notify.slack {
+        check::absolute(&slack.webhook_file, at.key("slack").key("webhook_file"), report);
+    }
+    if let Some(statuspage) = &notify.statuspage {
+        check::absolute(&statuspage.key_file, at.key("statuspage").key("key_file"), report);
+        text(&statuspage.page, at.key("statuspage").key("page"), report);
+    }
+    let mut before = None;
+    for (index, step) in notify.escalate.iter().enumerate() {
+        let at = at.key("escalate").item(index);
+        text(&step.level, at.key("level"), report);
+        let known = ["slack:#", "mail:"]
+            .iter()
+            .any(|kind| step.to.strip_prefix(kind).is_some_and(|to| !to.is_empty()));
+        if !known {
+            report.add(
+                at.key("to"),
+                format!("`{}` is not a way to reach anybody", step.to),
+                "write `slack:#channel` or `mail:address`",
+            );
+        }
+        if before.is_some_and(|before| step.after < before) {
+            report.add(
+                at.key("after"),
+                "this level is called before the one above it",
+                "order levels by `after`",
+            );
+        }
+        before = Some(step.after);
+    }
+}

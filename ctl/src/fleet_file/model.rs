@@ -1,0 +1,517 @@
+//! The fleet file's types, as they are written. The field docs are the descriptions in the published schema.
+//!
+//! Invariant: unknown keys are refused everywhere.
+//! Invariant: no field takes a secret; a secret is named by the file that holds it.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use proto::{
+    policy::{CheckPolicy, FilesPolicy, ServicePolicy},
+    span::Span,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, de};
+
+use super::Amount;
+
+/// A fleet: its hosts, what runs on them, and how it goes back to the last good release.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FleetFile {
+    /// The version of this format.
+    #[schemars(extend("const" = 1))]
+    pub version: u32,
+    /// The fleet's name: the hosts that run one app in one environment.
+    pub fleet: String,
+    /// What the fleet is for: `production`, `staging`, or any other word.
+    pub environment: String,
+    /// The app that the fleet runs.
+    pub app: String,
+    /// Hosts by group. A host's name is the one in its agent's certificate; it belongs to one group.
+    pub hosts: BTreeMap<String, Vec<String>>,
+    /// What goes back as one piece, by name.
+    pub components: BTreeMap<String, Component>,
+    /// How requests reach the hosts.
+    pub traffic: Option<Traffic>,
+    /// How a rollback goes through the fleet.
+    #[serde(default)]
+    pub rollback: Rollback,
+    /// How a new release is tried on a few hosts first.
+    pub canary: Option<Canary>,
+    /// Rules on measurements that propose or start a rollback, by name.
+    #[serde(default)]
+    pub triggers: BTreeMap<String, Trigger>,
+    /// Who must agree, and to what.
+    pub approvals: Option<Approvals>,
+    /// Who is told.
+    pub notify: Option<Notify>,
+}
+
+impl FleetFile {
+    /// The group that a host belongs to.
+    pub fn group_of(&self, host: &str) -> Option<&str> {
+        let group = self.hosts.iter().find(|(_, hosts)| hosts.iter().any(|known| known == host));
+        group.map(|(name, _)| name.as_str())
+    }
+
+    /// Every host, group by group.
+    pub fn all_hosts(&self) -> impl Iterator<Item = &str> {
+        self.hosts.values().flatten().map(String::as_str)
+    }
+
+    /// The sections of this file that this version checks but does not act on, so that nobody relies on them unknowingly.
+    pub fn not_acted_upon(&self) -> Vec<&'static str> {
+        let any = |has: fn(&Component) -> bool| self.components.values().any(has);
+        let sections = [
+            ("traffic", self.traffic.is_some()),
+            ("canary", self.canary.is_some()),
+            ("triggers", !self.triggers.is_empty()),
+            ("approvals", self.approvals.is_some()),
+            ("notify", self.notify.is_some()),
+            ("capture", any(|component| component.capture.is_some())),
+            ("migrations", any(|component| component.migrations.is_some())),
+        ];
+        sections.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
+}
+
+/// What goes back as one piece on a host: trees and files, services in order, checks.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Component {
+    /// The groups whose hosts have it.
+    pub hosts: Vec<String>,
+    /// Components that must be restored and verified before it.
+    #[serde(default)]
+    pub needs: Vec<String>,
+    /// Its trees and files, switched as a set.
+    #[serde(default)]
+    pub files: Vec<FilesPolicy>,
+    /// Its services: started in this order, stopped in the reverse.
+    #[serde(default)]
+    pub services: Vec<ServicePolicy>,
+    /// What "good" means on a host: every check must pass, then hold for `stable_for`.
+    #[serde(default)]
+    pub checks: Vec<CheckPolicy>,
+    /// How long the checks may take to pass after the start. Default: 60s.
+    #[serde(default = "default_ready_within")]
+    pub ready_within: Span,
+    /// How long the checks must then hold. Default: 10s.
+    #[serde(default = "default_stable_for")]
+    pub stable_for: Span,
+    /// Learns good releases by itself. Default: it does not.
+    pub capture: Option<Capture>,
+    /// Where the app records its database migrations.
+    pub migrations: Option<Migrations>,
+    /// What is different on one host, by host: each list given replaces the component's on that host.
+    #[serde(default)]
+    pub overrides: BTreeMap<String, Override>,
+}
+
+fn default_ready_within() -> Span {
+    Span::seconds(60)
+}
+
+fn default_stable_for() -> Span {
+    Span::seconds(10)
+}
+
+/// What is different on one host. Services keep the component's names and order, for the plan speaks of them.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Override {
+    /// Replaces the component's `files` on this host.
+    pub files: Option<Vec<FilesPolicy>>,
+    /// Replaces the component's `services` on this host: the same names in the same order.
+    pub services: Option<Vec<ServicePolicy>>,
+    /// Replaces the component's `checks` on this host.
+    pub checks: Option<Vec<CheckPolicy>>,
+}
+
+/// How good releases are learned.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Capture {
+    /// How long the checks must hold before what runs is recorded as a release.
+    pub after_healthy: Span,
+}
+
+/// Where the app records its database migrations.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Migrations {
+    /// The table that lists them.
+    pub table: String,
+    /// Patterns of those that an older release can live with. Default: none.
+    #[serde(default)]
+    pub backward_safe: Vec<String>,
+}
+
+/// How requests reach the hosts.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Traffic {
+    /// What distributes the requests.
+    pub through: TrafficDriver,
+    /// The ports that are served, by name.
+    pub ports: BTreeMap<String, u16>,
+    /// The groups that take turns. Which one is live is state, never in this file.
+    pub slots: Vec<String>,
+    /// How long open requests have to end before a host is stopped. Default: 20s.
+    #[serde(default = "default_drain")]
+    pub drain: Span,
+}
+
+fn default_drain() -> Span {
+    Span::seconds(20)
+}
+
+/// What distributes the requests.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrafficDriver {
+    /// nginx on the hosts of a group.
+    pub nginx: NginxTraffic,
+}
+
+/// nginx with an include file that belongs to Lastgood.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NginxTraffic {
+    /// The group of the proxies.
+    pub hosts: String,
+    /// The file with the upstreams, written by Lastgood only. Absolute.
+    pub include: PathBuf,
+}
+
+/// How a rollback goes through the fleet.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rollback {
+    /// Takes traffic away from hosts before it touches them, where `traffic` says how. Default: true.
+    pub traffic_first: bool,
+    /// How many hosts at a time: `1`, `5` or `"20%"`; the last one repeats. Default: `[1, "50%"]`.
+    pub batches: Vec<Amount>,
+    /// How much may go wrong before the rollback halts.
+    pub budget: Budget,
+    /// What becomes of a host whose rollback failed. Default: `restore`.
+    pub on_failure: OnFailure,
+    /// What becomes of a host that was away and comes back later. Default: `rollback`.
+    pub late_hosts: LateHosts,
+    /// How long the rollback may take as a whole. Default: 5m.
+    pub deadline: Span,
+    /// How long each stage is watched before the next. Default: 0s.
+    pub soak: Span,
+    /// How long a host may be silent in an operation before it counts as unknown. Default: 15s.
+    pub unknown_after: Span,
+}
+
+impl Default for Rollback {
+    fn default() -> Self {
+        Self {
+            traffic_first: true,
+            batches: vec![Amount::Hosts(1), Amount::Percent(50)],
+            budget: Budget::default(),
+            on_failure: OnFailure::default(),
+            late_hosts: LateHosts::default(),
+            deadline: Span::seconds(5 * 60),
+            soak: Span::seconds(0),
+            unknown_after: Span::seconds(15),
+        }
+    }
+}
+
+/// How much may go wrong before an operation halts.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budget {
+    /// How many hosts may have failed. Default: 1.
+    pub failed: u32,
+    /// How many hosts may be unknown. Default: 1.
+    pub unknown: u32,
+    /// How many hosts may be out at once: failed, unknown and in work. Default: `"50%"`.
+    pub out: Amount,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { failed: 1, unknown: 1, out: Amount::Percent(50) }
+    }
+}
+
+/// What becomes of a host whose rollback failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// It is put back as it was.
+    #[default]
+    Restore,
+    /// It is left as it is, for a person to look at.
+    Leave,
+}
+
+/// What becomes of a host that was away and comes back later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LateHosts {
+    /// It is rolled back too.
+    #[default]
+    Rollback,
+    /// It is kept out of traffic until a person decides.
+    Wait,
+}
+
+/// How a new release is tried on a few hosts first.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Canary {
+    /// Rising shares of traffic.
+    pub steps: Vec<CanaryStep>,
+    /// What of the canary is compared with the rest. Default: errors and p95.
+    #[serde(default = "default_compare")]
+    pub compare: Vec<Measure>,
+    /// How long triggers stay armed after 100 %. Default: 24h.
+    #[serde(default = "default_armed_for")]
+    pub armed_for: Span,
+}
+
+fn default_compare() -> Vec<Measure> {
+    vec![Measure::Errors, Measure::P95]
+}
+
+fn default_armed_for() -> Span {
+    Span::seconds(24 * 60 * 60)
+}
+
+/// One step of a canary.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CanaryStep {
+    /// The share of traffic in percent, 1 to 100.
+    #[schemars(range(min = 1, max = 100))]
+    pub weight: u32,
+    /// How long it holds before the next step. Default: 0s.
+    #[serde(default = "default_hold")]
+    pub hold: Span,
+}
+
+fn default_hold() -> Span {
+    Span::seconds(0)
+}
+
+/// A measurement that is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Measure {
+    /// The share of requests that failed.
+    Errors,
+    /// The answer time that half of the requests stay below.
+    P50,
+    /// The answer time that 95 % of the requests stay below.
+    P95,
+    /// The answer time that 99 % of the requests stay below.
+    P99,
+}
+
+/// A rule on measurements.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Trigger {
+    /// Where the measurements come from.
+    pub source: Source,
+    /// When it is breached: `"error_rate > 0.10"` with probes, `"> 0.02"` or `"> 1.5 * baseline"` with a query. A check
+    /// is breached when it fails.
+    pub breach: Option<String>,
+    /// How long the breach must last.
+    #[serde(rename = "for")]
+    pub lasting: Span,
+    /// Below this number of requests there is no judgement. Default: 0.
+    #[serde(default)]
+    pub min_requests: u64,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What follows.
+    pub then: Then,
+}
+
+/// Where measurements come from: `probes`, `{ prometheus: URL, query: … }` or `{ check: NAME }`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// The agents' own probes.
+    Probes,
+    /// A query that a Prometheus server answers.
+    Prometheus { url: String, query: String },
+    /// A check of a component, by name.
+    Check(String),
+}
+
+/// A source that is written as a map: exactly one of `prometheus` and `check`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SourceMap {
+    /// The URL of a Prometheus server.
+    prometheus: Option<String>,
+    /// The query that it answers with one number.
+    query: Option<String>,
+    /// The name of a component's check.
+    check: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Source {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SourceVisitor)
+    }
+}
+
+struct SourceVisitor;
+
+const SOURCES: &str = "write `probes`, `{ prometheus: URL, query: … }` or `{ check: NAME }`";
+
+impl<'de> de::Visitor<'de> for SourceVisitor {
+    type Value = Source;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a source of measurements")
+    }
+
+    fn visit_str<E: de::Error>(self, word: &str) -> Result<Source, E> {
+        if word == "probes" {
+            Ok(Source::Probes)
+        } else {
+            Err(E::custom(format!("`{word}` is not a source of measurements; {SOURCES}")))
+        }
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Source, A::Error> {
+        let map = SourceMap::deserialize(de::value::MapAccessDeserializer::new(map))?;
+        match (map.prometheus, map.query, map.check) {
+            (Some(url), Some(query), None) => Ok(Source::Prometheus { url, query }),
+            (None, None, Some(check)) => Ok(Source::Check(check)),
+            (Some(_), None, None) => {
+                Err(de::Error::custom("`prometheus` needs a query; add `query: …`"))
+            }
+            _ => Err(de::Error::custom(format!("this is not a source of measurements; {SOURCES}"))),
+        }
+    }
+}
+
+impl JsonSchema for Source {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Source".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let map = generator.subschema_for::<SourceMap>();
+        schemars::json_schema!({
+            "description": "Where measurements come from: `probes`, `{ prometheus: URL, query: … }` or `{ check: NAME }`.",
+            "oneOf": [{ "const": "probes" }, map]
+        })
+    }
+}
+
+/// How bad a breach is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    Critical,
+    High,
+    Low,
+}
+
+/// What follows a breach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Then {
+    /// A rollback begins.
+    Rollback,
+    /// A rollback is planned, and people are asked.
+    Propose,
+}
+
+/// Who must agree, and to what.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Approvals {
+    /// What needs an approval.
+    pub required_for: Vec<Act>,
+    /// The roles that may give it.
+    pub from: Vec<String>,
+    /// Whether the one who asks may not be the one who approves. Default: true.
+    #[serde(default = "default_not_requester")]
+    pub not_requester: bool,
+}
+
+fn default_not_requester() -> bool {
+    true
+}
+
+/// An act that may need an approval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Act {
+    /// Going back with data.
+    DataRestore,
+    /// Going to a release that is not proven good.
+    UnprovenTarget,
+    /// Going forward to a new release.
+    Deploy,
+}
+
+/// Who is told.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Notify {
+    /// A Slack channel.
+    pub slack: Option<Slack>,
+    /// A page of Statuspage.
+    pub statuspage: Option<Statuspage>,
+    /// Who is called as time passes.
+    #[serde(default)]
+    pub escalate: Vec<Escalation>,
+}
+
+/// A Slack channel.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Slack {
+    /// The file on the coordinator's host that holds the webhook's URL. Absolute.
+    pub webhook_file: PathBuf,
+}
+
+/// A page of Statuspage.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Statuspage {
+    /// The page's id.
+    pub page: String,
+    /// The file on the coordinator's host that holds the API key. Absolute.
+    pub key_file: PathBuf,
+    /// Whether incidents are published without asking. Default: `ask`.
+    #[serde(default)]
+    pub publish: Publish,
+}
+
+/// Whether incidents are published without asking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Publish {
+    /// A person is asked first.
+    #[default]
+    Ask,
+    /// At once.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Who is called, and when.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Escalation {
+    /// The level's name.
+    pub level: String,
+    /// `slack:#channel` or `mail:address`.
+    pub to: String,
+    /// How long after the beginning of the operation.
+    pub after: Span,
+}

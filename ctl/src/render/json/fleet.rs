@@ -1,0 +1,324 @@
+//! A fleet, its releases and its agents as documents.
+
+use jiff::Timestamp;
+use proto::v1;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::text;
+use crate::{
+    out::{Document, typed},
+    render::words,
+};
+
+/// A fleet at a glance.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    pub fleet: String,
+    pub environment: String,
+    pub app: String,
+    pub operation: Option<String>,
+    pub freeze: Option<Freeze>,
+    pub fenced: Option<String>,
+    pub way_back: Option<String>,
+    pub no_way_back: Option<String>,
+    pub hosts: Vec<HostStatus>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Freeze {
+    pub frozen: bool,
+    pub reason: Option<String>,
+    pub by: Option<String>,
+    pub since: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct HostStatus {
+    pub host: String,
+    pub group: String,
+    pub connected: bool,
+    pub last_seen: Option<Timestamp>,
+    pub agent_version: Option<String>,
+    pub live_release: Option<String>,
+    pub policy_drift: bool,
+    pub policy_hash: Option<String>,
+    pub free_bytes: Option<u64>,
+    pub components: Vec<ComponentStatus>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ComponentStatus {
+    pub component: String,
+    pub release: Option<String>,
+    pub snapshot: Option<String>,
+    pub version: Option<String>,
+    pub changed: bool,
+    pub held: bool,
+    pub services: Vec<ServiceStatus>,
+    pub checks: Vec<CheckStatus>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ServiceStatus {
+    pub service: String,
+    pub driver: String,
+    pub running: bool,
+    pub detail: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckStatus {
+    pub check: String,
+    pub ok: bool,
+    pub detail: Option<String>,
+}
+
+impl Document for Status {
+    const TYPE: &'static str = "status";
+}
+
+impl From<&v1::GetFleetResponse> for Status {
+    fn from(fleet: &v1::GetFleetResponse) -> Self {
+        Self {
+            fleet: fleet.fleet.clone(),
+            environment: fleet.environment.clone(),
+            app: fleet.app.clone(),
+            operation: text(&fleet.operation),
+            freeze: fleet.freeze.as_ref().map(Freeze::from),
+            fenced: text(&fleet.fenced),
+            way_back: text(&fleet.way_back),
+            no_way_back: text(&fleet.no_way_back),
+            hosts: fleet.hosts.iter().map(host_status).collect(),
+        }
+    }
+}
+
+impl Document for Freeze {
+    const TYPE: &'static str = "freeze";
+}
+
+impl From<&v1::Freeze> for Freeze {
+    fn from(freeze: &v1::Freeze) -> Self {
+        Self {
+            frozen: freeze.frozen,
+            reason: text(&freeze.reason),
+            by: text(&freeze.by),
+            since: words::instant(freeze.since_unix_ms),
+        }
+    }
+}
+
+fn host_status(host: &v1::HostView) -> HostStatus {
+    let status = host.status.as_ref();
+    HostStatus {
+        host: host.host.clone(),
+        group: host.group.clone(),
+        connected: host.connected,
+        last_seen: words::instant(host.last_seen_unix_ms),
+        agent_version: text(&host.agent_version),
+        live_release: text(&host.live_release),
+        policy_drift: host.policy_drift,
+        policy_hash: status.and_then(|status| text(&status.policy_hash)),
+        free_bytes: status.map(|status| status.free_bytes),
+        components: status.iter().flat_map(|status| &status.components).map(component).collect(),
+    }
+}
+
+fn component(component: &v1::ComponentStatus) -> ComponentStatus {
+    let service = |service: &v1::ServiceStatus| ServiceStatus {
+        service: service.service.clone(),
+        driver: service.driver.clone(),
+        running: service.running,
+        detail: text(&service.detail),
+    };
+    let check = |check: &v1::CheckStatus| CheckStatus {
+        check: check.check.clone(),
+        ok: check.ok,
+        detail: text(&check.detail),
+    };
+    ComponentStatus {
+        component: component.component.clone(),
+        release: text(&component.release),
+        snapshot: text(&component.snapshot),
+        version: text(&component.version),
+        changed: component.changed,
+        held: component.held,
+        services: component.services.iter().map(service).collect(),
+        checks: component.checks.iter().map(check).collect(),
+    }
+}
+
+/// Releases, newest first.
+#[derive(Clone, Debug, Serialize)]
+pub struct Releases {
+    pub fleet: String,
+    pub way_back: Option<String>,
+    pub releases: Vec<Release>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Release {
+    pub release: String,
+    pub first_seen: Option<Timestamp>,
+    pub standing: String,
+    pub source: Option<String>,
+    pub reason: Option<String>,
+    pub live: bool,
+    pub on_hosts: Vec<String>,
+    pub missing_on: Vec<String>,
+    pub host_standings: Vec<HostStanding>,
+    pub snapshots: Vec<Snapshot>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct HostStanding {
+    pub host: String,
+    pub standing: String,
+    pub source: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Snapshot {
+    pub host: String,
+    pub component: String,
+    pub snapshot: String,
+    pub content: String,
+    pub version: Option<String>,
+    pub taken: Option<Timestamp>,
+    pub size_bytes: u64,
+    pub files: u64,
+    pub damage: Option<String>,
+}
+
+impl Document for Releases {
+    const TYPE: &'static str = "releases";
+
+    fn lines(&self) -> Vec<Value> {
+        self.releases.iter().map(|release| typed("release", release)).collect()
+    }
+}
+
+impl Releases {
+    pub fn new(list: &v1::ListReleasesResponse, way_back: &str) -> Self {
+        Self {
+            fleet: list.fleet.clone(),
+            way_back: text(way_back),
+            releases: list.releases.iter().map(release).collect(),
+        }
+    }
+}
+
+/// Snapshots, per release, host and component.
+#[derive(Clone, Debug, Serialize)]
+pub struct Snapshots {
+    pub fleet: String,
+    pub snapshots: Vec<ReleaseSnapshot>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ReleaseSnapshot {
+    pub release: String,
+    #[serde(flatten)]
+    pub snapshot: Snapshot,
+}
+
+impl Document for Snapshots {
+    const TYPE: &'static str = "snapshots";
+
+    fn lines(&self) -> Vec<Value> {
+        self.snapshots.iter().map(|snapshot| typed("snapshot", snapshot)).collect()
+    }
+}
+
+impl Snapshots {
+    pub fn new(list: &v1::ListReleasesResponse) -> Self {
+        let rows = list.releases.iter().flat_map(|release| {
+            release.snapshots.iter().filter_map(|row| {
+                Some(ReleaseSnapshot { release: release.release.clone(), snapshot: snapshot(row)? })
+            })
+        });
+        Self { fleet: list.fleet.clone(), snapshots: rows.collect() }
+    }
+}
+
+fn release(release: &v1::Release) -> Release {
+    let standing = |row: &v1::HostStanding| HostStanding {
+        host: row.host.clone(),
+        standing: words::standing(row.standing),
+        source: text(&words::source(row.source)),
+    };
+    Release {
+        release: release.release.clone(),
+        first_seen: words::instant(release.first_seen_unix_ms),
+        standing: words::standing(release.standing),
+        source: text(&words::source(release.source)),
+        reason: text(&release.reason),
+        live: release.live,
+        on_hosts: release.on_hosts.clone(),
+        missing_on: release.missing_on.clone(),
+        host_standings: release.host_standings.iter().map(standing).collect(),
+        snapshots: release.snapshots.iter().filter_map(snapshot).collect(),
+    }
+}
+
+fn snapshot(row: &v1::HostSnapshot) -> Option<Snapshot> {
+    let snapshot = row.snapshot.as_ref()?;
+    Some(Snapshot {
+        host: row.host.clone(),
+        component: snapshot.component.clone(),
+        snapshot: snapshot.snapshot.clone(),
+        content: snapshot.content.clone(),
+        version: text(&snapshot.version),
+        taken: words::instant(snapshot.taken_at_unix_ms),
+        size_bytes: snapshot.size_bytes,
+        files: snapshot.files,
+        damage: text(&snapshot.damage),
+    })
+}
+
+/// Agents of all fleets.
+#[derive(Clone, Debug, Serialize)]
+pub struct Agents {
+    pub epoch: Option<u64>,
+    pub agents: Vec<Agent>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Agent {
+    pub host: String,
+    pub fleet: Option<String>,
+    pub group: Option<String>,
+    pub connected: bool,
+    pub last_seen: Option<Timestamp>,
+    pub agent_version: Option<String>,
+    pub certificate_ends: Option<Timestamp>,
+    pub note: Option<String>,
+}
+
+impl Document for Agents {
+    const TYPE: &'static str = "agents";
+
+    fn lines(&self) -> Vec<Value> {
+        self.agents.iter().map(|agent| typed("agent", agent)).collect()
+    }
+}
+
+impl From<&v1::ListAgentsResponse> for Agents {
+    fn from(list: &v1::ListAgentsResponse) -> Self {
+        let agent = |agent: &v1::AgentView| Agent {
+            host: agent.host.clone(),
+            fleet: text(&agent.fleet),
+            group: text(&agent.group),
+            connected: agent.connected,
+            last_seen: words::instant(agent.last_seen_unix_ms),
+            agent_version: text(&agent.agent_version),
+            certificate_ends: words::instant(agent.certificate_ends_unix_ms),
+            note: text(&agent.note),
+        };
+        Self {
+            epoch: list.epoch.as_ref().map(|epoch| epoch.counter),
+            agents: list.agents.iter().map(agent).collect(),
+        }
+    }
+}

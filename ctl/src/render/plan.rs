@@ -1,0 +1,310 @@
+//! The plan, before anything happens.
+//!
+//! Invariant: everything that a person has to know to say yes is here, and what does not go back is said.
+
+use std::collections::BTreeMap;
+
+use proto::v1;
+
+use super::{
+    BOLD, DIM, View, WARN, edge, field, paint,
+    table::{Table, styled},
+    words::{self, clean, count, duration_ms, or_dash, some_of},
+};
+
+/// The plan, several lines. `run_it` is the command that runs exactly this one; empty where it is not wanted.
+pub fn plan(view: &View, plan: &v1::Plan, run_it: &str) -> String {
+    if plan.nothing_to_do {
+        return nothing_to_do(view, plan);
+    }
+    let mut text = head(view, plan);
+    text += &field(view, "Why this target", &clean(&plan.why_target));
+    text += &stages(view, plan);
+    text += &hosts(view, plan);
+    for warning in &plan.warnings {
+        text += &field(view, "! Warning", &paint_words(&clean(warning)));
+    }
+    for (label, lines) in
+        [("Interruption", &plan.interruption), ("Not rolled back", &plan.not_rolled_back)]
+    {
+        for (index, line) in lines.iter().enumerate() {
+            text += &field(view, if index == 0 { label } else { "" }, &clean(line));
+        }
+    }
+    text += &field(view, "Afterwards", &afterwards(plan));
+    text += &field(view, "Halts", &halts(plan));
+    text += &field(view, "Takes", &takes(plan));
+    text += &field(view, "Stop, undo", "ctl abort OP --restore, ctl rollback --undo OP");
+    if !run_it.is_empty() {
+        text += &format!("Run exactly this plan:  {}\n", paint(BOLD, run_it));
+    }
+    text
+}
+
+/// What a plan is, in a few words: `rollback of prod`.
+pub fn name(plan: &v1::Plan) -> String {
+    format!("{} of {}", words::kind(plan.kind), clean(&plan.fleet))
+}
+
+/// `prod/ace-crm`.
+pub fn fleet_and_app(fleet: &str, app: &str) -> String {
+    if app.is_empty() { clean(fleet) } else { format!("{}/{}", clean(fleet), clean(app)) }
+}
+
+fn head(view: &View, plan: &v1::Plan) -> String {
+    let place = fleet_and_app(&plan.fleet, &plan.app);
+    let from = if plan.from_release.is_empty() { "(mixed)" } else { &plan.from_release };
+    let moves = match v1::OperationKind::try_from(plan.kind) {
+        Ok(v1::OperationKind::Rollback | v1::OperationKind::Undo) => {
+            format!("{} → {}", clean(from), or_dash(&plan.to_release))
+        }
+        Ok(
+            v1::OperationKind::Snapshot | v1::OperationKind::Check | v1::OperationKind::Unspecified,
+        )
+        | Err(_) => format!("{} {}", words::kind(plan.kind), or_dash(&plan.to_release)),
+    };
+    let left = format!("Plan {}   {place}   {}", clean(&plan.id), paint(BOLD, &moves));
+    let left_ms = words::between_ms(view.now.as_millisecond(), plan.valid_until_unix_ms);
+    // The way here took a moment; ten minutes are still ten minutes.
+    let left_ms = left_ms.next_multiple_of(60_000);
+    let valid = if left_ms > 0 { format!("valid {}", duration_ms(left_ms)) } else { String::new() };
+    if valid.is_empty() { format!("{left}\n") } else { edge(view, &left, &paint(DIM, &valid)) }
+}
+
+fn nothing_to_do(view: &View, plan: &v1::Plan) -> String {
+    let place = fleet_and_app(&plan.fleet, &plan.app);
+    let mut text = format!("{place}   {}\n", paint(BOLD, "nothing to do"));
+    text += &field(view, "Why", &clean(&plan.why_target));
+    text
+}
+
+fn stages(view: &View, plan: &v1::Plan) -> String {
+    let mut table = Table::new(["STAGE", "HOSTS AT A TIME", "STEPS ON EACH"]);
+    for stage in &plan.stages {
+        let sizes: Vec<usize> = stage.batches.iter().map(|batch| batch.tracks.len()).collect();
+        let soak = match stage.soak_ms {
+            0 => String::new(),
+            soak => format!(", then watch {}", duration_ms(soak)),
+        };
+        table.row([
+            clean(&stage.name).into(),
+            batches(&sizes).into(),
+            format!("{}{soak}", verbs(stage)).into(),
+        ]);
+    }
+    table.render(view)
+}
+
+/// `1, then 2, then 2`; many of the same size are counted.
+fn batches(sizes: &[usize]) -> String {
+    match sizes {
+        [all] => format!("all {all}"),
+        [first, rest @ ..]
+            if rest.len() > 2 && rest[..rest.len() - 1].iter().all(|size| size == &rest[0]) =>
+        {
+            format!("{first}, then {} × {}", rest.len(), rest[0])
+        }
+        sizes => sizes.iter().map(usize::to_string).collect::<Vec<_>>().join(", then "),
+    }
+}
+
+/// Each verb once, in the order in which they come.
+fn verbs(stage: &v1::Stage) -> String {
+    let mut seen: Vec<i32> = Vec::new();
+    for step in stage.batches.iter().flat_map(|batch| &batch.tracks).flat_map(|track| &track.steps)
+    {
+        if !seen.contains(&step.verb) {
+            seen.push(step.verb);
+        }
+    }
+    seen.into_iter().map(words::verb).collect::<Vec<_>>().join(" ")
+}
+
+/// Hosts of which the same is true share a row, so that the plan of a large fleet stays readable.
+fn hosts(view: &View, plan: &v1::Plan) -> String {
+    let mut rows: Vec<(&v1::PlannedHost, Vec<&str>)> = Vec::new();
+    let mut index: BTreeMap<(&str, &str, &str, &str, bool), usize> = BTreeMap::new();
+    for host in &plan.hosts {
+        let key = (
+            host.group.as_str(),
+            host.from_release.as_str(),
+            host.to_release.as_str(),
+            host.left_out.as_str(),
+            host.reachable,
+        );
+        let row = *index.entry(key).or_insert_with(|| {
+            rows.push((host, Vec::new()));
+            rows.len() - 1
+        });
+        rows[row].1.push(&host.host);
+    }
+    let mut table = Table::new(["GROUP", "HOSTS", "NOW", "THEN"]);
+    for (host, names) in rows {
+        let then = match (host.left_out.as_str(), host.reachable) {
+            ("", true) => or_dash(&host.to_release).into(),
+            ("", false) => styled(WARN, format!("{}; out of reach now", or_dash(&host.to_release))),
+            (why, _) => styled(DIM, format!("left out: {}", clean(why))),
+        };
+        let names = some_of(names.iter().copied(), 30);
+        table.row([
+            clean(&host.group).into(),
+            names.into(),
+            or_dash(&host.from_release).into(),
+            then,
+        ]);
+    }
+    table.render(view)
+}
+
+fn afterwards(plan: &v1::Plan) -> String {
+    let bad = plan.marks_from_bad.then(|| format!("{} is marked bad", or_dash(&plan.from_release)));
+    let frozen = plan.freezes.then(|| format!("new deploys to {} are frozen", clean(&plan.fleet)));
+    let parts: Vec<String> = bad.into_iter().chain(frozen).collect();
+    parts.join("; ")
+}
+
+/// What ends it early, by the stage that cuts capacity.
+fn halts(plan: &v1::Plan) -> String {
+    let stage = plan.stages.iter().find(|stage| stage.cuts_capacity).or(plan.stages.first());
+    let Some(budget) = stage.and_then(|stage| stage.budget) else { return String::new() };
+    let more = |number: u32, word: &str| match number {
+        0 => format!("any host {word}"),
+        number => format!("more than {} {word}", count(number as usize, "host")),
+    };
+    format!(
+        "when {} or {}, or after {}",
+        more(budget.failed, "failed"),
+        more(budget.unknown, "unknown"),
+        duration_ms(plan.deadline_ms)
+    )
+}
+
+fn takes(plan: &v1::Plan) -> String {
+    match plan.expected_ms {
+        0 => String::new(),
+        expected => format!("about {}, as last time", duration_ms(expected)),
+    }
+}
+
+/// A style per word, so that wrapping does not leave one open at the end of a line.
+fn paint_words(text: &str) -> String {
+    text.split(' ').map(|word| paint(WARN, word)).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::render::tests::{plain, view};
+
+    fn step(verb: v1::Verb) -> v1::Step {
+        let (release, snapshot) = ("v1.4.2".to_owned(), "5d2e77".to_owned());
+        v1::Step {
+            verb: verb.into(),
+            component: "crm".to_owned(),
+            release,
+            snapshot,
+            deadline_ms: 60_000,
+        }
+    }
+
+    fn stage(name: &str, batches: &[&[&str]], verbs: &[v1::Verb], cuts: bool) -> v1::Stage {
+        let track = |host: &&str| v1::Track {
+            host: (*host).to_owned(),
+            steps: verbs.iter().copied().map(step).collect(),
+        };
+        v1::Stage {
+            name: name.to_owned(),
+            batches: batches
+                .iter()
+                .map(|hosts| v1::Batch { tracks: hosts.iter().map(track).collect() })
+                .collect(),
+            budget: Some(v1::Budget { failed: u32::from(cuts), unknown: 1, out: 2 }),
+            soak_ms: 0,
+            cuts_capacity: cuts,
+        }
+    }
+
+    /// A rollback of five hosts and one that is left out.
+    pub(crate) fn example() -> v1::Plan {
+        use v1::Verb::{Preflight, Stage, Start, Stop, Switch, Verify};
+        let host = |host: &str, group: &str, left_out: &str| v1::PlannedHost {
+            host: host.to_owned(),
+            group: group.to_owned(),
+            from_release: if left_out.is_empty() { "v1.4.3".to_owned() } else { String::new() },
+            to_release: if left_out.is_empty() { "v1.4.2".to_owned() } else { String::new() },
+            left_out: left_out.to_owned(),
+            reachable: host != "crm-g2",
+        };
+        v1::Plan {
+            id: "8f21c0de".to_owned(),
+            hash: "8f21c0de".repeat(8),
+            kind: v1::OperationKind::Rollback.into(),
+            fleet: "prod".to_owned(),
+            app: "ace-crm".to_owned(),
+            from_release: "v1.4.3".to_owned(),
+            to_release: "v1.4.2".to_owned(),
+            why_target: "newest release older than v1.4.3 that is proven good; whole on 5 of 5 hosts".to_owned(),
+            stages: vec![
+                stage("prepare", &[&["crm-b1", "crm-b2", "crm-c1", "crm-g1", "crm-g2"]], &[Preflight, Stage], false),
+                stage("restore", &[&["crm-c1"], &["crm-b1", "crm-b2"], &["crm-g1", "crm-g2"]], &[Stop, Switch, Start, Verify], true),
+            ],
+            hosts: vec![
+                host("crm-b1", "blue", ""),
+                host("crm-b2", "blue", ""),
+                host("crm-c1", "canary", ""),
+                host("lb-1", "edge", "has no component of the app"),
+                host("crm-g1", "green", ""),
+                host("crm-g2", "green", ""),
+            ],
+            marks_from_bad: true,
+            freezes: true,
+            interruption: vec!["each host is out from stop to start; 1, then 2, then 2 at a time, never more than 2 of 5".to_owned()],
+            not_rolled_back: vec!["data that the app wrote: databases, `keep` paths, mail already sent".to_owned()],
+            warnings: vec!["crm-g2 is out of reach: it counts as unknown".to_owned()],
+            deadline_ms: 300_000,
+            expected_ms: 100_000,
+            valid_until_unix_ms: view().now.as_millisecond() + 600_000,
+            nothing_to_do: false,
+            production: true,
+        }
+    }
+
+    #[test]
+    fn a_rollback() {
+        let run_it = "ctl rollback --fleet prod --plan 8f21c0de --confirm prod";
+        insta::assert_snapshot!(plain(&plan(&view(), &example(), run_it)));
+    }
+
+    #[test]
+    fn nothing_to_do_says_why() {
+        let why_target =
+            "v1.4.2 was put there by rb-0193; to go further back, name a release with --to"
+                .to_owned();
+        let example = v1::Plan { nothing_to_do: true, why_target, ..example() };
+        insta::assert_snapshot!(plain(&plan(&view(), &example, "")));
+    }
+
+    #[test]
+    fn a_large_fleet_stays_on_one_screen() {
+        let mut example = example();
+        let hosts: Vec<String> = (0..500).map(|n| format!("web-{n:03}")).collect();
+        example.hosts = hosts
+            .iter()
+            .map(|host| v1::PlannedHost {
+                host: host.clone(),
+                group: "web".to_owned(),
+                ..example.hosts[0].clone()
+            })
+            .collect();
+        let track = |host: &String| v1::Track {
+            host: host.clone(),
+            ..example.stages[1].batches[0].tracks[0].clone()
+        };
+        let tracks: Vec<v1::Track> = hosts.iter().map(track).collect();
+        example.stages[1].batches =
+            tracks.chunks(50).map(|tracks| v1::Batch { tracks: tracks.to_vec() }).collect();
+        let text = plain(&plan(&view(), &example, ""));
+        assert!(text.lines().count() < 24, "{text}");
+        assert!(text.contains("50, then 9 × 50"), "{text}");
+    }
+}

@@ -1,0 +1,239 @@
+//! What is live, and whether there is a way back.
+
+use proto::v1;
+
+use super::{
+    BAD, BOLD, DIM, GOOD, View, WARN, field, paint,
+    plan::fleet_and_app,
+    table::{Cell, Table, styled},
+    words::{age, clean, count, day_and_time, or_dash},
+};
+use crate::session::quote;
+
+/// A fleet at a glance. `ctl` begins each command.
+pub fn status(view: &View, fleet: &v1::GetFleetResponse, ctl: &str) -> String {
+    let place = fleet_and_app(&fleet.fleet, &fleet.app);
+    let mut text = format!(
+        "{}   {}   live: {}\n",
+        paint(BOLD, &place),
+        or_dash(&fleet.environment),
+        live(&fleet.hosts)
+    );
+    if !fleet.fenced.is_empty() {
+        let why = format!("the coordinator sends no orders: {}", clean(&fleet.fenced));
+        text += &field(view, "! Fenced", &why);
+    }
+    text += &hosts(view, &fleet.hosts);
+    let connected = fleet.hosts.iter().filter(|host| host.connected).count();
+    text += &field(view, "Agents", &format!("{connected} of {} connected", fleet.hosts.len()));
+    text += &field(view, "Operation", &operation(fleet));
+    text += &field(view, "Deploys", &freeze(view, fleet.freeze.as_ref()));
+    text += &field(view, "Way back", &way_back(fleet));
+    text + &next(fleet, ctl)
+}
+
+/// `v1.4.3 on 5 of 6 hosts`; where hosts differ, each release.
+fn live(hosts: &[v1::HostView]) -> String {
+    let mut releases: Vec<(&str, usize)> = Vec::new();
+    for host in hosts.iter().filter(|host| !host.live_release.is_empty()) {
+        match releases.iter_mut().find(|(release, _)| *release == host.live_release) {
+            Some((_, hosts)) => *hosts += 1,
+            None => releases.push((&host.live_release, 1)),
+        }
+    }
+    releases.sort_by_key(|(_, hosts)| std::cmp::Reverse(*hosts));
+    match releases.as_slice() {
+        [] => "not known".to_owned(),
+        [(release, on)] => format!("{} on {on} of {}", clean(release), count(hosts.len(), "host")),
+        many => {
+            let parts = many.iter().map(|(release, on)| format!("{} on {on}", clean(release)));
+            paint(WARN, &format!("mixed: {}", parts.collect::<Vec<_>>().join(", ")))
+        }
+    }
+}
+
+fn hosts(view: &View, hosts: &[v1::HostView]) -> String {
+    let mut table = Table::new(["HOST", "GROUP", "AGENT", "LIVE", "CHECKS", "NOTES"]);
+    for host in hosts {
+        let notes = notes(host);
+        let style = if notes.is_empty() { DIM } else { WARN };
+        table.row([
+            clean(&host.host).into(),
+            clean(&host.group).into(),
+            agent(view, host.connected, host.last_seen_unix_ms),
+            or_dash(&host.live_release).into(),
+            checks(host.status.as_ref()),
+            styled(style, notes.join("; ")),
+        ]);
+    }
+    table.render(view)
+}
+
+/// `connected`, `lost 4m ago` or `never seen`.
+pub(super) fn agent(view: &View, connected: bool, last_seen_unix_ms: i64) -> Cell {
+    match (connected, last_seen_unix_ms) {
+        (true, _) => styled(GOOD, "connected"),
+        (false, 0) => styled(DIM, "never seen"),
+        (false, seen) => styled(BAD, format!("lost {} ago", age(view, seen))),
+    }
+}
+
+fn checks(status: Option<&v1::HostStatus>) -> Cell {
+    let checks = status.iter().flat_map(|status| &status.components);
+    let checks: Vec<&v1::CheckStatus> = checks.flat_map(|component| &component.checks).collect();
+    if checks.is_empty() {
+        return styled(DIM, "-");
+    }
+    let ok = checks.iter().filter(|check| check.ok).count();
+    let style = if ok == checks.len() { GOOD } else { BAD };
+    styled(style, format!("{ok}/{}", checks.len()))
+}
+
+/// What is not as it should be, worst first.
+fn notes(host: &v1::HostView) -> Vec<String> {
+    let mut notes = Vec::new();
+    for component in host.status.iter().flat_map(|status| &status.components) {
+        let name = clean(&component.component);
+        if component.held {
+            notes.push(format!("{name} is held: its services do not start"));
+        }
+        for service in component.services.iter().filter(|service| !service.running) {
+            notes.push(format!("{} is down", clean(&service.service)));
+        }
+        for check in component.checks.iter().filter(|check| !check.ok) {
+            notes.push(format!("{}: {}", clean(&check.check), or_dash(&check.detail)));
+        }
+        if component.changed {
+            notes.push(format!("{name} was changed by hand"));
+        }
+    }
+    if host.policy_drift {
+        notes.push("its policy is not the one of the fleet file".to_owned());
+    }
+    notes
+}
+
+fn operation(fleet: &v1::GetFleetResponse) -> String {
+    if fleet.operation.is_empty() { "none".to_owned() } else { clean(&fleet.operation) }
+}
+
+/// Whether new deploys may go out.
+pub fn freeze(view: &View, freeze: Option<&v1::Freeze>) -> String {
+    match freeze {
+        Some(freeze) if freeze.frozen => format!(
+            "frozen by {} {}: {}",
+            or_dash(&freeze.by),
+            day_and_time(view, freeze.since_unix_ms).trim(),
+            or_dash(&freeze.reason)
+        ),
+        Some(_) | None => "allowed".to_owned(),
+    }
+}
+
+fn way_back(fleet: &v1::GetFleetResponse) -> String {
+    if fleet.way_back.is_empty() {
+        format!("none: {}", or_dash(&fleet.no_way_back))
+    } else {
+        clean(&fleet.way_back)
+    }
+}
+
+fn next(fleet: &v1::GetFleetResponse, ctl: &str) -> String {
+    let name = quote(&fleet.fleet);
+    let command = match (fleet.operation.as_str(), fleet.way_back.as_str()) {
+        ("", "") => format!("{ctl} releases --fleet {name}"),
+        ("", _) => format!("{ctl} rollback --fleet {name} --dry-run"),
+        (operation, _) => format!("{ctl} watch {}", clean(operation)),
+    };
+    format!("Next:  {command}\n")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::render::tests::{plain, view};
+
+    fn host(name: &str, group: &str, release: &str, failing: &[(&str, &str)]) -> v1::HostView {
+        let check = |name: &str, detail: &str, ok| v1::CheckStatus {
+            check: name.to_owned(),
+            ok,
+            detail: detail.to_owned(),
+        };
+        let mut checks: Vec<v1::CheckStatus> =
+            failing.iter().map(|(name, detail)| check(name, detail, false)).collect();
+        checks.push(check("login", "", true));
+        let component = v1::ComponentStatus {
+            component: "crm".to_owned(),
+            checks,
+            ..v1::ComponentStatus::default()
+        };
+        v1::HostView {
+            host: name.to_owned(),
+            group: group.to_owned(),
+            connected: true,
+            last_seen_unix_ms: view().now.as_millisecond() - 900,
+            agent_version: "0.1.0".to_owned(),
+            live_release: release.to_owned(),
+            policy_drift: false,
+            status: Some(v1::HostStatus {
+                components: vec![component],
+                ..v1::HostStatus::default()
+            }),
+        }
+    }
+
+    pub(crate) fn example() -> v1::GetFleetResponse {
+        v1::GetFleetResponse {
+            fleet: "prod".to_owned(),
+            environment: "production".to_owned(),
+            app: "ace-crm".to_owned(),
+            hosts: vec![
+                host("crm-b1", "blue", "v1.4.3", &[]),
+                host(
+                    "crm-b2",
+                    "blue",
+                    "v1.4.3",
+                    &[("backend", "GET http://127.0.0.1:5000/api/health → 503")],
+                ),
+            ],
+            way_back: "v1.4.2".to_owned(),
+            ..v1::GetFleetResponse::default()
+        }
+    }
+
+    #[test]
+    fn one_release_and_a_way_back() {
+        insta::assert_snapshot!(plain(&status(&view(), &example(), "ctl")));
+    }
+
+    #[test]
+    fn trouble_is_said_per_host() {
+        let mut fleet = example();
+        let seen = view().now.as_millisecond() - 240_000;
+        fleet.hosts.push(v1::HostView {
+            connected: false,
+            last_seen_unix_ms: seen,
+            policy_drift: true,
+            ..host("crm-g1", "green", "v1.4.2", &[])
+        });
+        fleet.hosts.push(v1::HostView {
+            connected: false,
+            last_seen_unix_ms: 0,
+            status: None,
+            ..host("lb-1", "edge", "", &[])
+        });
+        let component = &mut fleet.hosts[2].status.as_mut().unwrap().components[0];
+        (component.held, component.changed) = (true, true);
+        fleet.operation = "rb-0193".to_owned();
+        (fleet.way_back, fleet.no_way_back) =
+            (String::new(), "no earlier good release to go back to".to_owned());
+        fleet.fenced = "an agent has seen epoch 9, this coordinator is at 8".to_owned();
+        fleet.freeze = Some(v1::Freeze {
+            frozen: true,
+            reason: "rb-0193 took prod off v1.4.3".to_owned(),
+            by: "mira".to_owned(),
+            since_unix_ms: seen,
+        });
+        insta::assert_snapshot!(plain(&status(&view(), &fleet, "ctl --context prod")));
+    }
+}

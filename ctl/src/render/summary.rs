@@ -1,0 +1,488 @@
+//! How an operation ended: the one thing to read at 3 a.m.
+//!
+//! ```text
+//! verified     ✓ prod serves v1.4.2 … , hosts, what to know, how to undo
+//! anything else ✗ what, Cause (the hosts' own words), Now (state), Next (commands), hosts
+//! ```
+//!
+//! Invariant: a host that is unknown or failed is named; nothing that is not verified reads like success.
+
+use anstyle::Style;
+use proto::v1;
+
+use super::{
+    BAD, BOLD, DIM, GOOD, View, WARN, edge,
+    failure::{self, LABEL_WIDTH},
+    paint,
+    table::{Cell, Table, styled},
+    words::{self, between_ms, clean, count, duration_ms, or_dash, some_of},
+};
+use crate::{error::Failure, session::quote};
+
+/// More hosts than this are counted by outcome, and only those that are not restored are listed.
+const HOSTS_LISTED_MAX: usize = 12;
+
+/// The end of an operation, several lines; or how it stands, where it has not ended. `ctl` begins each command.
+pub fn summary(view: &View, operation: &v1::Operation, ctl: &str) -> String {
+    let default = v1::Plan::default();
+    let plan = operation.plan.as_ref().unwrap_or(&default);
+    let told = Told { view, operation, plan, ctl };
+    match v1::OperationResult::try_from(operation.result) {
+        Ok(v1::OperationResult::Verified) => told.verified(),
+        Ok(v1::OperationResult::Running | v1::OperationResult::Paused) => told.going_on(),
+        Ok(result) => told.failed(result),
+        Err(_) => told.failed(v1::OperationResult::Unspecified),
+    }
+}
+
+struct Told<'a> {
+    view: &'a View,
+    operation: &'a v1::Operation,
+    plan: &'a v1::Plan,
+    ctl: &'a str,
+}
+
+impl Told<'_> {
+    fn verified(&self) -> String {
+        let planned = self.planned().count();
+        let (fleet, to) = (clean(&self.plan.fleet), or_dash(&self.plan.to_release));
+        let what = match v1::OperationKind::try_from(self.plan.kind) {
+            Ok(v1::OperationKind::Rollback | v1::OperationKind::Undo) => {
+                let restored = self.with(v1::Outcome::Restored).len();
+                format!(
+                    "{fleet} serves {to}; {restored} of {} restored and verified",
+                    count(planned, "host")
+                )
+            }
+            Ok(v1::OperationKind::Snapshot) => {
+                format!("{to} is recorded and its checks hold on {}", count(planned, "host"))
+            }
+            Ok(v1::OperationKind::Check) => {
+                format!("every byte of {to} is whole on {}", count(planned, "host"))
+            }
+            Ok(v1::OperationKind::Unspecified) | Err(_) => format!("{} is verified", self.id()),
+        };
+        let mut text = self.first_line(GOOD, "✓", &what);
+        text += &self.hosts();
+        let frozen = format!("so that nothing puts {} back", or_dash(&self.plan.from_release));
+        if self.plan.marks_from_bad {
+            text += &format!("  {} is marked bad.\n", or_dash(&self.plan.from_release));
+        }
+        if self.plan.freezes {
+            text += &format!("  New deploys to {fleet} are frozen, {frozen}.\n");
+            text += &format!(
+                "  {:<LABEL_WIDTH$}{} freeze off --fleet {} --reason '…'\n",
+                "Lift",
+                self.ctl,
+                quote(&self.plan.fleet)
+            );
+        }
+        if self.moves() {
+            text +=
+                &format!("  {:<LABEL_WIDTH$}{} rollback --undo {}\n", "Undo", self.ctl, self.id());
+        }
+        text
+    }
+
+    fn going_on(&self) -> String {
+        let paused = self.operation.result() == v1::OperationResult::Paused;
+        let what = if paused { "is paused: no new host begins" } else { "goes on" };
+        let mut text = self.first_line(WARN, "…", &format!("{} {what}", self.id()));
+        text += &self.hosts();
+        let first = if paused { "resume" } else { "watch" };
+        for (label, command) in [("Next", first), ("", "abort")] {
+            let restore = if command == "abort" { " --restore" } else { "" };
+            text +=
+                &format!("  {label:<LABEL_WIDTH$}{} {command} {}{restore}\n", self.ctl, self.id());
+        }
+        text
+    }
+
+    fn failed(&self, result: v1::OperationResult) -> String {
+        let what = match result {
+            v1::OperationResult::Refused => format!("{} was refused before any change", self.id()),
+            v1::OperationResult::PutBack => {
+                format!("{} did not succeed; everything was put back", self.id())
+            }
+            v1::OperationResult::Mixed if !self.moves() => {
+                format!("{} did not succeed on every host", self.id())
+            }
+            v1::OperationResult::Mixed => {
+                format!("{}: {} is mixed and needs a person", self.id(), clean(&self.plan.fleet))
+            }
+            v1::OperationResult::Unverified => {
+                let to = or_dash(&self.plan.to_release);
+                format!("{}: {to} runs everywhere but is not verified everywhere", self.id())
+            }
+            v1::OperationResult::Unspecified
+            | v1::OperationResult::Running
+            | v1::OperationResult::Paused
+            | v1::OperationResult::Verified => {
+                format!("{} ended as {}", self.id(), words::result(self.operation.result))
+            }
+        };
+        let failure = Failure {
+            what: String::new(),
+            cause: self.causes(),
+            now: self.now(result),
+            next: self.next(result),
+        };
+        let mut text = self.first_line(BAD, "✗", &what);
+        text += &failure::rest(self.view, &failure);
+        text + &self.hosts()
+    }
+
+    fn first_line(&self, style: Style, mark: &str, what: &str) -> String {
+        let end = match self.operation.ended_unix_ms {
+            0 => self.view.now.as_millisecond(),
+            ended => ended,
+        };
+        let took = duration_ms(between_ms(self.operation.started_unix_ms, end));
+        edge(self.view, &format!("{} {}", paint(style, mark), paint(BOLD, what)), &took)
+    }
+
+    /// Why it halted, then every host that is in trouble, in its own words.
+    fn causes(&self) -> Vec<String> {
+        let halted = Some(self.operation.halted.clone()).filter(|why| !why.is_empty());
+        let hosts = self.operation.hosts.iter().filter(|host| {
+            !host.reason.is_empty()
+                && matches!(
+                    host.outcome(),
+                    v1::Outcome::Failed | v1::Outcome::Unknown | v1::Outcome::Original
+                )
+        });
+        // Hosts that say the same share a line.
+        let mut seen: Vec<(&str, Vec<&str>)> = Vec::new();
+        for host in hosts {
+            match seen.iter_mut().find(|(reason, _)| *reason == host.reason) {
+                Some((_, names)) => names.push(&host.host),
+                None => seen.push((&host.reason, vec![&host.host])),
+            }
+        }
+        let said =
+            seen.into_iter().map(|(reason, names)| format!("{}: {reason}", some_of(names, 40)));
+        halted.into_iter().chain(said).collect()
+    }
+
+    fn now(&self, result: v1::OperationResult) -> Vec<String> {
+        let was = or_dash(&self.plan.from_release);
+        match result {
+            v1::OperationResult::Refused => {
+                return vec![format!(
+                    "nothing was stopped, nothing was changed; {was} is still live"
+                )];
+            }
+            v1::OperationResult::PutBack => {
+                return vec![format!("every host is as it was before, on {was}")];
+            }
+            v1::OperationResult::Unspecified
+            | v1::OperationResult::Running
+            | v1::OperationResult::Paused
+            | v1::OperationResult::Verified
+            | v1::OperationResult::Mixed
+            | v1::OperationResult::Unverified => {}
+        }
+        let on_target = format!("on {}", or_dash(&self.plan.to_release));
+        let parts = [
+            (v1::Outcome::Failed, "failed".to_owned()),
+            (v1::Outcome::Unknown, "unknown, counted as down".to_owned()),
+            (v1::Outcome::Restored, on_target),
+            (v1::Outcome::Original, "as before".to_owned()),
+            (v1::Outcome::Unspecified, "not reached".to_owned()),
+        ];
+        let parts = parts.into_iter().filter_map(|(outcome, words)| {
+            let names = self.with(outcome);
+            (!names.is_empty()).then(|| format!("{words}: {}", some_of(names, 50)))
+        });
+        parts.collect()
+    }
+
+    fn next(&self, result: v1::OperationResult) -> Vec<String> {
+        let (ctl, id, fleet) = (self.ctl, self.id(), quote(&self.plan.fleet));
+        let trouble =
+            self.with(v1::Outcome::Failed).into_iter().chain(self.with(v1::Outcome::Original));
+        let host =
+            trouble.map(|host| format!(" --host {}", quote(host))).next().unwrap_or_default();
+        let mut next = vec![format!("{ctl} logs {id}{host}")];
+        if !self.moves() {
+            next.push(format!("{ctl} retry {id}"));
+            return next;
+        }
+        match result {
+            v1::OperationResult::Refused => {
+                next.push(format!("{ctl} releases --fleet {fleet}"));
+                next.push(format!("{ctl} rollback --fleet {fleet} --to RELEASE"));
+            }
+            v1::OperationResult::PutBack => {
+                next.push(format!("{ctl} retry {id}"));
+                next.push(format!("{ctl} rollback --fleet {fleet} --to RELEASE"));
+            }
+            v1::OperationResult::Mixed
+            | v1::OperationResult::Unverified
+            | v1::OperationResult::Unspecified
+            | v1::OperationResult::Running
+            | v1::OperationResult::Paused
+            | v1::OperationResult::Verified => {
+                next.push(format!("{ctl} retry {id}    # hosts that are not on target"));
+                next.push(format!("{ctl} rollback --undo {id}    # everything as it was before"));
+            }
+        }
+        next
+    }
+
+    fn hosts(&self) -> String {
+        let all = self.operation.hosts.len();
+        let quiet = |host: &v1::HostOutcome| {
+            matches!(host.outcome(), v1::Outcome::Restored | v1::Outcome::Skipped)
+        };
+        let short = all > HOSTS_LISTED_MAX;
+        let mut table = if self.moves() {
+            Table::new(["HOST", "GROUP", "OUTCOME", "RELEASE", "REPORTS", "OUT FOR"])
+        } else {
+            Table::new(["HOST", "GROUP", "OUTCOME", "REPORTS", "NOTES"])
+        };
+        let mut hidden = 0;
+        for host in &self.operation.hosts {
+            if short && quiet(host) {
+                hidden += 1;
+                continue;
+            }
+            if self.moves() {
+                table.row(self.moved(host));
+            } else {
+                table.row(Self::looked_at(host));
+            }
+        }
+        let mut text = table.render(self.view);
+        if hidden > 0 {
+            let restored = self.with(v1::Outcome::Restored).len();
+            text += &format!(
+                "  {}\n",
+                paint(
+                    DIM,
+                    &format!(
+                        "and {hidden} more: {restored} restored, {} skipped",
+                        hidden - restored
+                    )
+                )
+            );
+        }
+        text
+    }
+
+    fn moved(&self, host: &v1::HostOutcome) -> [Cell; 6] {
+        let out = if host.cut_ms == 0 { "-".to_owned() } else { duration_ms(host.cut_ms) };
+        [
+            clean(&host.host).into(),
+            clean(&host.group).into(),
+            styled(outcome_style(host.outcome), words::outcome(host.outcome)),
+            self.release(host).into(),
+            observed(host).into(),
+            out.into(),
+        ]
+    }
+
+    /// A host of an operation that moves none.
+    fn looked_at(host: &v1::HostOutcome) -> [Cell; 5] {
+        let word = match host.outcome() {
+            v1::Outcome::Restored => "done".to_owned(),
+            v1::Outcome::Unspecified
+            | v1::Outcome::Original
+            | v1::Outcome::Failed
+            | v1::Outcome::Unknown
+            | v1::Outcome::Skipped => words::outcome(host.outcome),
+        };
+        [
+            clean(&host.host).into(),
+            clean(&host.group).into(),
+            styled(outcome_style(host.outcome), word),
+            observed(host).into(),
+            clean(&host.reason).into(),
+        ]
+    }
+
+    /// Where the host came from and went to, as far as that is known.
+    fn release(&self, host: &v1::HostOutcome) -> String {
+        let Some(planned) = self.plan.hosts.iter().find(|planned| planned.host == host.host) else {
+            return "-".to_owned();
+        };
+        if !planned.left_out.is_empty() {
+            return clean(&planned.left_out);
+        }
+        let (from, to) = (or_dash(&planned.from_release), or_dash(&planned.to_release));
+        match host.outcome() {
+            v1::Outcome::Restored => format!("{from} → {to}"),
+            v1::Outcome::Original => format!("{from}, as before"),
+            v1::Outcome::Failed | v1::Outcome::Unknown => format!("{from} → {to} ?"),
+            v1::Outcome::Unspecified | v1::Outcome::Skipped => from,
+        }
+    }
+
+    fn with(&self, outcome: v1::Outcome) -> Vec<&str> {
+        let hosts = self.operation.hosts.iter().filter(|host| host.outcome() == outcome);
+        hosts.map(|host| host.host.as_str()).collect()
+    }
+
+    /// Hosts that have something to do.
+    fn planned(&self) -> impl Iterator<Item = &v1::PlannedHost> {
+        self.plan.hosts.iter().filter(|host| host.left_out.is_empty())
+    }
+
+    /// Whether it moves hosts from one release to another.
+    fn moves(&self) -> bool {
+        matches!(
+            v1::OperationKind::try_from(self.plan.kind),
+            Ok(v1::OperationKind::Rollback | v1::OperationKind::Undo)
+        )
+    }
+
+    fn id(&self) -> String {
+        clean(&self.operation.id)
+    }
+}
+
+/// The version that the host's own checks reported last; each once.
+pub fn observed(host: &v1::HostOutcome) -> String {
+    let mut versions: Vec<String> = Vec::new();
+    for evidence in host.evidence.iter().filter(|evidence| !evidence.version.is_empty()) {
+        let version = clean(&evidence.version);
+        if !versions.contains(&version) {
+            versions.push(version);
+        }
+    }
+    if versions.is_empty() { "-".to_owned() } else { versions.join(" ") }
+}
+
+/// The colour of an outcome.
+pub(super) fn outcome_style(outcome: i32) -> Style {
+    match v1::Outcome::try_from(outcome) {
+        Ok(v1::Outcome::Restored) => GOOD,
+        Ok(v1::Outcome::Original) => WARN,
+        Ok(v1::Outcome::Failed | v1::Outcome::Unknown) => BAD,
+        Ok(v1::Outcome::Skipped | v1::Outcome::Unspecified) | Err(_) => DIM,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::{
+        tests::{plain, view},
+        watch::tests::{operation, started_ms},
+    };
+
+    fn host(host: &str, group: &str, outcome: v1::Outcome, reason: &str) -> v1::HostOutcome {
+        let version = if outcome == v1::Outcome::Restored {
+            "v1.4.2"
+        } else if outcome == v1::Outcome::Original {
+            "v1.4.3"
+        } else {
+            ""
+        };
+        let evidence = v1::Evidence {
+            component: "crm".to_owned(),
+            version: version.to_owned(),
+            ..v1::Evidence::default()
+        };
+        v1::HostOutcome {
+            host: host.to_owned(),
+            group: group.to_owned(),
+            outcome: outcome.into(),
+            reason: reason.to_owned(),
+            evidence: vec![evidence],
+            cut_ms: if version.is_empty() { 0 } else { 2_140 },
+        }
+    }
+
+    fn ended(
+        result: v1::OperationResult,
+        outcomes: [(v1::Outcome, &str); 5],
+        halted: &str,
+    ) -> v1::Operation {
+        let names = [
+            ("crm-b1", "blue"),
+            ("crm-b2", "blue"),
+            ("crm-c1", "canary"),
+            ("crm-g1", "green"),
+            ("crm-g2", "green"),
+        ];
+        let mut hosts: Vec<v1::HostOutcome> = names
+            .into_iter()
+            .zip(outcomes)
+            .map(|((name, group), (outcome, reason))| host(name, group, outcome, reason))
+            .collect();
+        hosts.push(host("lb-1", "edge", v1::Outcome::Skipped, "has no component of the app"));
+        v1::Operation {
+            result: result.into(),
+            ended_unix_ms: started_ms() + 96_400,
+            hosts,
+            halted: halted.to_owned(),
+            ..operation()
+        }
+    }
+
+    const CAUSE: &str = "verify crm: GET http://127.0.0.1:5000/api/health → 503, 30 of 30; running version is v1.4.2";
+
+    #[test]
+    fn verified() {
+        let operation = ended(v1::OperationResult::Verified, [(v1::Outcome::Restored, ""); 5], "");
+        insta::assert_snapshot!(plain(&summary(&view(), &operation, "ctl")));
+    }
+
+    #[test]
+    fn mixed_names_who_needs_a_person_and_who_is_unknown() {
+        use v1::Outcome::{Failed, Original, Restored, Unknown};
+        let outcomes = [
+            (Original, CAUSE),
+            (Unknown, "its agent is out of reach since its order was sent"),
+            (Restored, ""),
+            (
+                Failed,
+                "start crm: ace-crm-backend.service: Main process exited, code=exited, status=1",
+            ),
+            (Restored, ""),
+        ];
+        let halted = "2 hosts failed; the budget of stage `restore` is 1";
+        let operation = ended(v1::OperationResult::Mixed, outcomes, halted);
+        insta::assert_snapshot!(plain(&summary(&view(), &operation, "ctl")));
+    }
+
+    #[test]
+    fn refused_says_that_nothing_was_touched() {
+        use v1::Outcome::Original;
+        let damaged = "stage crm: object 5d2e77 of the snapshot is damaged";
+        let outcomes =
+            [(Original, damaged), (Original, ""), (Original, ""), (Original, ""), (Original, "")];
+        let halted = "1 host failed; the budget of stage `prepare` is 0";
+        let operation = ended(v1::OperationResult::Refused, outcomes, halted);
+        insta::assert_snapshot!(plain(&summary(&view(), &operation, "ctl")));
+    }
+
+    #[test]
+    fn put_back() {
+        let operation = ended(
+            v1::OperationResult::PutBack,
+            [(v1::Outcome::Original, CAUSE); 5],
+            "2 hosts failed; the budget of stage `restore` is 1",
+        );
+        insta::assert_snapshot!(plain(&summary(&view(), &operation, "ctl --context prod")));
+    }
+
+    #[test]
+    fn still_running() {
+        let outcomes = [(v1::Outcome::Unspecified, ""); 5];
+        let running =
+            v1::Operation { ended_unix_ms: 0, ..ended(v1::OperationResult::Running, outcomes, "") };
+        insta::assert_snapshot!(plain(&summary(&view(), &running, "ctl")));
+    }
+
+    #[test]
+    fn a_snapshot_has_its_own_words() {
+        let mut operation =
+            ended(v1::OperationResult::Verified, [(v1::Outcome::Restored, ""); 5], "");
+        let plan = operation.plan.as_mut().unwrap();
+        (plan.kind, plan.marks_from_bad, plan.freezes) =
+            (v1::OperationKind::Snapshot.into(), false, false);
+        insta::assert_snapshot!(plain(&summary(&view(), &operation, "ctl")));
+    }
+}

@@ -1,0 +1,483 @@
+//! The live view: a few rows that are drawn again in place, or one line per event where there is no terminal.
+//!
+//! Invariant: at most [`ROWS_MAX`] rows, however large the fleet; what is wrong comes first, what is over collapses.
+
+use anstyle::Style;
+use proto::v1::{self, watch_operation_response::Event};
+
+use super::{
+    BAD, BOLD, DIM, GOOD, View, WARN, cut, paint,
+    plan::fleet_and_app,
+    progress::{Host, HostState, Progress},
+    visible,
+    words::{self, between_ms, clean, clock, count, duration_ms, some_of},
+};
+
+/// The height of the live view.
+pub const ROWS_MAX: usize = 8;
+/// Rows beside those of single hosts: done, waiting, more, bar, hint.
+const ROWS_OTHER: usize = 5;
+const BAR_WIDTH: usize = 20;
+const SPINNER: [&str; 8] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧"];
+
+/// The connection to the coordinator, as the watcher sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Link {
+    Up,
+    Lost { since_unix_ms: i64 },
+}
+
+/// The line above the live rows; it stays.
+pub fn header(view: &View, progress: &Progress) -> String {
+    let plan = &progress.plan;
+    let place = fleet_and_app(&plan.fleet, &plan.app);
+    let operation = paint(BOLD, &clean(&progress.operation));
+    let at = clock(view, progress.started_unix_ms);
+    let by =
+        if progress.by.is_empty() { String::new() } else { format!("by {} ", clean(&progress.by)) };
+    format!("{operation}  {place} → {}   {by}{at}\n", clean(&plan.to_release))
+}
+
+/// The live rows. `tick` turns the spinner.
+pub fn rows(view: &View, progress: &Progress, link: &Link, tick: usize) -> Vec<String> {
+    let mut rows = Vec::new();
+    let done: Vec<&str> = progress.in_state(HostState::Done).collect();
+    if !done.is_empty() {
+        let names = names(view, &done);
+        rows.push(format!(" {} done     {names}", paint(GOOD, "✓")));
+    }
+    let (single, more) = in_work(progress);
+    let spinner = SPINNER[tick % SPINNER.len()];
+    rows.extend(single.iter().map(|(name, host)| host_row(view, name, host, spinner)));
+    if more > 0 {
+        rows.push(format!(" {} and {} in work", paint(DIM, "…"), count(more, "more host")));
+    }
+    let waiting: Vec<&str> = progress.in_state(HostState::Waiting).collect();
+    if !waiting.is_empty() {
+        let names = names(view, &waiting);
+        rows.push(paint(DIM, &format!(" · waiting  {names}")));
+    }
+    rows.push(bar(view, progress));
+    rows.push(hint(view, progress, link));
+    rows
+}
+
+/// An event on one line, with the time before it; absent for what only the live view shows.
+pub fn line(
+    view: &View,
+    progress: &Progress,
+    response: &v1::WatchOperationResponse,
+    verbose: bool,
+) -> Option<String> {
+    let text = event_words(progress, response.event.as_ref()?, verbose)?;
+    Some(format!("{}  {text}\n", clock(view, response.at_unix_ms)))
+}
+
+/// What is said where nothing has happened for a while.
+pub fn heartbeat(view: &View, progress: &Progress) -> String {
+    let (done, all) = progress.steps();
+    let hosts = progress.hosts().count();
+    let ready = progress.in_state(HostState::Done).count();
+    let now = view.now.as_millisecond();
+    let elapsed = duration_ms(between_ms(progress.started_unix_ms, now));
+    format!(
+        "{}  … {done}/{all} steps, {ready} of {hosts} hosts done, {elapsed}\n",
+        clock(view, now)
+    )
+}
+
+/// What is said of the connection, with the time before it.
+pub fn link_line(view: &View, operation: &str, lost: Option<&str>) -> String {
+    let now = clock(view, view.now.as_millisecond());
+    match lost {
+        Some(why) => format!(
+            "{now}  {} {}; {} goes on, trying again\n",
+            paint(WARN, "!"),
+            clean(why),
+            clean(operation)
+        ),
+        None => format!("{now}  {} connected again\n", paint(GOOD, "✓")),
+    }
+}
+
+/// What a person is told who stops watching.
+pub fn detached(ctl: &str, operation: &str, why: &str) -> String {
+    let operation = clean(operation);
+    format!(
+        "{why}: {operation} goes on.\n  Watch:    {ctl} watch {operation}\n  Stop it:  {ctl} abort {operation} --restore\n"
+    )
+}
+
+/// The hosts that get rows of their own, worst first, and how many more there are.
+fn in_work(progress: &Progress) -> (Vec<(&str, &Host)>, usize) {
+    let shown = |host: &Host| !matches!(host.state, HostState::Done | HostState::Waiting);
+    let mut hosts: Vec<(&str, &Host)> = progress.hosts().filter(|(_, host)| shown(host)).collect();
+    hosts.sort_by_key(|(_, host)| host.state);
+    let room = ROWS_MAX - ROWS_OTHER;
+    let more = hosts.len().saturating_sub(room);
+    hosts.truncate(room);
+    (hosts, more)
+}
+
+fn names(view: &View, hosts: &[&str]) -> String {
+    let room = view.width.saturating_sub(12);
+    cut(&some_of(hosts.iter().copied(), room), room)
+}
+
+fn host_row(view: &View, name: &str, host: &Host, spinner: &str) -> String {
+    let (mark, words): (String, String) = match host.state {
+        HostState::Working if host.words.is_empty() => (spinner.to_owned(), host.step.clone()),
+        HostState::Working if host.step.is_empty() => (spinner.to_owned(), host.words.clone()),
+        HostState::Working => (spinner.to_owned(), format!("{}: {}", host.step, host.words)),
+        HostState::Left => (paint(WARN, "!"), format!("on target, not verified: {}", host.words)),
+        HostState::Undoing => (paint(WARN, spinner), format!("taking back: {}", host.step)),
+        HostState::PutBack => (paint(WARN, "↶"), format!("put back: {}", host.words)),
+        HostState::Unknown => (paint(BAD, "?"), format!("unknown: {}", host.words)),
+        HostState::Stuck => (paint(BAD, "✗"), format!("needs a person: {}", host.words)),
+        HostState::Waiting | HostState::Done => (" ".to_owned(), String::new()),
+    };
+    let since = duration_ms(between_ms(host.since_unix_ms, view.now.as_millisecond()));
+    let left = format!(" {mark} {:<8} {words}", clean(name));
+    right(view, &left, &since)
+}
+
+fn bar(view: &View, progress: &Progress) -> String {
+    let (done, all) = progress.steps();
+    let full = (done * BAR_WIDTH).checked_div(all).unwrap_or(0);
+    let bar = format!("[{}{}]", "█".repeat(full), "░".repeat(BAR_WIDTH - full));
+    let stage = progress.plan.stages.get(progress.stage).map(|stage| clean(&stage.name));
+    let stage = stage.map_or_else(String::new, |name| {
+        format!(", stage {}/{} {name}", progress.stage + 1, progress.plan.stages.len())
+    });
+    let elapsed = between_ms(progress.started_unix_ms, view.now.as_millisecond());
+    let left = match progress.plan.expected_ms.saturating_sub(elapsed) {
+        0 => String::new(),
+        left => format!(", about {} left", duration_ms(left)),
+    };
+    let text = format!(" {bar} {done}/{all} steps{stage}   {}{left}", duration_ms(elapsed));
+    cut(&text, view.width)
+}
+
+fn hint(view: &View, progress: &Progress, link: &Link) -> String {
+    let operation = clean(&progress.operation);
+    let (style, text) = match link {
+        Link::Lost { since_unix_ms } => {
+            let since = duration_ms(between_ms(*since_unix_ms, view.now.as_millisecond()));
+            (WARN, format!(" ! no coordinator for {since}; {operation} goes on, trying again"))
+        }
+        Link::Up if !progress.halted.is_empty() => {
+            (WARN, format!(" ! halting: {}", progress.halted))
+        }
+        Link::Up if progress.paused => {
+            (WARN, format!(" ! paused: no new host begins.  Go on: ctl resume {operation}"))
+        }
+        Link::Up => {
+            (DIM, format!(" Ctrl-C stops watching only.  Stop it: ctl abort {operation} --restore"))
+        }
+    };
+    paint(style, &cut(&text, view.width))
+}
+
+/// `text` at the left, cut where needed, and `at_right` at the right edge.
+fn right(view: &View, text: &str, at_right: &str) -> String {
+    let room = view.width.saturating_sub(visible(at_right) + 2);
+    let taken = visible(text);
+    if taken <= room {
+        return format!("{text}{}{at_right}", " ".repeat(view.width - taken - visible(at_right)));
+    }
+    // Styles end before the words begin, so that cutting at the end leaves them whole.
+    let hidden = text.chars().count() - taken;
+    format!("{}  {at_right}", cut(text, room + hidden))
+}
+
+fn event_words(progress: &Progress, event: &Event, verbose: bool) -> Option<String> {
+    let text = match event {
+        Event::Opened(opened) => {
+            let reason = match opened.reason.as_str() {
+                "" => String::new(),
+                reason => format!(": {}", clean(reason)),
+            };
+            format!("{} begun by {}{reason}", clean(&progress.operation), clean(&opened.by))
+        }
+        Event::StageBegan(began) => {
+            format!(
+                "stage {}/{} {}",
+                began.stage + 1,
+                progress.plan.stages.len(),
+                clean(&began.name)
+            )
+        }
+        Event::Dispatched(sent) => {
+            let what = match sent.goal() {
+                v1::Goal::Forward | v1::Goal::Unspecified => "begins",
+                v1::Goal::Undo => "is taken back",
+            };
+            format!("{}: {what}", some_of(sent.hosts.iter().map(String::as_str), 60))
+        }
+        Event::Step(step) => return step_words(step, verbose),
+        Event::HostEnded(ended) => host_ended(progress, ended),
+        Event::HostUnknown(unknown) => {
+            format!(
+                "{} {}: unknown: {}",
+                paint(BAD, "?"),
+                clean(&unknown.host),
+                clean(&unknown.why)
+            )
+        }
+        Event::Noted(noted) => format!("{}: {}", clean(&noted.host), clean(&noted.what)),
+        Event::StageEnded(ended) if verbose => format!("stage {} has ended", clean(&ended.name)),
+        Event::StageEnded(_) => return None,
+        Event::Halted(halted) => format!("{} halted: {}", paint(BAD, "✗"), clean(&halted.why)),
+        Event::Asked(asked) => format!("{} asked by {}", clean(&asked.what), clean(&asked.by)),
+        Event::Ended(ended) => format!("ended: {}", words::result(ended.result).replace('_', " ")),
+    };
+    Some(text)
+}
+
+fn step_words(step: &v1::watch_operation_response::StepChanged, verbose: bool) -> Option<String> {
+    let name =
+        format!("{}: {} {}", clean(&step.host), words::verb(step.verb), clean(&step.component));
+    let took = duration_ms(step.duration_ms);
+    let detail = match step.detail.as_str() {
+        "" => String::new(),
+        detail => format!(": {}", clean(detail)),
+    };
+    match v1::StepState::try_from(step.state) {
+        Ok(v1::StepState::Done) if verbose => Some(format!("{name} done in {took}{detail}")),
+        Ok(v1::StepState::Done) => Some(format!("{name} done in {took}")),
+        Ok(v1::StepState::Failed) => Some(format!("{} {name} failed{detail}", paint(BAD, "✗"))),
+        Ok(v1::StepState::Undone) => Some(format!("{} {name} taken back", paint(WARN, "↶"))),
+        Ok(v1::StepState::Running) => verbose.then(|| format!("{name} …")),
+        Ok(v1::StepState::Unspecified) | Err(_) => {
+            Some(format!("{name}: {}", words::step_state(step.state)))
+        }
+    }
+}
+
+fn host_ended(progress: &Progress, ended: &v1::watch_operation_response::HostEnded) -> String {
+    let host = clean(&ended.host);
+    let stage = progress.plan.stages.get(ended.stage as usize).map_or("", |stage| &stage.name);
+    let (style, mark, words): (Style, &str, String) = match v1::TrackEnd::try_from(ended.end) {
+        Ok(v1::TrackEnd::Done) => (GOOD, "✓", format!("{} done", clean(stage))),
+        Ok(v1::TrackEnd::Undone) => (WARN, "↶", format!("put back: {}", clean(&ended.reason))),
+        Ok(v1::TrackEnd::Left) => {
+            (WARN, "!", format!("on target, not verified: {}", clean(&ended.reason)))
+        }
+        Ok(v1::TrackEnd::Stuck) => (BAD, "✗", format!("needs a person: {}", clean(&ended.reason))),
+        Ok(v1::TrackEnd::Unspecified) | Err(_) => {
+            (WARN, "?", format!("{}: {}", words::track_end(ended.end), clean(&ended.reason)))
+        }
+    };
+    format!("{} {host}: {words}", paint(style, mark))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::render::{
+        plan,
+        tests::{plain, view},
+    };
+    use v1::watch_operation_response as w;
+
+    pub(crate) const STARTED: &str = "2026-11-22T03:12:07Z";
+
+    pub(crate) fn started_ms() -> i64 {
+        STARTED.parse::<jiff::Timestamp>().unwrap().as_millisecond()
+    }
+
+    pub(crate) fn operation() -> v1::Operation {
+        v1::Operation {
+            id: "rb-0193".to_owned(),
+            plan: Some(plan::tests::example()),
+            result: v1::OperationResult::Running.into(),
+            by: "mira".to_owned(),
+            reason: "5xx after v1.4.3".to_owned(),
+            started_unix_ms: started_ms(),
+            ..v1::Operation::default()
+        }
+    }
+
+    fn dispatched(stage: u32, hosts: &[&str]) -> Event {
+        let hosts = hosts.iter().map(ToString::to_string).collect();
+        Event::Dispatched(w::Dispatched { stage, hosts, goal: v1::Goal::Forward.into() })
+    }
+
+    fn step(
+        host: &str,
+        stage: u32,
+        index: u32,
+        verb: v1::Verb,
+        state: v1::StepState,
+        detail: &str,
+    ) -> Event {
+        Event::Step(w::StepChanged {
+            host: host.to_owned(),
+            stage,
+            attempt: 1,
+            index,
+            verb: verb.into(),
+            component: "crm".to_owned(),
+            state: state.into(),
+            duration_ms: 420,
+            detail: detail.to_owned(),
+        })
+    }
+
+    fn ended(host: &str, stage: u32, end: v1::TrackEnd, reason: &str) -> Event {
+        let (host, reason) = (host.to_owned(), reason.to_owned());
+        Event::HostEnded(w::HostEnded { host, stage, end: end.into(), reason })
+    }
+
+    /// A rollback in which one host is put back and one becomes unknown.
+    pub(crate) fn events() -> Vec<v1::WatchOperationResponse> {
+        use v1::{StepState as S, TrackEnd as T, Verb as V};
+        let began =
+            |stage, name: &str| Event::StageBegan(w::StageBegan { stage, name: name.to_owned() });
+        let all = ["crm-b1", "crm-b2", "crm-c1", "crm-g1", "crm-g2"];
+        let mut events = vec![
+            Event::Opened(w::Opened {
+                by: "mira".to_owned(),
+                reason: "5xx after v1.4.3".to_owned(),
+            }),
+            began(0, "prepare"),
+            dispatched(0, &all),
+        ];
+        events.extend(all.map(|host| ended(host, 0, T::Done, "")));
+        events.extend([
+            began(1, "restore"),
+            dispatched(1, &["crm-c1"]),
+            step("crm-c1", 1, 0, V::Stop, S::Running, ""),
+            step("crm-c1", 1, 0, V::Stop, S::Done, ""),
+            ended("crm-c1", 1, T::Done, ""),
+            dispatched(1, &["crm-b1", "crm-b2"]),
+            step("crm-b1", 1, 3, V::Verify, S::Failed, "GET http://127.0.0.1:5000/api/health → 503, 30 of 30; running version is v1.4.2"),
+            ended("crm-b1", 1, T::Undone, "verify crm: GET http://127.0.0.1:5000/api/health → 503, 30 of 30; running version is v1.4.2"),
+            step("crm-b2", 1, 2, V::Start, S::Running, ""),
+            Event::HostUnknown(w::HostUnknown { host: "crm-b2".to_owned(), why: "its agent is out of reach since its order was sent".to_owned() }),
+            dispatched(1, &["crm-g1"]),
+            step("crm-g1", 1, 0, V::Stop, S::Done, ""),
+            step("crm-g1", 1, 1, V::Switch, S::Running, ""),
+        ]);
+        let mut at = started_ms();
+        let respond = |(index, event)| {
+            at += 1_700;
+            v1::WatchOperationResponse { index, at_unix_ms: at, event: Some(event) }
+        };
+        (0..).zip(events).map(respond).collect()
+    }
+
+    fn progress(until: usize) -> Progress {
+        let mut progress = Progress::new(&operation());
+        for event in events().iter().take(until) {
+            progress.apply(event);
+        }
+        progress
+    }
+
+    fn at(seconds: i64) -> View {
+        View {
+            now: jiff::Timestamp::from_millisecond(started_ms() + seconds * 1000).unwrap(),
+            ..view()
+        }
+    }
+
+    fn screen(progress: &Progress, link: &Link, seconds: i64) -> String {
+        let view = at(seconds);
+        let rows = rows(&view, progress, link, 2);
+        assert!(rows.len() <= ROWS_MAX);
+        plain(&format!("{}{}\n", header(&view, progress), rows.join("\n")))
+    }
+
+    #[test]
+    fn the_live_view_as_it_goes_on() {
+        insta::assert_snapshot!("live_preparing", screen(&progress(5), &Link::Up, 9));
+        insta::assert_snapshot!("live_restoring", screen(&progress(11), &Link::Up, 20));
+        insta::assert_snapshot!("live_in_trouble", screen(&progress(usize::MAX), &Link::Up, 48));
+    }
+
+    #[test]
+    fn a_lost_coordinator_is_said_in_the_last_row() {
+        let since_unix_ms = started_ms() + 20_000;
+        insta::assert_snapshot!(screen(&progress(12), &Link::Lost { since_unix_ms }, 23));
+    }
+
+    #[test]
+    fn a_large_fleet_keeps_its_height() {
+        let mut operation = operation();
+        let plan = operation.plan.as_mut().unwrap();
+        let hosts: Vec<String> = (0..1000).map(|n| format!("web-{n:04}")).collect();
+        let track = |host: &String| v1::Track {
+            host: host.clone(),
+            ..plan.stages[1].batches[0].tracks[0].clone()
+        };
+        plan.stages[1].batches = vec![v1::Batch { tracks: hosts.iter().map(track).collect() }];
+        let mut progress = Progress::new(&operation);
+        let sent: Vec<&str> = hosts.iter().take(600).map(String::as_str).collect();
+        let events = [
+            dispatched(1, &sent),
+            ended("web-0001", 1, v1::TrackEnd::Done, ""),
+            ended("web-0002", 1, v1::TrackEnd::Stuck, "x".repeat(300).as_str()),
+        ];
+        for (index, event) in (0..).zip(events) {
+            progress.apply(&v1::WatchOperationResponse {
+                index,
+                at_unix_ms: started_ms(),
+                event: Some(event),
+            });
+        }
+        insta::assert_snapshot!(screen(&progress, &Link::Up, 1));
+    }
+
+    #[test]
+    fn without_a_terminal_there_is_a_line_per_event() {
+        let mut progress = Progress::new(&operation());
+        let mut text = String::new();
+        for event in events() {
+            progress.apply(&event);
+            text += &line(&view(), &progress, &event, false).unwrap_or_default();
+        }
+        text += &link_line(
+            &view(),
+            "rb-0193",
+            Some("the connection to the coordinator was lost: broken pipe"),
+        );
+        text += &link_line(&view(), "rb-0193", None);
+        text += &heartbeat(&view(), &progress);
+        text += &detached("ctl", "rb-0193", "No longer watching");
+        insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string());
+    }
+
+    #[test]
+    fn what_is_left_unverified_or_only_noted_is_said() {
+        let mut progress = Progress::new(&operation());
+        let noted = |what: &str| {
+            let (host, what) = ("crm-b1".to_owned(), what.to_owned());
+            Event::Noted(w::Noted { host, what })
+        };
+        let events = [
+            dispatched(1, &["crm-b1", "crm-b2"]),
+            noted("its agent is out of reach"),
+            ended("crm-b2", 1, v1::TrackEnd::Left, "aborted with --leave"),
+            Event::StageEnded(w::StageEnded { stage: 1, name: "restore".to_owned() }),
+        ];
+        let mut text = String::new();
+        for (index, event) in (0..).zip(events) {
+            let at_unix_ms = started_ms();
+            let event = v1::WatchOperationResponse { index, at_unix_ms, event: Some(event) };
+            progress.apply(&event);
+            text += &line(&view(), &progress, &event, true).unwrap();
+        }
+        text += &screen(&progress, &Link::Up, 1);
+        insta::assert_snapshot!(plain(&text));
+    }
+
+    #[test]
+    fn events_that_come_twice_change_nothing() {
+        let mut twice = progress(usize::MAX);
+        let once = format!("{twice:?}");
+        // After a lost connection the same event may come again; the last one is the one that can.
+        twice.apply(events().last().unwrap());
+        assert_eq!(format!("{twice:?}"), once);
+    }
+}

@@ -1,0 +1,5 @@
+//! `ctl` once more, so that the tests of this package have it built.
+
+fn main() -> std::process::ExitCode {
+    ctl::main_impl()
+}

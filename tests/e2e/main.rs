@@ -1,0 +1,6 @@
+//! A whole Lastgood in one process: what an operator asks for, and what becomes of it on every host.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod operations;
+mod refusals;

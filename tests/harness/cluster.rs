@@ -1,0 +1,204 @@
+//! A coordinator and its agents in one process, over real mTLS on loopback, with real journals and ledgers.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use agent::{Agent, hands::Hands};
+use coordinator::{Coordinator, journal::SledJournal};
+use proto::{
+    tls::{self, Ca, Identity, IdentityDir, Role, Validity},
+    v1::{self, operator_service_client::OperatorServiceClient},
+};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tonic::transport::Channel;
+
+use crate::{eventually, hands::COMPONENT};
+
+/// The fleet, and the domain of its certificates.
+pub const FLEET: &str = "test";
+
+/// A client of the operator service.
+pub type Client = OperatorServiceClient<Channel>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Cluster {
+    dir: TempDir,
+    pub ca: Ca,
+    /// In a runtime of its own: dropping that ends everything of it at once, as a kill does.
+    coordinator: Option<(Runtime, Coordinator)>,
+    pub address: SocketAddr,
+    agents: BTreeMap<String, Agent>,
+}
+
+impl Cluster {
+    /// A coordinator without a fleet.
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let ca = Ca::create(FLEET).expect("a CA");
+        let mut cluster = Self {
+            ca,
+            coordinator: None,
+            address: "127.0.0.1:0".parse().expect("an address"),
+            agents: BTreeMap::new(),
+            dir,
+        };
+        cluster.identity(Role::Coordinator, "coordinator");
+        cluster.identity(Role::Operator, "mira");
+        cluster.start_coordinator().await;
+        cluster
+    }
+
+    /// Starts the coordinator, at the address that it had before.
+    pub async fn start_coordinator(&mut self) {
+        let identity =
+            IdentityDir::load(&self.path("coordinator")).expect("the coordinator's identity");
+        let journal = self.path("journal");
+        let journal = eventually("the journal is free", || {
+            let opened = SledJournal::open(&journal, 0).ok();
+            async { opened }
+        });
+        let journal = Arc::new(journal.await);
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let address = self.address;
+        let start = async move { Coordinator::start_with(address, &identity, journal).await };
+        let started = runtime.spawn(start).await.expect("no panic").expect("a coordinator");
+        self.address = started.address();
+        self.coordinator = Some((runtime, started));
+    }
+
+    /// Ends the coordinator.
+    pub fn stop_coordinator(&mut self) {
+        if let Some((runtime, _)) = self.coordinator.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// An identity of this fleet; answers its directory.
+    pub fn identity(&self, role: Role, name: &str) -> PathBuf {
+        let dir = self.path(name);
+        let identity = Identity::new(FLEET, role, name).expect("a name");
+        let hosts = ["127.0.0.1".to_owned()];
+        let hosts = if role == Role::Coordinator { &hosts[..] } else { &[] };
+        let issued = self.ca.issue(&identity, hosts, Validity::lasting(Duration::from_secs(3600)));
+        std::fs::create_dir_all(&dir).expect("a directory");
+        issued.expect("a certificate").save(&dir).expect("a saved identity");
+        dir
+    }
+
+    /// Starts the agent of a host.
+    pub fn start_agent<H: Hands>(&mut self, host: &str, hands: Arc<H>) {
+        let identity = self.path(host);
+        if !identity.exists() {
+            self.identity(Role::Agent, host);
+        }
+        let state = self.path(&format!("{host}-state"));
+        let agent =
+            Agent::start_with(self.address.to_string(), identity, &state, hands).expect("an agent");
+        self.agents.insert(host.to_owned(), agent);
+    }
+
+    /// Ends the agent of a host, as a kill does: nothing more is done or said.
+    pub fn stop_agent(&mut self, host: &str) {
+        self.agents.remove(host);
+    }
+
+    /// Waits until nobody holds a host's ledger: what an aborted agent had in its hands is put down.
+    pub fn ledger_is_free(&self, host: &str) -> impl Future<Output = ()> + use<> {
+        let dir = self.path(&format!("{host}-state")).join("ledger");
+        eventually("the ledger is free", move || {
+            let opened = agent::ledger::LedgerFile::open(&dir).ok().map(drop);
+            async move { opened }
+        })
+    }
+
+    /// A client as the operator `mira`.
+    pub async fn client(&self) -> Client {
+        self.client_as(&self.path("mira")).await
+    }
+
+    /// A client with the identity in a directory.
+    pub async fn client_as(&self, identity: &Path) -> Client {
+        let identity = IdentityDir::load(identity).expect("an identity");
+        let config = Arc::new(tls::client_config(&identity).expect("a client's configuration"));
+        let channel = tls::connect(&self.address.to_string(), config).await.expect("a connection");
+        OperatorServiceClient::new(channel)
+            .max_decoding_message_size(proto::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(proto::MESSAGE_BYTES_MAX)
+    }
+
+    /// Applies a fleet of one component on these hosts.
+    pub async fn apply(&self, hosts: &[&str], change: impl FnOnce(&mut v1::FleetControl)) {
+        let mut control = control(hosts);
+        change(&mut control);
+        let request = v1::ApplyFleetRequest { control: Some(control), dry_run: false };
+        self.client().await.apply_fleet(request).await.expect("an applied fleet");
+    }
+
+    /// Waits until all these hosts are connected.
+    pub async fn connected(&self, hosts: usize) {
+        let client = self.client().await;
+        eventually("all agents are connected", || {
+            let mut client = client.clone();
+            async move {
+                let request = v1::GetFleetRequest { fleet: FLEET.to_owned() };
+                let fleet = client.get_fleet(request).await.ok()?.into_inner();
+                (fleet.hosts.iter().filter(|host| host.connected).count() == hosts).then_some(())
+            }
+        })
+        .await;
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // A runtime must not be dropped where it would have to wait.
+        self.stop_coordinator();
+    }
+}
+
+/// A fleet of one component on one group of hosts.
+pub fn control(hosts: &[&str]) -> v1::FleetControl {
+    v1::FleetControl {
+        fleet: FLEET.to_owned(),
+        environment: "test".to_owned(),
+        app: "app".to_owned(),
+        groups: vec![v1::Group {
+            name: "app".to_owned(),
+            hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        }],
+        components: vec![v1::Component {
+            name: COMPONENT.to_owned(),
+            groups: vec!["app".to_owned()],
+            needs: Vec::new(),
+            services: vec!["app".to_owned()],
+            stop_within_ms: 5_000,
+            ready_within_ms: 5_000,
+            stable_for_ms: 0,
+        }],
+        rollback: Some(v1::RollbackStrategy {
+            batches: vec!["1".to_owned(), "50%".to_owned()],
+            budget_failed: 1,
+            budget_unknown: 1,
+            budget_out: "50%".to_owned(),
+            on_failure: v1::OnFailure::Restore.into(),
+            late_hosts: v1::LateHosts::Rollback.into(),
+            deadline_ms: 60_000,
+            soak_ms: 0,
+            unknown_after_ms: 1_000,
+        }),
+        policy_hashes: std::collections::HashMap::new(),
+    }
+}

@@ -1,0 +1,237 @@
+//! A host in memory: what is live, what is in its store, and steps that can be told to fail or to wait.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use agent::{
+    drivers::Doing,
+    hands::Hands,
+    host::VERBS,
+    ledger::{Found, StepResult},
+    order::{Before, Evidence, Step, Verb},
+    status::{ComponentStatus, HostStatus, Snapshot},
+};
+use tokio::sync::Semaphore;
+
+/// The one component of a scripted host.
+pub const COMPONENT: &str = "crm";
+
+/// See the module. Survives the agent that uses it, as a host does.
+#[derive(Debug)]
+pub struct ScriptedHands {
+    state: Mutex<State>,
+    /// One permit per step of the verb that may pass, where steps of it wait.
+    gate: Semaphore,
+}
+
+#[derive(Clone, Debug)]
+struct State {
+    live: String,
+    running: bool,
+    held: bool,
+    releases: Vec<String>,
+    fail: Option<(Verb, String)>,
+    wait: Option<Verb>,
+    performed: Vec<String>,
+}
+
+/// The exact hash that stands for a release here.
+pub fn hash(release: &str) -> String {
+    let digits: String = release.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("{digits:0>64}")
+}
+
+impl ScriptedHands {
+    /// A host on which `live` runs and which holds snapshots of `releases`, oldest first.
+    pub fn new(live: &str, releases: &[&str]) -> Arc<Self> {
+        let state = State {
+            live: live.to_owned(),
+            running: true,
+            held: false,
+            releases: releases.iter().map(|release| (*release).to_owned()).collect(),
+            fail: None,
+            wait: None,
+            performed: Vec::new(),
+        };
+        Arc::new(Self { state: Mutex::new(state), gate: Semaphore::new(0) })
+    }
+
+    /// Steps of this verb fail from now on.
+    pub fn fail(&self, verb: Verb, why: &str) {
+        self.lock().fail = Some((verb, why.to_owned()));
+    }
+
+    /// Steps work again.
+    pub fn mend(&self) {
+        self.lock().fail = None;
+    }
+
+    /// Steps of this verb wait from now on until they are let go.
+    pub fn hold_back(&self, verb: Verb) {
+        self.lock().wait = Some(verb);
+    }
+
+    /// Lets steps go that wait, and none waits any more.
+    pub fn let_go(&self) {
+        self.lock().wait = None;
+        self.gate.add_permits(Semaphore::MAX_PERMITS / 2);
+    }
+
+    /// What is live.
+    pub fn live(&self) -> String {
+        self.lock().live.clone()
+    }
+
+    /// Whether its service runs.
+    pub fn runs(&self) -> bool {
+        self.lock().running
+    }
+
+    /// What was done, in order: `stop`, `undo stop`.
+    pub fn performed(&self) -> Vec<String> {
+        self.lock().performed.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn act(&self, step: &Step) -> Result<Evidence, String> {
+        let mut state = self.lock();
+        if let Some((_, why)) = state.fail.clone().filter(|(verb, _)| *verb == step.verb) {
+            return Err(why);
+        }
+        state.performed.push(step.verb.to_string());
+        let mut evidence = Evidence { component: COMPONENT.to_owned(), ..Evidence::default() };
+        match step.verb {
+            Verb::Stop => state.running = false,
+            Verb::Start => state.running = true,
+            Verb::Stage => evidence.replaced = Some(hash(&state.live)),
+            Verb::Switch => {
+                evidence.replaced = Some(hash(&state.live));
+                evidence.snapshot = Some(step.snapshot.clone());
+                step.release.clone_into(&mut state.live);
+            }
+            Verb::Verify => evidence.version = Some(state.live.clone()),
+            Verb::Snapshot => {
+                let name = step.release.clone();
+                if !state.releases.contains(&name) {
+                    state.releases.push(name);
+                }
+            }
+            Verb::Preflight | Verb::Discard | Verb::Check => {}
+        }
+        Ok(evidence)
+    }
+}
+
+impl Hands for ScriptedHands {
+    fn forbidden(&self, step: &Step) -> Option<String> {
+        (step.component != COMPONENT).then(|| format!("component `{}` is not here", step.component))
+    }
+
+    fn look<'a>(&'a self, step: &'a Step, _: Option<String>) -> Doing<'a, Result<Before, String>> {
+        Box::pin(async move {
+            let state = self.lock();
+            Ok(match step.verb {
+                Verb::Stop | Verb::Start => {
+                    Before::Running(if state.running { vec!["app".to_owned()] } else { Vec::new() })
+                }
+                Verb::Switch => Before::Live(state.live.clone()),
+                Verb::Preflight
+                | Verb::Snapshot
+                | Verb::Stage
+                | Verb::Verify
+                | Verb::Discard
+                | Verb::Check => Before::Nothing,
+            })
+        })
+    }
+
+    fn perform<'a>(&'a self, step: &'a Step, _: &'a Before) -> Doing<'a, StepResult> {
+        Box::pin(async move {
+            let waits = self.lock().wait == Some(step.verb);
+            if waits && let Ok(permit) = self.gate.acquire().await {
+                permit.forget();
+            }
+            match self.act(step) {
+                Ok(evidence) => StepResult {
+                    ok: true,
+                    detail: String::new(),
+                    duration_ms: 0,
+                    evidence: Some(evidence),
+                },
+                Err(detail) => StepResult { ok: false, detail, duration_ms: 0, evidence: None },
+            }
+        })
+    }
+
+    fn observe<'a>(
+        &'a self,
+        step: &'a Step,
+        _: &'a Before,
+        undo: bool,
+    ) -> Doing<'a, (Found, Option<Evidence>)> {
+        Box::pin(async move {
+            let state = self.lock();
+            let done = match step.verb {
+                Verb::Stop => !state.running,
+                Verb::Start => state.running,
+                Verb::Switch => state.live == step.release,
+                Verb::Preflight
+                | Verb::Snapshot
+                | Verb::Stage
+                | Verb::Verify
+                | Verb::Discard
+                | Verb::Check => false,
+            };
+            (if done == undo { Found::NotDone } else { Found::Done }, None)
+        })
+    }
+
+    fn undo<'a>(&'a self, step: &'a Step, before: &'a Before) -> Doing<'a, StepResult> {
+        Box::pin(async move {
+            let mut state = self.lock();
+            match (step.verb, before) {
+                (Verb::Stop | Verb::Start, Before::Running(running)) => {
+                    state.running = !running.is_empty()
+                }
+                (Verb::Switch, Before::Live(live)) => live.clone_into(&mut state.live),
+                (_, _) => {}
+            }
+            state.performed.push(format!("undo {}", step.verb));
+            StepResult { ok: true, detail: String::new(), duration_ms: 0, evidence: None }
+        })
+    }
+
+    fn status(&self) -> Doing<'_, HostStatus> {
+        Box::pin(async move {
+            let state = self.lock().clone();
+            let component = ComponentStatus {
+                component: COMPONENT.to_owned(),
+                release: state.live.clone(),
+                snapshot: hash(&state.live),
+                version: if state.running { state.live.clone() } else { String::new() },
+                held: state.held,
+                verbs: VERBS.to_vec(),
+                ..ComponentStatus::default()
+            };
+            let snapshot = |(age, release): (i64, &String)| Snapshot {
+                component: COMPONENT.to_owned(),
+                exact: hash(release),
+                content: hash(release),
+                release: release.clone(),
+                version: release.clone(),
+                taken_at_unix_ms: 1_700_000_000_000 + age * 1000,
+                size_bytes: 1,
+                files: 1,
+                damage: String::new(),
+            };
+            HostStatus {
+                policy_hash: String::new(),
+                components: vec![component],
+                snapshots: (0..).zip(&state.releases).map(snapshot).collect(),
+                free_bytes: 1 << 30,
+            }
+        })
+    }
+}

@@ -98,7 +98,9 @@ pub(super) fn assemble<'a>(
 ) -> Planned {
     let strategy = &fleet.rollback;
     let out = strategy.budget_out.of(moves.len());
-    refuse_unreachable(inventory, &moves, strategy.budget_unknown.min(out))?;
+    // One place has to be left: what is unknown counts as out, and a plan that could move no host is none.
+    let allowed = strategy.budget_unknown.min(out.saturating_sub(1));
+    refuse_unreachable(inventory, &moves, allowed)?;
     let prepare: Vec<Track> =
         moves.iter().filter_map(|(row, goes)| tracks::prepare(row, goes)).collect();
     let restore: Vec<Track> = moves.iter().map(|(row, goes)| tracks::restore(row, goes)).collect();

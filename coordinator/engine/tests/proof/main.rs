@@ -1,0 +1,24 @@
+//! The proof of the engine: its tables, for a reader, and its laws, for random fleets, plans and inputs.
+//!
+//! ```text
+//! worlds   fleets and hosts to plan for            tables          every state × every event, as text
+//! plans    drafts of plans to run                  planner_tables  what a rollback goes to, case by case
+//!                                                  planner_laws    what holds for every plan
+//!                                                  results         which outcomes give which result
+//!                                                  run_laws        what holds for every run
+//! ```
+//!
+//! Invariant: nothing here counts with the engine's own counters; each law keeps its own books from the events.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "builders of fixed data are test code outside of a #[test] function"
+)]
+
+mod planner_laws;
+mod planner_tables;
+mod plans;
+mod results;
+mod run_laws;
+mod tables;
+mod worlds;

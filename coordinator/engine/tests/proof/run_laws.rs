@@ -1,0 +1,433 @@
+//! What holds for every run: random plans, random inputs, hosts that lie, repeat themselves and vanish.
+//!
+//! ```text
+//! Act ─▶ Input ─▶ decide ─▶ events ─▶ Books (kept from the events alone) ─▶ apply
+//! ```
+//!
+//! Invariant: the [`Books`] know only events; where they and the engine differ, the test fails.
+
+use std::collections::BTreeMap;
+
+use engine::{
+    Abort, Ask, Budget, Command, Elapsed, Event, Goal, HostName, Input, LateHosts, Operation,
+    Outcome, Phase, Plan, RunResult, SeenTrack, StepReport, StepState, TrackEnd, TrackEnding,
+    decide,
+};
+use proptest::prelude::*;
+
+use crate::plans::{self, Shape, Sketch, host};
+
+/// Something that the world does to a run.
+#[derive(Clone, Debug)]
+enum Act {
+    Tick(u64),
+    /// The n-th outstanding order ends.
+    Answer(usize, TrackEnd),
+    /// A step of it is reported.
+    Step(usize),
+    /// An end for any host, stage and attempt, wanted or not.
+    Stray(usize, usize, u32, TrackEnd),
+    Lost(usize),
+    /// Its ledger tells the truth about what it was sent.
+    Back(usize),
+    /// Its ledger holds anything.
+    StrangeBack(usize, Vec<(usize, u32, Option<TrackEnd>)>),
+    Ask(Ask),
+    /// The same inputs as last time again.
+    Repeat,
+}
+
+fn end() -> impl Strategy<Value = TrackEnd> {
+    prop_oneof![
+        8 => Just(TrackEnd::Done),
+        2 => Just(TrackEnd::Undone),
+        1 => Just(TrackEnd::Left),
+        1 => Just(TrackEnd::Stuck),
+        1 => Just(TrackEnd::Refused),
+    ]
+}
+
+fn ask() -> impl Strategy<Value = Ask> {
+    let hosts = proptest::collection::vec((0..9usize).prop_map(host), 0..3);
+    prop_oneof![
+        Just(Ask::Pause),
+        Just(Ask::Resume),
+        Just(Ask::Abort(Abort::Leave)),
+        Just(Ask::Abort(Abort::Restore)),
+        hosts.prop_map(Ask::Retry),
+    ]
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let seen = (0..3usize, 0..4u32, proptest::option::of(end()));
+    prop_oneof![
+        4 => (0..30_000u64).prop_map(Act::Tick),
+        12 => (any::<usize>(), end()).prop_map(|(n, end)| Act::Answer(n, end)),
+        2 => any::<usize>().prop_map(Act::Step),
+        1 => (0..9usize, 0..3usize, 0..4u32, end()).prop_map(|(h, s, a, e)| Act::Stray(h, s, a, e)),
+        3 => (0..9usize).prop_map(Act::Lost),
+        4 => (0..9usize).prop_map(Act::Back),
+        1 => (0..9usize, proptest::collection::vec(seen, 0..3)).prop_map(|(h, s)| Act::StrangeBack(h, s)),
+        2 => ask().prop_map(Act::Ask),
+        1 => Just(Act::Repeat),
+    ]
+}
+
+fn sketch() -> impl Strategy<Value = Sketch> {
+    let late = prop_oneof![Just(LateHosts::Rollback), Just(LateHosts::Wait)];
+    let stages = proptest::collection::vec(
+        (any::<bool>(), 1..4usize, 0..3u32, 0..3u32, 1..4u32, 0..2u64),
+        1..4,
+    );
+    let away = proptest::collection::vec(0..9usize, 0..3);
+    (1..9usize, stages, away, late).prop_map(|(hosts, stages, away, late_hosts)| {
+        let shape =
+            |(cuts, size, failed, unknown, out, soak): (bool, usize, u32, u32, u32, u64)| {
+                let size = if cuts { size.min(out as usize) } else { size };
+                let all: Vec<usize> = (0..hosts).collect();
+                let batches = all.chunks(size).map(<[usize]>::to_vec).collect();
+                let budget = Budget { failed, unknown, out };
+                Shape { batches, budget, soak_ms: soak * 20_000, cuts }
+            };
+        let stages = stages.into_iter().map(shape).collect();
+        let away = away.into_iter().filter(|n| *n < hosts).collect();
+        Sketch { hosts, away, stages, late_hosts }
+    })
+}
+
+/// A place in the plan as the events tell of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Waiting,
+    Work,
+    Unknown,
+    Done,
+    /// Not on target, whatever the reason.
+    Failed,
+}
+
+/// What the events say, counted without the engine.
+struct Books {
+    plan: Plan,
+    places: BTreeMap<(HostName, usize), Place>,
+    /// Hosts that an ended attempt left neither as they were nor verified: down until an attempt ends well.
+    down: BTreeMap<(HostName, usize), bool>,
+    goals: BTreeMap<(HostName, usize), Goal>,
+    /// No forward order may follow until a person says so.
+    stopped: bool,
+    cut: bool,
+}
+
+impl Books {
+    fn new(plan: &Plan) -> Self {
+        let mut places = BTreeMap::new();
+        for (index, stage) in plan.stages.iter().enumerate() {
+            for track in stage.tracks() {
+                places.insert((track.host.clone(), index), Place::Waiting);
+            }
+        }
+        for row in plan.hosts.iter().filter(|row| !row.reachable) {
+            let first = places.keys().find(|(host, _)| *host == row.host).cloned();
+            if let Some(first) = first {
+                places.insert(first, Place::Unknown);
+            }
+        }
+        let (plan, down, goals) = (plan.clone(), BTreeMap::new(), BTreeMap::new());
+        Self { plan, places, down, goals, stopped: false, cut: false }
+    }
+
+    /// Hosts that count as out, each once.
+    fn out(&self) -> usize {
+        let counts = |host: &HostName| {
+            let out = |place: &Place| match place {
+                Place::Work | Place::Unknown | Place::Failed => true,
+                Place::Waiting | Place::Done => false,
+            };
+            let mine = |key: &&(HostName, usize)| key.0 == *host;
+            self.places
+                .keys()
+                .filter(mine)
+                .any(|key| out(&self.places[key]) || self.down.get(key).copied().unwrap_or(false))
+        };
+        self.plan.hosts.iter().filter(|row| counts(&row.host)).count()
+    }
+
+    /// Whether an attempt left it neither as it was nor verified.
+    fn is_down(&self, host: &HostName) -> bool {
+        self.down.iter().any(|((other, _), down)| *down && other == host)
+    }
+
+    fn enter(&mut self, event: &Event) {
+        match event {
+            Event::Dispatched { stage, hosts, goal, .. } => {
+                for host in hosts {
+                    self.places.insert((host.clone(), *stage), Place::Work);
+                    self.goals.insert((host.clone(), *stage), *goal);
+                }
+                let stage = &self.plan.stages[*stage];
+                self.cut |= stage.cuts_capacity;
+                if *goal == Goal::Forward {
+                    assert!(!self.stopped, "a forward order after a halt or an abort");
+                    let (out, may) = (self.out(), stage.budget.out as usize);
+                    let fits = !stage.cuts_capacity || out <= may;
+                    assert!(fits, "p07: {out} hosts out, stage `{}` allows {may}", stage.name);
+                }
+            }
+            Event::TrackEnded { host, stage, ending, .. } => {
+                let key = (host.clone(), *stage);
+                let forward = self.goals.get(&key) == Some(&Goal::Forward);
+                let (place, down) = match ending.end {
+                    TrackEnd::Done if forward => (Place::Done, Some(false)),
+                    TrackEnd::Undone => (Place::Failed, Some(false)),
+                    TrackEnd::Refused if forward => (Place::Failed, None),
+                    TrackEnd::Done | TrackEnd::Left | TrackEnd::Stuck | TrackEnd::Refused => {
+                        (Place::Failed, Some(true))
+                    }
+                };
+                if let Some(down) = down {
+                    self.down.insert(key.clone(), down);
+                }
+                self.places.insert(key, place);
+            }
+            Event::BecameUnknown { host, stage, .. } => {
+                self.places.insert((host.clone(), *stage), Place::Unknown);
+            }
+            Event::SeenInWork { host, stage, .. } => {
+                self.places.insert((host.clone(), *stage), Place::Work);
+            }
+            Event::SeenIdle { host, stage, again, .. } => {
+                let place = if *again { Place::Waiting } else { Place::Failed };
+                self.places.insert((host.clone(), *stage), place);
+            }
+            Event::Asked { ask: Ask::Retry(hosts), .. } => {
+                self.stopped = false;
+                for (_, place) in
+                    self.places.iter_mut().filter(|((host, _), _)| hosts.contains(host))
+                {
+                    *place = Place::Waiting;
+                }
+            }
+            Event::Halted { .. } | Event::Asked { ask: Ask::Abort(_), .. } => self.stopped = true,
+            Event::Opened { .. }
+            | Event::StageBegan { .. }
+            | Event::StepReported { .. }
+            | Event::HostLost { .. }
+            | Event::HostBack { .. }
+            | Event::StageEnded { .. }
+            | Event::Asked { ask: Ask::Pause | Ask::Resume, .. }
+            | Event::Ended { .. } => {}
+        }
+    }
+}
+
+/// A run, its journal, and hosts that keep ledgers.
+struct Run {
+    operation: Operation,
+    journal: Vec<Event>,
+    books: Books,
+    now: Elapsed,
+    /// What each host was sent last in each stage, and how it ended.
+    ledgers: BTreeMap<(HostName, usize), (u32, Option<TrackEnd>)>,
+    last: Vec<Input>,
+}
+
+impl Run {
+    fn new(sketch: &Sketch) -> Self {
+        let opened = sketch.opened();
+        let operation = Operation::open(plans::id(), &opened).unwrap();
+        let books = Books::new(operation.plan());
+        let (now, ledgers) = (Elapsed(0), BTreeMap::new());
+        Self { operation, journal: vec![opened], books, now, ledgers, last: vec![] }
+    }
+
+    fn input(&mut self, inputs: Vec<Input>) {
+        self.last.clone_from(&inputs);
+        let was_over = matches!(self.operation.phase(), Phase::Ended(_));
+        let only_ticks = inputs.iter().all(|input| *input == Input::Tick);
+        let events = decide(&self.operation, inputs.clone(), self.now);
+        assert_eq!(events, decide(&self.operation, inputs, self.now), "decide is deterministic");
+        assert!(!(was_over && only_ticks && !events.is_empty()), "time moves an ended run");
+        for event in &events {
+            let text = serde_json::to_string(event).unwrap();
+            assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), *event, "{text}");
+            self.books.enter(event);
+            self.operation.apply(event).expect("decide emits only what can be applied");
+            self.journal.push(event.clone());
+            if let Event::Ended { result, .. } = event {
+                self.check_result(*result);
+            }
+        }
+        let again = Operation::replay(plans::id(), &self.journal).expect("the journal replays");
+        assert_eq!(again, self.operation, "replay gives the live state");
+        assert!(self.operation.wake_at().is_none_or(|at| at > self.now), "wakes without an end");
+        assert_eq!(decide(&self.operation, vec![Input::Tick], self.now), vec![], "decide is whole");
+        let rows = self.operation.outcomes();
+        let listed: Vec<&HostName> = self.operation.plan().hosts.iter().map(|h| &h.host).collect();
+        assert_eq!(rows.iter().map(|row| &row.host).collect::<Vec<_>>(), listed, "p07: accounted");
+        for row in rows.iter().filter(|row| self.books.is_down(&row.host)) {
+            let told = matches!(row.outcome, Outcome::Failed | Outcome::Unknown);
+            assert!(told, "p03: {} is down and reported as {:?}", row.host, row.outcome);
+        }
+    }
+
+    /// The rules of a result, from the outcomes and from whether anything that cuts was sent.
+    fn check_result(&self, result: RunResult) {
+        let outcomes: Vec<Outcome> =
+            self.operation.outcomes().into_iter().map(|row| row.outcome).collect();
+        let any = |wanted| outcomes.contains(&wanted);
+        let can_cut = self.operation.plan().stages.iter().any(|stage| stage.cuts_capacity);
+        match result {
+            RunResult::Verified => {
+                assert!(!any(Outcome::Original) && !any(Outcome::Failed) && !any(Outcome::Unknown));
+            }
+            RunResult::Unverified => assert!(any(Outcome::Failed) && !any(Outcome::Original)),
+            // Nothing that cuts was sent to an unknown host: it is as it was, as far as this run goes.
+            RunResult::PutBack => {
+                assert!(!any(Outcome::Restored) && (any(Outcome::Original) || !self.books.cut));
+            }
+            RunResult::Refused => assert!(!self.books.cut, "something was begun"),
+            RunResult::Mixed => {
+                assert!(
+                    self.books.cut || !can_cut || any(Outcome::Restored) || any(Outcome::Failed)
+                );
+            }
+        }
+        if self.books.cut && any(Outcome::Unknown) {
+            assert_eq!(result, RunResult::Mixed, "an unknown host is never a success");
+        }
+    }
+
+    fn act(&mut self, act: Act) {
+        let inputs = match act {
+            Act::Tick(ms) => {
+                self.now = self.now.plus(ms);
+                vec![Input::Tick]
+            }
+            Act::Answer(n, end) => {
+                self.nth(n).map(|to| self.answer(&to, end)).into_iter().collect()
+            }
+            Act::Step(n) => self.nth(n).map(|to| step(&to)).into_iter().collect(),
+            Act::Stray(n, stage, attempt, end) => {
+                vec![Input::TrackEnded { host: host(n), stage, attempt, ending: ending(end) }]
+            }
+            Act::Lost(n) => vec![Input::AgentLost { host: host(n) }],
+            Act::Back(n) => vec![self.back(&host(n))],
+            Act::StrangeBack(n, tracks) => {
+                let tracks = tracks.into_iter().map(|(stage, attempt, end)| SeenTrack {
+                    stage,
+                    attempt,
+                    ending: end.map(ending),
+                });
+                vec![Input::AgentBack { host: host(n), tracks: tracks.collect() }]
+            }
+            Act::Ask(ask) => vec![Input::Asked { ask, by: "ada".to_owned() }],
+            Act::Repeat => self.last.clone(),
+        };
+        self.input(inputs);
+    }
+
+    fn nth(&self, n: usize) -> Option<Command> {
+        let commands = self.operation.outstanding();
+        (!commands.is_empty()).then(|| commands[n % commands.len()].clone())
+    }
+
+    fn answer(&mut self, to: &Command, end: TrackEnd) -> Input {
+        self.ledgers.insert((to.host.clone(), to.stage), (to.attempt, Some(end)));
+        let (host, stage, attempt) = (to.host.clone(), to.stage, to.attempt);
+        Input::TrackEnded { host, stage, attempt, ending: ending(end) }
+    }
+
+    fn back(&self, host: &HostName) -> Input {
+        let mine = self.ledgers.iter().filter(|((other, _), _)| other == host);
+        let tracks = mine.map(|((_, stage), (attempt, end))| SeenTrack {
+            stage: *stage,
+            attempt: *attempt,
+            ending: end.map(ending),
+        });
+        Input::AgentBack { host: host.clone(), tracks: tracks.collect() }
+    }
+
+    /// Nothing more goes wrong: every agent is there and answers, a pause is lifted, time goes on.
+    fn settle(&mut self) {
+        for n in 0..self.operation.plan().hosts.len() {
+            self.act(Act::Back(n));
+        }
+        let tracks: usize = self.operation.plan().stages.iter().map(|s| s.tracks().count()).sum();
+        // A round ends one order, passes one deadline, or begins a stage.
+        for _ in 0..8 * tracks + 16 {
+            if let Phase::Ended(_) = self.operation.phase() {
+                return;
+            }
+            self.act(Act::Ask(Ask::Resume));
+            match self.nth(0) {
+                Some(to) => {
+                    let end = match to.goal {
+                        Goal::Forward => TrackEnd::Done,
+                        Goal::Undo => TrackEnd::Undone,
+                    };
+                    let input = self.answer(&to, end);
+                    self.input(vec![input]);
+                }
+                None => {
+                    self.now = self.operation.wake_at().unwrap_or(self.now).max(self.now);
+                    self.input(vec![Input::Tick]);
+                }
+            }
+        }
+        panic!("p06: the run does not end: {:#?}", self.operation);
+    }
+}
+
+fn step(to: &Command) -> Input {
+    let (host, stage, attempt) = (to.host.clone(), to.stage, to.attempt);
+    let step =
+        StepReport { index: 0, state: StepState::Running, duration_ms: 0, detail: String::new() };
+    Input::StepReported { host, stage, attempt, step }
+}
+
+fn ending(end: TrackEnd) -> TrackEnding {
+    let reason = if end == TrackEnd::Done { "" } else { "as the test wants" };
+    TrackEnding { end, reason: reason.to_owned(), steps: vec![], evidence: vec![] }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Budgets, replay, determinism, results and endings, through whatever the world does.
+    #[test]
+    fn p06_p07_p08_every_run_keeps_its_budget_replays_and_ends(
+        sketch in sketch(),
+        acts in proptest::collection::vec(act(), 0..60),
+    ) {
+        let mut run = Run::new(&sketch);
+        run.input(vec![Input::Tick]);
+        for act in acts {
+            run.act(act);
+        }
+        run.settle();
+    }
+
+    /// A crash between two events of one decision loses the rest of it; the run still goes on and ends.
+    #[test]
+    fn p08_every_prefix_of_a_journal_is_a_run_that_ends(
+        sketch in sketch(),
+        acts in proptest::collection::vec(act(), 0..30),
+        keep in any::<prop::sample::Index>(),
+    ) {
+        let mut run = Run::new(&sketch);
+        run.input(vec![Input::Tick]);
+        for act in acts {
+            run.act(act);
+        }
+        let keep = keep.index(run.journal.len()) + 1;
+        let mut cut = Run::new(&sketch);
+        for event in &run.journal[1..keep] {
+            cut.books.enter(event);
+            cut.operation.apply(event).unwrap();
+            cut.journal.push(event.clone());
+        }
+        cut.now = cut.operation.last();
+        cut.input(vec![Input::Tick]);
+        cut.settle();
+    }
+}

@@ -1,0 +1,196 @@
+//! A fleet of eight, drawn: groups, components that need each other, budgets; and the real planner's plan for it.
+//!
+//! Invariant: v1 is good and whole on every host, so that a bare rollback always has a way back.
+
+use std::collections::BTreeMap;
+
+use engine::{
+    Component, ComponentName, Fleet, FleetEvent, FleetName, FleetState, Group, GroupName, HostName,
+    HostNow, Inventory, LateHosts, LiveNow, OnFailure, Plan, ReleaseName, Rollback, SeenSnapshot,
+    Share, SnapshotHash, SnapshotNow, Standing, Timestamp, planner,
+};
+use rand::{RngExt as _, rngs::StdRng};
+
+use crate::{
+    host::{Machine, Part, Tree},
+    world::{HOSTS, host_name},
+};
+
+/// A fleet and what is live on it.
+pub(crate) struct Draft {
+    strategy: Rollback,
+    /// Which group has which components; a component needs those before it.
+    components: Vec<(&'static str, Vec<&'static str>)>,
+    /// How many hosts are not connected when the plan is made.
+    pub(crate) away: usize,
+    /// Hosts that are on the target already.
+    there: Vec<bool>,
+}
+
+const GROUPS: [(&str, std::ops::Range<usize>); 3] =
+    [("canary", 0..1), ("blue", 1..5), ("green", 5..HOSTS)];
+const COMPONENTS: [&str; 3] = ["db-proxy", "crm", "web"];
+
+impl Draft {
+    pub(crate) fn random(rng: &mut StdRng) -> Self {
+        let batches = match rng.random_range(0..4) {
+            0 => vec![Share::Hosts(1)],
+            1 => vec![Share::Hosts(1), Share::Hosts(2)],
+            2 => vec![Share::Hosts(1), Share::Percent(50)],
+            _ => vec![Share::Percent(25)],
+        };
+        let budget_unknown = rng.random_range(0..3);
+        let out = rng.random_range(1..5);
+        let pick = |rng: &mut StdRng, one, other| if rng.random_bool(0.5) { one } else { other };
+        let strategy = Rollback {
+            batches,
+            budget_failed: rng.random_range(0..4),
+            budget_unknown,
+            budget_out: Share::Hosts(out),
+            on_failure: if rng.random_bool(0.7) { OnFailure::Restore } else { OnFailure::Leave },
+            late_hosts: if rng.random_bool(0.5) { LateHosts::Rollback } else { LateHosts::Wait },
+            deadline_ms: pick(rng, 30_000, 900_000),
+            soak_ms: pick(rng, 0, 3_000),
+            unknown_after_ms: pick(rng, 2_000, 10_000),
+        };
+        let mut components = vec![("crm", vec!["canary", "blue", "green"])];
+        if rng.random_bool(0.5) {
+            components.push(("web", vec!["blue", "green"]));
+        }
+        if rng.random_bool(0.3) {
+            components.push(("db-proxy", vec!["green"]));
+        }
+        let away = rng.random_range(0..=budget_unknown.min(out - 1)) as usize;
+        let there = (0..HOSTS).map(|_| rng.random_range(0..12) == 0).collect();
+        Self { strategy, components, away, there }
+    }
+
+    fn fleet(&self) -> Fleet {
+        let group = |(name, hosts): (&str, std::ops::Range<usize>)| Group {
+            name: GroupName::new(name).expect("a fixed name is valid"),
+            hosts: hosts.map(host_name).collect(),
+        };
+        let component = |(index, (name, groups)): (usize, &(&str, Vec<&str>))| Component {
+            name: component_name(name),
+            groups: groups
+                .iter()
+                .map(|name| GroupName::new(*name).expect("a fixed name is valid"))
+                .collect(),
+            needs: self.components[..index]
+                .iter()
+                .map(|(other, _)| component_name(other))
+                .collect(),
+            services: services(name),
+            stop_within_ms: 5_000,
+            ready_within_ms: 5_000,
+            stable_for_ms: 1_000,
+        };
+        let fleet = Fleet {
+            name: FleetName::new("prod").expect("a fixed name is valid"),
+            environment: "prod".to_owned(),
+            app: "crm".to_owned(),
+            groups: GROUPS.into_iter().map(group).collect(),
+            components: self.components.iter().enumerate().map(component).collect(),
+            rollback: self.strategy.clone(),
+            policy_hashes: BTreeMap::new(),
+        };
+        fleet.check().expect("the drawn fleet is whole");
+        fleet
+    }
+
+    /// The real planner's plan of a bare rollback.
+    pub(crate) fn plan(&self, away: usize) -> Plan {
+        let mut state = FleetState::default();
+        let by = || "ada".to_owned();
+        state.apply(&FleetEvent::Applied {
+            fleet: Box::new(self.fleet()),
+            by: by(),
+            at: Timestamp(0),
+        });
+        for (release, age) in [("v1", 1), ("v2", 2)] {
+            for (host, component) in self.places() {
+                let seen = SeenSnapshot {
+                    snapshot: SnapshotHash::new(snapshot(component, release)).expect("64 digits"),
+                    content: String::new(),
+                    version: None,
+                    taken_at: Timestamp(age),
+                };
+                let (host, component) = (host_name(host), component_name(component));
+                let release = release_name(release);
+                state.apply(&FleetEvent::SnapshotSeen { host, component, release, seen });
+            }
+        }
+        let (release, reason) = (release_name("v1"), String::new());
+        let (standing, at) = (Standing::Good, Timestamp(3));
+        state.apply(&FleetEvent::Marked { release, standing, by: by(), reason, at });
+        let mut hosts: BTreeMap<HostName, HostNow> = BTreeMap::new();
+        for (host, component) in self.places().filter(|(host, _)| *host >= away) {
+            let now = hosts.entry(host_name(host)).or_default();
+            let live = self.live(host);
+            let hash =
+                |release| SnapshotHash::new(snapshot(component, release)).expect("64 digits");
+            let row = LiveNow {
+                release: Some(release_name(live)),
+                snapshot: Some(hash(live)),
+                changed: false,
+            };
+            now.live.insert(component_name(component), row);
+            let kept =
+                SnapshotNow { release: release_name("v1"), snapshot: hash("v1"), damage: None };
+            now.snapshots.entry(component_name(component)).or_default().push(kept);
+        }
+        let inventory = Inventory { state: &state, hosts };
+        planner::rollback(&inventory, &planner::Request::default())
+            .expect("a whole fleet with a good release has a way back")
+    }
+
+    fn live(&self, host: usize) -> &'static str {
+        if self.there[host] { "v1" } else { "v2" }
+    }
+
+    /// Every component on every host of its groups.
+    fn places(&self) -> impl Iterator<Item = (usize, &'static str)> + '_ {
+        self.components.iter().flat_map(|(name, groups)| {
+            let mine = GROUPS.into_iter().filter(|(group, _)| groups.contains(group));
+            mine.flat_map(|(_, hosts)| hosts).map(|host| (host, *name))
+        })
+    }
+
+    pub(crate) fn machines(&self) -> Vec<Machine> {
+        let mut machines: Vec<Machine> =
+            (0..HOSTS).map(|_| Machine { parts: BTreeMap::new() }).collect();
+        for (host, component) in self.places() {
+            let running = services(component).into_iter().map(|name| (name, true)).collect();
+            let part = Part {
+                live: Tree::Whole(snapshot(component, self.live(host))),
+                staged: Default::default(),
+                services: running,
+            };
+            machines[host].parts.insert(component.to_owned(), part);
+        }
+        machines
+    }
+
+    pub(crate) fn targets(&self) -> BTreeMap<String, String> {
+        let target = |(name, _): &(&str, Vec<&str>)| ((*name).to_owned(), snapshot(name, "v1"));
+        self.components.iter().map(target).collect()
+    }
+}
+
+fn component_name(name: &str) -> ComponentName {
+    ComponentName::new(name).expect("a fixed name is valid")
+}
+
+fn release_name(name: &str) -> ReleaseName {
+    ReleaseName::new(name).expect("a fixed name is valid")
+}
+
+fn services(component: &str) -> Vec<String> {
+    vec![component.to_owned(), format!("{component}-worker")]
+}
+
+/// 64 digits that tell component and release.
+fn snapshot(component: &str, release: &str) -> String {
+    let number = COMPONENTS.iter().position(|name| *name == component).unwrap_or(9);
+    format!("{:0>62}{number}{}", 0, &release[1..])
+}

@@ -1,0 +1,235 @@
+//! A machine: what is live, what runs, and what the steps of an agent do to it.
+//!
+//! ```text
+//! Perform ─▶ half ─▶ whole      a switch has an instant in which the tree is neither; a crash there leaves a hold
+//! ```
+//!
+//! Invariant: this is the ground truth. The engine and the worker never read it but through looks and results.
+//! Invariant: no randomness; what fails is told by the caller.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use agent::{
+    ledger::Found,
+    order::{Before, Evidence, Step, Verb},
+};
+
+/// One machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Machine {
+    pub(crate) parts: BTreeMap<String, Part>,
+}
+
+/// One component on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) live: Tree,
+    pub(crate) staged: BTreeSet<String>,
+    pub(crate) services: BTreeMap<String, bool>,
+}
+
+/// What stands at the live path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Tree {
+    Whole(String),
+    /// Between two; a hold keeps its services from starting.
+    Mixed {
+        from: String,
+        to: String,
+    },
+}
+
+/// How far an effect goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Half,
+    Whole,
+}
+
+impl Machine {
+    /// Stages the wanted tree of every component.
+    pub(crate) fn stage_all(&mut self, targets: &BTreeMap<String, String>) {
+        for (name, part) in &mut self.parts {
+            part.staged.insert(targets[name].clone());
+        }
+    }
+
+    /// How things are before a step.
+    pub(crate) fn look(&self, step: &Step) -> Before {
+        let part = &self.parts[&step.component];
+        match step.verb {
+            Verb::Stop | Verb::Start => Before::Running(part.running()),
+            Verb::Switch => match &part.live {
+                // The hold says what it was set upon.
+                Tree::Whole(tree) | Tree::Mixed { from: tree, .. } => Before::Live(tree.clone()),
+            },
+            Verb::Preflight
+            | Verb::Snapshot
+            | Verb::Stage
+            | Verb::Verify
+            | Verb::Discard
+            | Verb::Check => Before::Nothing,
+        }
+    }
+
+    /// What a step does. An error is a broken promise, not a failed step.
+    pub(crate) fn perform(&mut self, step: &Step, extent: Extent) -> Result<(), String> {
+        match step.verb {
+            Verb::Stage if extent == Extent::Whole => {
+                self.part(step).staged.insert(step.snapshot.clone());
+                Ok(())
+            }
+            Verb::Stop if extent == Extent::Whole => {
+                self.part(step).run(|_| false);
+                Ok(())
+            }
+            Verb::Switch => self.part(step).switch(&step.snapshot, extent),
+            Verb::Start if extent == Extent::Whole => {
+                self.p04_nothing_starts_on_a_mix(step)?;
+                self.part(step).run(|_| true);
+                Ok(())
+            }
+            Verb::Stage
+            | Verb::Stop
+            | Verb::Start
+            | Verb::Preflight
+            | Verb::Snapshot
+            | Verb::Verify
+            | Verb::Discard
+            | Verb::Check => Ok(()),
+        }
+    }
+
+    /// What taking a step back does.
+    pub(crate) fn undo(
+        &mut self,
+        step: &Step,
+        before: &Before,
+        extent: Extent,
+    ) -> Result<(), String> {
+        match before {
+            Before::Live(tree) => self.part(step).switch(tree, extent),
+            Before::Running(services) if extent == Extent::Whole => {
+                if step.verb == Verb::Stop {
+                    self.p04_nothing_starts_on_a_mix(step)?;
+                }
+                self.part(step).run(|name| services.contains(name));
+                Ok(())
+            }
+            Before::Running(_) | Before::Nothing => Ok(()),
+        }
+    }
+
+    /// Promise 4: no service starts while its set is neither one release nor the other.
+    fn p04_nothing_starts_on_a_mix(&self, step: &Step) -> Result<(), String> {
+        match &self.parts[&step.component].live {
+            Tree::Whole(_) => Ok(()),
+            Tree::Mixed { .. } => Err(format!("p04: {} is started on a mix", step.component)),
+        }
+    }
+
+    /// How far a step got.
+    pub(crate) fn observe(&self, step: &Step) -> Found {
+        let part = &self.parts[&step.component];
+        let done = match step.verb {
+            Verb::Stage => part.staged.contains(&step.snapshot),
+            Verb::Stop => part.running().is_empty(),
+            Verb::Start => part.services.values().all(|runs| *runs),
+            Verb::Switch => return part.at(&step.snapshot),
+            Verb::Preflight | Verb::Snapshot | Verb::Verify | Verb::Discard | Verb::Check => false,
+        };
+        if done { Found::Done } else { Found::NotDone }
+    }
+
+    /// How far the undo of a step got.
+    pub(crate) fn observe_undo(&self, step: &Step, before: &Before) -> Found {
+        let part = &self.parts[&step.component];
+        match before {
+            Before::Live(tree) => part.at(tree),
+            Before::Running(services) if part.running() == *services => Found::Done,
+            Before::Running(_) => Found::NotDone,
+            Before::Nothing => Found::Done,
+        }
+    }
+
+    /// Whether a component is on this snapshot with everything running.
+    pub(crate) fn is_on(&self, component: &str, snapshot: &str) -> bool {
+        let part = &self.parts[component];
+        part.at(snapshot) == Found::Done && part.services.values().all(|runs| *runs)
+    }
+
+    /// Whether something that ran at first does not run now.
+    pub(crate) fn is_down(&self) -> bool {
+        self.parts.values().any(|part| part.services.values().any(|runs| !*runs))
+    }
+
+    /// What a step shows: the digest for a switch.
+    pub(crate) fn evidence(&self, step: &Step, before: Option<&Before>) -> Option<Evidence> {
+        let Tree::Whole(live) = &self.parts[&step.component].live else { return None };
+        let replaced = match before {
+            Some(Before::Live(tree)) => Some(tree.clone()),
+            Some(Before::Running(_) | Before::Nothing) | None => None,
+        };
+        (step.verb == Verb::Switch).then(|| Evidence {
+            component: step.component.clone(),
+            snapshot: Some(live.clone()),
+            replaced,
+            ..Evidence::default()
+        })
+    }
+
+    fn part(&mut self, step: &Step) -> &mut Part {
+        self.parts.get_mut(&step.component).expect("the plan knows the host's components")
+    }
+}
+
+impl Part {
+    fn running(&self) -> Vec<String> {
+        self.services.iter().filter(|(_, runs)| **runs).map(|(name, _)| name.clone()).collect()
+    }
+
+    fn run(&mut self, wanted: impl Fn(&String) -> bool) {
+        for (name, runs) in &mut self.services {
+            *runs = wanted(name);
+        }
+    }
+
+    fn at(&self, snapshot: &str) -> Found {
+        match &self.live {
+            Tree::Whole(tree) if tree == snapshot => Found::Done,
+            Tree::Whole(_) => Found::NotDone,
+            Tree::Mixed { .. } => Found::Partial,
+        }
+    }
+
+    /// Exchanges the live tree with a staged one, or finishes an exchange in either direction.
+    fn switch(&mut self, to: &str, extent: Extent) -> Result<(), String> {
+        if !self.running().is_empty() {
+            return Err("p04: a tree is replaced under a running service".to_owned());
+        }
+        match (&self.live, extent) {
+            (Tree::Whole(from), _) if from == to => {}
+            (Tree::Whole(from), Extent::Half) => {
+                if !self.staged.contains(to) {
+                    return Err(format!("p05: {to} is not staged"));
+                }
+                self.live = Tree::Mixed { from: from.clone(), to: to.to_owned() };
+            }
+            (Tree::Whole(from), Extent::Whole) => {
+                if !self.staged.remove(to) {
+                    return Err(format!("p05: {to} is not staged"));
+                }
+                self.staged.insert(from.clone());
+                self.live = Tree::Whole(to.to_owned());
+            }
+            (Tree::Mixed { .. }, Extent::Half) => {}
+            (Tree::Mixed { from, to: other }, Extent::Whole) => {
+                let old = if from == to { other.clone() } else { from.clone() };
+                self.staged.remove(to);
+                self.staged.insert(old);
+                self.live = Tree::Whole(to.to_owned());
+            }
+        }
+        Ok(())
+    }
+}

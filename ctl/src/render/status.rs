@@ -32,7 +32,7 @@ pub fn status(view: &View, fleet: &v1::GetFleetResponse, ctl: &str) -> String {
     text + &next(fleet, ctl)
 }
 
-/// `v1.4.3 on 5 of 6 hosts`; where hosts differ, each release.
+/// `v1.4.3 on 5 of 6 hosts`; where hosts differ, each release. A host that says that it has no component does not count.
 fn live(hosts: &[v1::HostView]) -> String {
     let mut releases: Vec<(&str, usize)> = Vec::new();
     for host in hosts.iter().filter(|host| !host.live_release.is_empty()) {
@@ -44,7 +44,13 @@ fn live(hosts: &[v1::HostView]) -> String {
     releases.sort_by_key(|(_, hosts)| std::cmp::Reverse(*hosts));
     match releases.as_slice() {
         [] => "not known".to_owned(),
-        [(release, on)] => format!("{} on {on} of {}", clean(release), count(hosts.len(), "host")),
+        [(release, on)] => {
+            let empty = |host: &&v1::HostView| {
+                host.status.as_ref().is_some_and(|s| s.components.is_empty())
+            };
+            let all = hosts.len() - hosts.iter().filter(empty).count();
+            format!("{} on {on} of {}", clean(release), count(all, "host"))
+        }
         many => {
             let parts = many.iter().map(|(release, on)| format!("{} on {on}", clean(release)));
             paint(WARN, &format!("mixed: {}", parts.collect::<Vec<_>>().join(", ")))

@@ -141,7 +141,7 @@ pub async fn run(args: &SandboxArgs, session: &mut Session) -> Result<Exit, CtlE
         None => place.remove().map_err(CtlError::Sandbox)?,
         Some(path) => {
             keep(&path, &place.layout)?;
-            session.out.talk(&report::kept(&place.layout));
+            session.out.talk(&report::kept(&place.layout, &report.operation));
             place.kept = true;
         }
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::layout::{BAD, FLEET, GOOD, Layout};
+use super::layout::{BAD, FLEET, Layout};
 use crate::{
     out::Document,
     render::{View, table::Table},
@@ -110,13 +110,14 @@ pub(super) fn text(view: &View, report: &Report) -> String {
 }
 
 /// How a kept sandbox is used.
-pub(super) fn kept(layout: &Layout) -> String {
+pub(super) fn kept(layout: &Layout, operation: &str) -> String {
     let Some(host) = layout.app_hosts().next() else { return String::new() };
     format!(
         "\nThe sandbox is left running in {}\n  \
          ctl --context {FLEET} status\n  \
          ctl --context {FLEET} releases\n  \
-         ctl --context {FLEET} rollback --to {GOOD} --yes\n  \
+         ctl --context {FLEET} history\n  \
+         ctl --context {FLEET} rollback --undo {operation}\n  \
          curl {}\n  \
          ctl sandbox --stop                ends it and removes it\n",
         layout.root.display(),

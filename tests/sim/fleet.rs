@@ -135,8 +135,11 @@ impl Draft {
                 changed: false,
             };
             now.live.insert(component_name(component), row);
-            let kept =
-                SnapshotNow { release: release_name("v1"), snapshot: hash("v1"), damage: None };
+            let kept = SnapshotNow {
+                release: Some(release_name("v1")),
+                snapshot: hash("v1"),
+                damage: None,
+            };
             now.snapshots.entry(component_name(component)).or_default().push(kept);
         }
         let inventory = Inventory { state: &state, hosts };

@@ -126,7 +126,7 @@ impl World {
                 version: None,
                 taken_at: Timestamp(age),
             };
-            let now = SnapshotNow { release: release(name), snapshot: hash, damage: None };
+            let now = SnapshotNow { release: Some(release(name)), snapshot: hash, damage: None };
             let kept = self.hosts.get_mut(&at).unwrap();
             kept.snapshots.entry(component.clone()).or_default().push(now);
             let release = release(name);
@@ -174,7 +174,9 @@ impl World {
     /// A snapshot on a host is damaged.
     pub(crate) fn damaged(&mut self, at: &str, name: &str, damage: &str) {
         let now = self.hosts.get_mut(&host(at)).unwrap();
-        for row in now.snapshots.values_mut().flatten().filter(|row| row.release.as_str() == name) {
+        for row in
+            now.snapshots.values_mut().flatten().filter(|row| row.release == Some(release(name)))
+        {
             row.damage = Some(damage.to_owned());
         }
     }
@@ -183,7 +185,7 @@ impl World {
     pub(crate) fn missing(&mut self, at: &str, name: &str) {
         let now = self.hosts.get_mut(&host(at)).unwrap();
         for rows in now.snapshots.values_mut() {
-            rows.retain(|row| row.release.as_str() != name);
+            rows.retain(|row| row.release != Some(release(name)));
         }
     }
 

@@ -34,10 +34,19 @@ async fn main() -> anyhow::Result<()> {
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     let ticks = cpu_ticks(&process)? - before;
     let status = std::fs::read_to_string(process.join("status"))?;
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?.trim();
+    let field = |name: &str| {
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .context("a field of /proc/PID/status");
+        line.map(str::trim)
+    };
+    let (rss, own) = (field("VmRSS:")?, field("RssAnon:")?);
     let tick_ms = 1000 / rustix::param::clock_ticks_per_second();
     println!("idle agent over {seconds} s, session up, heartbeats on:");
-    println!("  resident memory {rss}");
+    println!(
+        "  resident memory {rss}, of which {own} are its own and the rest is the program's file"
+    );
     println!(
         "  CPU {} ms, {:.3} % of one core",
         ticks * tick_ms,

@@ -53,6 +53,8 @@ const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// How soon a peer that vanished without a word is found out: interval and timeout together.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call may take until it is answered; streams then last as long as they are wanted.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long calls in flight may take to end when the coordinator goes down.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -154,6 +156,7 @@ fn router(agents: AgentService, operators: OperatorService) -> anyhow::Result<Ro
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let router = tonic::transport::Server::builder()
+        .timeout(ANSWER_TIMEOUT)
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)

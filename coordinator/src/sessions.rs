@@ -113,11 +113,8 @@ impl Sessions {
         certificate_ends: Timestamp,
     ) -> (Generation, mpsc::Receiver<Down>) {
         let (down, receiver) = mpsc::channel(ORDERS_QUEUED_MAX);
+        self.fence_if_outranked(host, hello.highest_epoch.as_ref());
         let mut inner = self.lock();
-        if let Some(why) = fenced_by(&self.epoch, host, &hello) {
-            tracing::error!(%host, "{why}");
-            inner.fenced = Some(why);
-        }
         inner.generation += 1;
         let generation = inner.generation;
         let sequence = inner.hosts.get(host).map_or(0, |host| host.sequence);
@@ -132,6 +129,14 @@ impl Sessions {
         };
         inner.hosts.insert(host.clone(), new);
         (generation, receiver)
+    }
+
+    /// Stops everything where an agent has seen a higher epoch than ours. True, where it has.
+    pub fn fence_if_outranked(&self, host: &HostName, seen: Option<&(u64, String)>) -> bool {
+        let Some(why) = outranked(&self.epoch, host, seen) else { return false };
+        tracing::error!(%host, "{why}");
+        self.lock().fenced = Some(why);
+        true
     }
 
     /// A newer word from a host. False, where it comes from a session that is over.
@@ -245,8 +250,9 @@ impl Sessions {
     }
 }
 
-fn fenced_by(ours: &Epoch, host: &HostName, hello: &Hello) -> Option<String> {
-    let (counter, instance) = hello.highest_epoch.as_ref()?;
+/// Why an agent's record makes us send nothing more, where it does.
+fn outranked(ours: &Epoch, host: &HostName, seen: Option<&(u64, String)>) -> Option<String> {
+    let (counter, instance) = seen?;
     let higher =
         *counter > ours.counter || (*counter == ours.counter && *instance != ours.instance);
     higher.then(|| {

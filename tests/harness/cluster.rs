@@ -157,6 +157,11 @@ impl Cluster {
         .await;
     }
 
+    /// Where the journal is.
+    pub fn journal(&self) -> PathBuf {
+        self.path("journal")
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

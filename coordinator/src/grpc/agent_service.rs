@@ -178,6 +178,11 @@ impl Session {
         let Self { service, host, fleet, generation } = self;
         match message.message {
             Some(Message::Report(report)) => {
+                // Refused because our term is over: that says nothing of the host, and everything of us.
+                let seen = from_proto::refused_for(&report);
+                if service.sessions.fence_if_outranked(host, seen.as_ref()) {
+                    return Ok(());
+                }
                 let (operation, input) =
                     from_proto::report(report, host).map_err(|error| error.to_string())?;
                 match service

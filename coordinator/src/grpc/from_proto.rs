@@ -138,6 +138,17 @@ pub fn report(message: v1::Report, host: &HostName) -> Wire<(OperationId, Input)
     Ok((operation, input))
 }
 
+/// The highest epoch that a refusing agent has on record.
+pub fn refused_for(message: &v1::Report) -> Option<(u64, String)> {
+    match message.report.as_ref()? {
+        v1::report::Report::Refused(refused) => {
+            let epoch = refused.highest_epoch.as_ref()?;
+            Some((epoch.counter, epoch.instance.clone()))
+        }
+        v1::report::Report::Step(_) | v1::report::Report::Ended(_) => None,
+    }
+}
+
 fn step_report(message: v1::StepReport) -> Wire<StepReport> {
     let state = match v1::StepState::try_from(message.state) {
         Ok(v1::StepState::Running) => StepState::Running,

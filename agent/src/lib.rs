@@ -34,7 +34,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use proto::tls::IdentityDir;
+use proto::{shutdown::told_to_stop, tls::IdentityDir};
 use tokio::task::JoinHandle;
 
 pub use config::Config;
@@ -150,16 +150,4 @@ fn check(config: &Config) -> anyhow::Result<()> {
         println!("{} could start; policy {}", identity.identity().name(), loaded.hash);
     }
     Ok(())
-}
-
-async fn told_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut signals =
-        [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| signal(kind).ok());
-    let [terminate, interrupt] = &mut signals;
-    tokio::select! {
-        Some(()) = async { terminate.as_mut()?.recv().await } => {}
-        Some(()) = async { interrupt.as_mut()?.recv().await } => {}
-        else => std::future::pending().await,
-    }
 }

@@ -28,7 +28,7 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use proto::{MESSAGE_BYTES_MAX, tls::IdentityDir, v1};
+use proto::{MESSAGE_BYTES_MAX, shutdown::told_to_stop, tls::IdentityDir, v1};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 pub use config::Config;
@@ -204,17 +204,5 @@ pub fn run(config: Config) -> ExitCode {
             }
             ExitCode::FAILURE
         }
-    }
-}
-
-async fn told_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut signals =
-        [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| signal(kind).ok());
-    let [terminate, interrupt] = &mut signals;
-    tokio::select! {
-        Some(()) = async { terminate.as_mut()?.recv().await } => {}
-        Some(()) = async { interrupt.as_mut()?.recv().await } => {}
-        else => std::future::pending().await,
     }
 }

@@ -4,7 +4,8 @@
 //! lastgood/v1/*.proto   what ctl, coordinator and agents say to each other   -> v1
 //! policy                the file that says what an agent may touch
 //! tls                   who is who: identities, certificates, the CA
-//! telemetry             tracing, set up the same way in all three
+//! status                refusals, with why and what to type next
+//! telemetry, shutdown   what the processes do the same way
 //! status                refusals: what the coordinator says beside a gRPC code, and how ctl reads it
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! Invariant: no secret value has a field in any message.
 
 pub mod policy;
+pub mod shutdown;
 pub mod span;
 pub mod status;
 pub mod telemetry;

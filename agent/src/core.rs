@@ -19,13 +19,18 @@ use tokio::{
 
 use crate::{
     hands::Hands,
-    ledger::{Ledger, LedgerError, LedgerFile, Record, StepResult},
+    ledger::{Found, Ledger, LedgerError, LedgerFile, Record, StepResult},
     order::{Before, Fence, Order, Verb},
     worker::{self, Input, Reply, Work},
 };
 
 /// Messages that wait for the core. A session sends one order at a time.
 const QUEUED_MAX: usize = 64;
+
+/// What a step's words and notes may be long: they are kept in the ledger and sent, several times over.
+const DETAIL_BYTES_MAX: usize = 4096;
+const NOTES_MAX: usize = 64;
+const NOTE_BYTES_MAX: usize = 512;
 
 /// What the coordinator is to be told.
 #[derive(Clone, Debug)]
@@ -234,7 +239,10 @@ async fn do_work<H: Hands>(ledger: &Ledger, hands: &H, work: Work) -> Input {
     match work {
         Work::Look { key, index } => {
             let staged = staged(ledger, &key.operation, &steps[index].component);
-            let before = hands.look(&steps[index], staged).await;
+            let mut before = hands.look(&steps[index], staged).await;
+            if let Err(why) = &mut before {
+                cut(why, DETAIL_BYTES_MAX);
+            }
             Input::Looked { key, index, before }
         }
         Work::Perform { key, index } => {
@@ -243,7 +251,10 @@ async fn do_work<H: Hands>(ledger: &Ledger, hands: &H, work: Work) -> Input {
             Input::Performed { key, index, result: timed(result, begun) }
         }
         Work::Observe { key, index, undo } => {
-            let (found, evidence) = hands.observe(&steps[index], before_of(index), undo).await;
+            let (mut found, evidence) = hands.observe(&steps[index], before_of(index), undo).await;
+            if let Found::Unknown(why) = &mut found {
+                cut(why, DETAIL_BYTES_MAX);
+            }
             Input::Observed { key, index, found, evidence }
         }
         Work::Undo { key, index, before } => {
@@ -256,7 +267,23 @@ async fn do_work<H: Hands>(ledger: &Ledger, hands: &H, work: Work) -> Input {
 
 fn timed(result: StepResult, begun: tokio::time::Instant) -> StepResult {
     let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    StepResult { duration_ms, ..result }
+    let evidence = result.evidence.map(|mut evidence| {
+        evidence.notes.truncate(NOTES_MAX);
+        evidence.notes.iter_mut().for_each(|note| cut(note, NOTE_BYTES_MAX));
+        evidence
+    });
+    let mut detail = result.detail;
+    cut(&mut detail, DETAIL_BYTES_MAX);
+    StepResult { duration_ms, detail, evidence, ..result }
+}
+
+/// Shortens a text of the host's; its end is dropped.
+fn cut(text: &mut String, bytes_max: usize) {
+    if text.len() > bytes_max {
+        let end = (0..=bytes_max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
 }
 
 /// What the same operation's stage step found live of a component.

@@ -18,8 +18,11 @@ const RECONNECT_FAST_FOR: Duration = Duration::from_secs(10);
 const RECONNECT_FAST_CAP: Duration = Duration::from_millis(300);
 /// Where the delays start to grow from after that.
 const RECONNECT_SLOW_FROM: Duration = Duration::from_secs(1);
-/// The longest delay of a reconnect. With 10,000 agents and full jitter: some 670 a second.
-const RECONNECT_SLOW_CAP: Duration = Duration::from_secs(30);
+/// The longest delay of a reconnect: shorter than a host may be silent before it counts as unknown. With 10,000
+/// agents and full jitter: some 2,000 a second.
+const RECONNECT_SLOW_CAP: Duration = Duration::from_secs(10);
+/// A session that held this long was a good one: the next delay is short again.
+const RECONNECT_SETTLED_AFTER: Duration = Duration::from_secs(5);
 
 /// The first delay before a service that died is started again.
 const RESTART_FROM: Duration = Duration::from_millis(100);
@@ -45,14 +48,14 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// For the session to the coordinator: up to 300 ms for ten seconds, then growing to 30 s, full jitter.
+    /// For the session to the coordinator: up to 300 ms for ten seconds, then growing to 10 s, full jitter.
     pub fn reconnect() -> Self {
         let mut first = full_jitter(RECONNECT_FAST_CAP, RECONNECT_FAST_CAP);
         first.max_elapsed_time = Some(RECONNECT_FAST_FOR);
         Self {
             first: Some(first),
             then: full_jitter(RECONNECT_SLOW_FROM, RECONNECT_SLOW_CAP),
-            settled_after: Duration::ZERO,
+            settled_after: RECONNECT_SETTLED_AFTER,
             fresh: true,
         }
     }

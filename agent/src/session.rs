@@ -3,14 +3,18 @@
 //! Invariant: losing it loses nothing: the core goes on, and what it did is in the ledger when the next one begins.
 //! Invariant: a coordinator whose epoch is over gets no session from us.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use proto::{
     MESSAGE_BYTES_MAX, PROTOCOL_MAX, PROTOCOL_MIN,
     tls::{self, DialError, IdentityDir},
     v1::{self, agent_service_client::AgentServiceClient},
 };
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
@@ -20,6 +24,7 @@ use crate::{
     ledger::{Ledger, Record},
     order::{Fence, Verb},
     retry::Policy,
+    status::HostStatus,
 };
 
 /// Messages up that wait for the connection.
@@ -28,10 +33,8 @@ const UP_QUEUED_MAX: usize = 64;
 const REPORTS_QUEUED_MAX: usize = 256;
 /// How long the coordinator may take to welcome us.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
-/// A session that held this long was a good one: the next delay is short again.
-const GOOD_AFTER: Duration = Duration::from_secs(5);
 /// How long a look at the host may hold up the news that a track has ended.
-const STATUS_WITHIN: Duration = Duration::from_secs(2);
+const HELD_MAX: Duration = Duration::from_secs(3);
 
 /// Why there is no session now.
 #[derive(Debug, thiserror::Error)]
@@ -75,15 +78,15 @@ impl<H: Hands> Session<H> {
     pub async fn run(self) {
         let mut delays = Policy::reconnect();
         loop {
-            let begun = tokio::time::Instant::now();
-            let lost = match Box::pin(self.once()).await {
+            let mut up_since = None;
+            let lost = match Box::pin(self.once(&mut up_since)).await {
                 Ok(never) => match never {},
                 Err(Lost::GoingDown) => return,
                 Err(lost) => lost,
             };
-            delays.worked_for(begun.elapsed());
-            if begun.elapsed() > GOOD_AFTER {
-                delays.reset();
+            // Only the time with a session up counts: one that is refused at once must not be dialled for ever fast.
+            if let Some(up_since) = up_since {
+                delays.worked_for(Instant::elapsed(&up_since));
             }
             let delay = delays.next_delay();
             tracing::warn!(coordinator = self.coordinator, why = %lost, ?delay, "no session");
@@ -91,7 +94,7 @@ impl<H: Hands> Session<H> {
         }
     }
 
-    async fn once(&self) -> Result<std::convert::Infallible, Lost> {
+    async fn once(&self, up_since: &mut Option<Instant>) -> Result<Infallible, Lost> {
         // Read anew each time: a renewed certificate is taken up without a restart.
         let identity = IdentityDir::load(&self.identity)?;
         let host = identity.identity().name().to_owned();
@@ -101,7 +104,7 @@ impl<H: Hands> Session<H> {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let (up, requests) = mpsc::channel(UP_QUEUED_MAX);
-        let (reports, mut reported) = mpsc::channel(REPORTS_QUEUED_MAX);
+        let (reports, reported) = mpsc::channel(REPORTS_QUEUED_MAX);
         let hello = hello(&self.core.ledger().borrow());
         send(&up, hello).await?;
         let answers = client.session(ReceiverStream::new(requests)).await;
@@ -118,52 +121,78 @@ impl<H: Hands> Session<H> {
         let status = to_proto::host_status(&status, &ledger, &host);
         send(&up, v1::session_request::Message::Status(status)).await?;
         tracing::info!(coordinator = self.coordinator, "session up");
+        *up_since = Some(Instant::now());
         (self.on_up)();
-        let mut tell_at = tokio::time::Instant::now() + heartbeat;
+        Talk {
+            session: self,
+            host,
+            up,
+            look: None,
+            again: false,
+            held: Vec::new(),
+            held_until: None,
+        }
+        .run(answers, reported, heartbeat)
+        .await
+    }
+}
+
+/// A session that is up.
+///
+/// Looks at the host run beside it: an app that hangs must not keep an order from being taken.
+struct Talk<'a, H> {
+    session: &'a Session<H>,
+    host: String,
+    up: mpsc::Sender<v1::SessionRequest>,
+    /// The look that is under way, and whether another has to follow it.
+    look: Option<JoinHandle<HostStatus>>,
+    again: bool,
+    /// Reports that wait for a look, so that whoever hears that a track has ended does not plan with how the host was
+    /// before it; and until when they wait at the most.
+    held: Vec<Report>,
+    held_until: Option<Instant>,
+}
+
+impl<H: Hands> Talk<'_, H> {
+    async fn run(
+        mut self,
+        mut answers: tonic::Streaming<v1::SessionResponse>,
+        mut reported: mpsc::Receiver<Report>,
+        heartbeat: Duration,
+    ) -> Result<Infallible, Lost> {
+        let mut look_at = Instant::now() + heartbeat;
         loop {
             tokio::select! {
                 answer = answers.message() => {
                     let answer = answer.map_err(|status| Lost::Call(tls::explain(&status)))?;
-                    self.take(answer.ok_or(Lost::Closed)?, &host, &up).await?;
+                    self.take(answer.ok_or(Lost::Closed)?).await?;
                 }
-                report = reported.recv() => {
-                    let report = report.ok_or(Lost::GoingDown)?;
-                    // Whoever hears that a track has ended must not plan with how the host was before it.
-                    if changes_host(&report) {
-                        match tokio::time::timeout(STATUS_WITHIN, self.status(&host)).await {
-                            Ok(status) => send(&up, status).await?,
-                            Err(_) => tell_at = tokio::time::Instant::now(),
-                        }
-                    }
-                    for report in to_proto::report(&report, &host) {
-                        send(&up, v1::session_request::Message::Report(report)).await?;
+                report = reported.recv() => self.report(report.ok_or(Lost::GoingDown)?).await?,
+                status = looked(&mut self.look) => {
+                    self.look = None;
+                    look_at = Instant::now() + heartbeat;
+                    self.tell(&status).await?;
+                    if std::mem::take(&mut self.again) {
+                        self.begin_look();
+                    } else {
+                        self.release().await?;
                     }
                 }
-                () = tokio::time::sleep_until(tell_at) => {
-                    tell_at = tokio::time::Instant::now() + heartbeat;
-                    send(&up, self.status(&host).await).await?;
+                () = sleep_until(look_at) => {
+                    look_at = Instant::now() + heartbeat;
+                    self.begin_look();
                 }
+                () = held_too_long(self.held_until) => self.release().await?,
             }
         }
     }
 
-    async fn status(&self, host: &str) -> v1::session_request::Message {
-        let status = self.hands.status().await;
-        let ledger = self.core.ledger().borrow().clone();
-        v1::session_request::Message::Status(to_proto::host_status(&status, &ledger, host))
-    }
-
-    async fn take(
-        &self,
-        answer: v1::SessionResponse,
-        host: &str,
-        up: &mpsc::Sender<v1::SessionRequest>,
-    ) -> Result<(), Lost> {
+    async fn take(&mut self, answer: v1::SessionResponse) -> Result<(), Lost> {
         match answer.message {
             Some(v1::session_response::Message::Order(order)) => {
-                match from_proto::order(order, host) {
+                match from_proto::order(order, &self.host) {
                     Ok(order) => {
-                        if self.core.order(order).await {
+                        if self.session.core.order(order).await {
                             Ok(())
                         } else {
                             Err(Lost::GoingDown)
@@ -176,12 +205,73 @@ impl<H: Hands> Session<H> {
                     }
                 }
             }
-            Some(v1::session_response::Message::Look(_)) => send(up, self.status(host).await).await,
+            Some(v1::session_response::Message::Look(_)) => {
+                self.begin_look();
+                Ok(())
+            }
             Some(v1::session_response::Message::Welcome(_)) | None => {
                 tracing::warn!("the coordinator sent what has no place here");
                 Ok(())
             }
         }
+    }
+
+    async fn report(&mut self, report: Report) -> Result<(), Lost> {
+        let changes = changes_host(&report);
+        if !changes && self.held.is_empty() {
+            return self.send_report(&report).await;
+        }
+        if changes {
+            self.begin_look();
+            self.held_until.get_or_insert(Instant::now() + HELD_MAX);
+        }
+        self.held.push(report);
+        Ok(())
+    }
+
+    /// One look at a time; what asks for one meanwhile gets one that begins after it asked.
+    fn begin_look(&mut self) {
+        if self.look.is_some() {
+            self.again = true;
+            return;
+        }
+        let hands = self.session.hands.clone();
+        self.look = Some(tokio::spawn(async move { hands.status().await }));
+    }
+
+    async fn tell(&self, status: &HostStatus) -> Result<(), Lost> {
+        let ledger = self.session.core.ledger().borrow().clone();
+        let status = to_proto::host_status(status, &ledger, &self.host);
+        send(&self.up, v1::session_request::Message::Status(status)).await
+    }
+
+    async fn release(&mut self) -> Result<(), Lost> {
+        self.held_until = None;
+        for report in std::mem::take(&mut self.held) {
+            self.send_report(&report).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_report(&self, report: &Report) -> Result<(), Lost> {
+        for report in to_proto::report(report, &self.host) {
+            send(&self.up, v1::session_request::Message::Report(report)).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn looked(look: &mut Option<JoinHandle<HostStatus>>) -> HostStatus {
+    match look {
+        Some(look) => look.await.expect("a look does not panic"),
+        None => std::future::pending().await,
+    }
+}
+
+async fn held_too_long(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -32,7 +32,7 @@ pub enum FleetsError {
 #[derive(Debug)]
 pub struct Fleets {
     journal: Arc<dyn Journal>,
-    inner: Mutex<BTreeMap<FleetName, Entry>>,
+    inner: Arc<Mutex<BTreeMap<FleetName, Entry>>>,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +57,7 @@ impl Fleets {
             }
             fleets.insert(name, entry);
         }
-        Ok(Self { journal, inner: Mutex::new(fleets) })
+        Ok(Self { journal, inner: Arc::new(Mutex::new(fleets)) })
     }
 
     /// Decides on the state as it is, writes the events down, applies them. Others wait meanwhile.
@@ -66,7 +66,7 @@ impl Fleets {
         fleet: &FleetName,
         decide: impl FnOnce(&FleetState) -> Result<Vec<FleetEvent>, E>,
     ) -> Result<(), E> {
-        let mut inner = self.inner.lock().await;
+        let mut inner = self.inner.clone().lock_owned().await;
         let blank = FleetState::default();
         let (state, next) =
             inner.get(fleet).map_or((&blank, 0), |entry| (&entry.state, entry.next));
@@ -79,15 +79,19 @@ impl Fleets {
         let encode = |event| {
             serde_json::to_vec(event).expect("an event has only strings, numbers and lists")
         };
-        let records = events.iter().map(encode).collect();
-        let next =
-            self.journal.append(stream, next, records).await.map_err(FleetsError::Journal)?;
-        let entry = inner.entry(fleet.clone()).or_default();
-        for event in &events {
-            entry.state.apply(event);
-        }
-        entry.next = next;
-        Ok(())
+        let records: Vec<Vec<u8>> = events.iter().map(encode).collect();
+        let (fleet, journal) = (fleet.clone(), self.journal.clone());
+        // A caller may go away at any moment (its client hung up); what was appended must still be applied.
+        let applied = tokio::spawn(async move {
+            let next = journal.append(stream, next, records).await.map_err(FleetsError::Journal)?;
+            let entry = inner.entry(fleet).or_default();
+            for event in &events {
+                entry.state.apply(event);
+            }
+            entry.next = next;
+            Ok::<_, FleetsError>(())
+        });
+        Ok(applied.await.expect("appending and applying do not panic")?)
     }
 
     /// Reads a fleet.

@@ -96,6 +96,14 @@ impl Operations {
         let this =
             Arc::new(Self { shared, next: AtomicU64::new(highest + 1), runners, plans, fatal });
         for fleet in this.shared.fleets.names().await {
+            // An id that was taken and never became an operation is not given again.
+            let taken = |state: &FleetState| {
+                state.operations.iter().filter_map(|row| number(row.id.as_str())).max().unwrap_or(0)
+            };
+            let taken = this.shared.fleets.read(&fleet, taken).await.unwrap_or(0);
+            this.next.fetch_max(taken + 1, Ordering::Relaxed);
+        }
+        for fleet in this.shared.fleets.names().await {
             this.recover_fleet(&fleet).await?;
         }
         Ok(this)
@@ -127,7 +135,10 @@ impl Operations {
                 Ok(())
             }
             Err(
-                error @ (RunnerError::Append(_) | RunnerError::Replay(_) | RunnerError::Fleet(_)),
+                error @ (RunnerError::Append(_)
+                | RunnerError::Replay(_)
+                | RunnerError::Fleet(_)
+                | RunnerError::Panicked { .. }),
             ) => Err(error.into()),
         }
     }
@@ -153,7 +164,7 @@ impl Operations {
 
     /// Starts exactly the plan of that id. The same key gives the same operation.
     pub async fn start(
-        &self,
+        self: &Arc<Self>,
         plan_id: &str,
         by: String,
         reason: String,
@@ -178,33 +189,69 @@ impl Operations {
         if again.hash() != kept.plan.hash() {
             return Err(StartError::Stale(plan_id.to_owned()));
         }
+        // From here on it goes through, whether or not the caller waits for it: a fleet that was taken has a runner.
+        let this = self.clone();
+        let opened = tokio::spawn(async move { this.open(again, by, reason, key).await });
+        opened.await.expect("opening does not panic")
+    }
+
+    async fn open(
+        &self,
+        plan: Plan,
+        by: String,
+        reason: String,
+        key: String,
+    ) -> Result<OperationId, StartError> {
+        let fleet = plan.fleet.clone();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let id = OperationId::new(format!("{}-{number:04}", again.kind.prefix()))
+        let id = OperationId::new(format!("{}-{number:04}", plan.kind.prefix()))
             .expect("letters, digits and a dash");
-        let opened = FleetEvent::OperationOpened { operation: id.clone(), key, at: wall() };
-        let take = |state: &FleetState| match &state.busy {
-            Some(holder) => Err(StartError::Busy { holder: holder.clone(), fleet: fleet.clone() }),
-            None => Ok(vec![opened]),
+        let mut known = None;
+        let take = |state: &FleetState| {
+            known = self.begun_with(state, &key);
+            match (&known, &state.busy) {
+                (Some(_), _) => Ok(Vec::new()),
+                (None, Some(holder)) => {
+                    Err(StartError::Busy { holder: holder.clone(), fleet: fleet.clone() })
+                }
+                (None, None) => {
+                    let (operation, key) = (id.clone(), key.clone());
+                    Ok(vec![FleetEvent::OperationOpened { operation, key, at: wall() }])
+                }
+            }
         };
         self.shared.fleets.change(&fleet, take).await?;
+        if let Some(known) = known {
+            return Ok(known);
+        }
         let (runner, handle) =
-            Runner::open(id.clone(), again, by, reason, self.shared.clone()).await?;
+            match Runner::open(id.clone(), plan, by, reason, self.shared.clone()).await {
+                Ok(opened) => opened,
+                Err(error) => {
+                    let end = FleetEvent::OperationEnded {
+                        operation: id,
+                        result: RunResult::Refused,
+                        at: wall(),
+                    };
+                    self.shared.fleets.change(&fleet, |_| Ok::<_, FleetsError>(vec![end])).await?;
+                    return Err(error.into());
+                }
+            };
         // The fleet's last operation is over for good once a new one begins.
         self.runners().retain(|_, runner| *runner.fleet() != fleet);
         self.launch(runner, handle);
         Ok(id)
     }
 
-    /// An operation as it stands. Runners first; else from the journal.
-    pub fn view(&self, id: &str) -> Result<View, StartError> {
+    /// An operation as it stands. Runners first; else from the journal, on a thread that may block.
+    pub async fn view(&self, id: &str) -> Result<View, StartError> {
         if let Some(runner) = self.runner(id) {
             return Ok(runner.view().borrow().clone());
         }
-        let found = match OperationId::new(id) {
-            Ok(id) => runner::view(&id, &*self.shared.journal)?,
-            Err(_) => None,
-        };
-        found.ok_or_else(|| self.no_operation(id))
+        let Ok(named) = OperationId::new(id) else { return Err(self.no_operation(id)) };
+        let journal = self.shared.journal.clone();
+        let read = tokio::task::spawn_blocking(move || runner::view(&named, &*journal));
+        read.await.expect("replaying does not panic")?.ok_or_else(|| self.no_operation(id))
     }
 
     /// The runner of an operation; none where it is over for good.
@@ -242,7 +289,7 @@ impl Operations {
 
     async fn make(&self, fleet: &FleetName, request: &Request) -> Result<Plan, StartError> {
         let undone = match request {
-            Request::Undo(id) => Some(self.view(id.as_str())?.operation),
+            Request::Undo(id) => Some(self.view(id.as_str()).await?.operation),
             Request::Rollback(_) | Request::Snapshot(_) | Request::Check(_) => None,
         };
         let sessions = self.shared.sessions.clone();
@@ -252,13 +299,8 @@ impl Operations {
     }
 
     async fn by_key(&self, key: &str) -> Option<OperationId> {
-        if key.is_empty() {
-            return None;
-        }
         for fleet in self.shared.fleets.names().await {
-            let find = |state: &FleetState| {
-                state.operations.iter().find(|row| row.key == key).map(|row| row.id.clone())
-            };
+            let find = |state: &FleetState| self.begun_with(state, key);
             if let Some(found) = self.shared.fleets.read(&fleet, find).await.flatten() {
                 return Some(found);
             }
@@ -266,16 +308,30 @@ impl Operations {
         None
     }
 
+    /// The operation that was begun with a key; not one whose first record never became durable.
+    fn begun_with(&self, state: &FleetState, key: &str) -> Option<OperationId> {
+        let row = state.operations.iter().find(|row| !key.is_empty() && row.key == key)?;
+        let name = format!("op/{}", row.id);
+        let streams = self.shared.journal.streams(&name).unwrap_or_default();
+        streams.iter().any(|stream| stream.as_str() == name).then(|| row.id.clone())
+    }
+
     fn launch(&self, runner: Runner, handle: RunnerHandle) {
         let id = handle.operation().clone();
         self.runners().insert(id.clone(), handle);
         let fatal = self.fatal.clone();
         tokio::spawn(async move {
-            if let Err(error) = runner.run().await {
-                tracing::error!(operation = %id, error = &error as &dyn std::error::Error, "the runner stopped");
-                if fatal.send(error).await.is_err() {
-                    tracing::debug!("the coordinator is going down already");
+            let error = match tokio::spawn(runner.run()).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error,
+                // A defect: a restarted coordinator goes on from the journal.
+                Err(panic) => {
+                    RunnerError::Panicked { operation: id.clone(), why: panic.to_string() }
                 }
+            };
+            tracing::error!(operation = %id, error = &error as &dyn std::error::Error, "the runner stopped");
+            if fatal.send(error).await.is_err() {
+                tracing::debug!("the coordinator is going down already");
             }
         });
     }

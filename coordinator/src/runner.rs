@@ -15,7 +15,7 @@ use std::{
 
 use engine::{
     Ask, Event, FleetEvent, FleetName, FleetState, Goal, HostName, IllegalEvent, Input, Operation,
-    OperationId, Phase, Plan, RunResult, Timestamp, consequences, decide, late_consequences,
+    OperationId, Phase, Plan, RunResult, Timestamp, consequences, decide,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -64,6 +64,8 @@ pub enum RunnerError {
     },
     #[error("writing the fleet's record")]
     Fleet(#[source] FleetsError),
+    #[error("the runner of operation {operation} has a defect: {why}")]
+    Panicked { operation: OperationId, why: String },
 }
 
 /// Why an ask was refused.
@@ -370,19 +372,12 @@ impl Runner {
         Ok(())
     }
 
-    /// What the end means for the fleet, as long as this operation holds it.
+    /// What the end means for the fleet, as far as it is not on record yet.
     async fn settle(&self) -> Result<(), RunnerError> {
-        let Phase::Ended(result) = self.operation.phase() else { return Ok(()) };
-        let id = self.operation.id();
-        let settle = |state: &FleetState| {
-            if state.busy.as_ref() == Some(id) {
-                return Ok(consequences(&self.operation, wall()));
-            }
-            let recorded =
-                state.operations.iter().find(|row| row.id == *id).and_then(|row| row.result);
-            let changed = recorded.is_some_and(|recorded| recorded != result);
-            Ok(if changed { late_consequences(&self.operation, wall()) } else { Vec::new() })
-        };
+        if !matches!(self.operation.phase(), Phase::Ended(_)) {
+            return Ok(());
+        }
+        let settle = |state: &FleetState| Ok(consequences(&self.operation, state, wall()));
         let fleet = self.operation.plan().fleet.clone();
         self.fleets.change(&fleet, settle).await.map_err(RunnerError::Fleet)
     }

@@ -39,6 +39,9 @@ pub struct Order {
     pub sequence: u64,
 }
 
+/// A coordinator begins an epoch each time it is started; one further ahead than this is no epoch of a coordinator.
+const EPOCHS_AHEAD_MAX: u64 = 1_000_000;
+
 /// What goes down to an agent.
 #[derive(Clone, Debug)]
 pub enum Down {
@@ -253,15 +256,20 @@ impl Sessions {
 /// Why an agent's record makes us send nothing more, where it does.
 fn outranked(ours: &Epoch, host: &HostName, seen: Option<&(u64, String)>) -> Option<String> {
     let (counter, instance) = seen?;
+    if counter.saturating_sub(ours.counter) > EPOCHS_AHEAD_MAX {
+        // No coordinator was started so often: that host is broken, or lies. It alone gets nothing from us.
+        tracing::error!(%host, counter, "an agent tells an epoch that cannot be; it is left aside");
+        return None;
+    }
     let higher =
         *counter > ours.counter || (*counter == ours.counter && *instance != ours.instance);
     higher.then(|| {
         format!(
             "{host} has seen epoch {counter} of another coordinator, ours is {}: nothing is sent to any host. If \
              this journal was restored from a backup, start once with --epoch-at-least {}; if another coordinator \
-             runs, stop one of the two",
+             runs, stop one of the two; if that host is not to be trusted, take it out of the fleet file and restart",
             ours.counter,
-            counter + 1
+            counter.saturating_add(1)
         )
     })
 }

@@ -435,12 +435,17 @@ fn ended(track: &Track) -> Option<(usize, u32, TrackEnding)> {
         replaced: hash(&row.replaced),
         notes: row.notes.clone(),
     });
-    let ending = TrackEnding {
-        end,
-        reason: reason.clone(),
-        steps: Vec::new(),
-        evidence: evidence.collect(),
-    };
+    let steps = track.steps().map(|(index, step)| {
+        let state = match (step.undo(), step.result()) {
+            (Some(undo), _) if undo.ok => StepState::Undone,
+            (None, Some(result)) if result.ok => StepState::Done,
+            (Some(_), _) | (None, Some(_)) => StepState::Failed,
+            (None, None) => StepState::Running,
+        };
+        StepReport { index, state, duration_ms: 0, detail: String::new() }
+    });
+    let (steps, evidence) = (steps.collect(), evidence.collect());
+    let ending = TrackEnding { end, reason: reason.clone(), steps, evidence };
     Some((track.order().key.stage as usize, track.order().attempt, ending))
 }
 

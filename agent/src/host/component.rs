@@ -15,6 +15,8 @@ use crate::{
     store::{ComponentFiles, Difference, Hash, Label, Observed, Store, StoreError},
 };
 
+/// How long a check may take when the host is only looked at.
+const GLANCE: Duration = Duration::from_secs(2);
 /// Drifted paths that are named in a step's words; the rest is counted.
 const PATHS_NAMED: usize = 5;
 
@@ -307,23 +309,28 @@ impl Component {
         status.held = held.contains(&self.name);
         status.services = self.services.status().await;
         for (check, tried) in self.checks.iter().zip(self.tried().await) {
+            let name = check.name.clone();
+            let Some(tried) = tried else {
+                let detail = format!("no answer within {} s", GLANCE.as_secs());
+                status.checks.push(CheckStatus { check: name, ok: false, detail });
+                continue;
+            };
             if let (Some(version), true) = (tried.version, status.version.is_empty()) {
                 status.version = version;
             }
-            status.checks.push(CheckStatus {
-                check: check.name.clone(),
-                ok: tried.ok,
-                detail: tried.detail,
-            });
+            status.checks.push(CheckStatus { check: name, ok: tried.ok, detail: tried.detail });
         }
         status
     }
 
-    /// Every check, tried once, all at the same time.
-    async fn tried(&self) -> Vec<Tried> {
+    /// Every check, tried once, all at the same time; none for one that has not answered at a glance: an app that
+    /// hangs must not keep the news of its host away.
+    async fn tried(&self) -> Vec<Option<Tried>> {
         let try_once = |check: &CheckPolicy| {
             let (prober, check) = (self.prober.clone(), check.clone());
-            tokio::spawn(async move { prober.try_once(&check, None).await })
+            tokio::spawn(async move {
+                tokio::time::timeout(GLANCE, prober.try_once(&check, None)).await.ok()
+            })
         };
         let tries: Vec<_> = self.checks.iter().map(try_once).collect();
         let mut tried = Vec::new();
@@ -335,7 +342,7 @@ impl Component {
 
     /// What the app calls its version now, where a check asks for it.
     async fn version(&self) -> Option<String> {
-        self.tried().await.into_iter().find_map(|tried| tried.version)
+        self.tried().await.into_iter().flatten().find_map(|tried| tried.version)
     }
 
     /// What the app called its version when a snapshot was taken.
@@ -377,6 +384,7 @@ impl Component {
                 .filter(|row| row.component == name && !row.in_store && row.damage.is_none())
             {
                 if let Err(error) = store.store_replaced(&files, row.exact) {
+                    end_after_failed_sync(&error);
                     tracing::warn!(
                         component = name,
                         reason = error.reason(),
@@ -404,17 +412,23 @@ impl Component {
         let (store, files) = (self.store.clone(), self.files.clone());
         let done = tokio::task::spawn_blocking(move || work(&store, &files)).await;
         match done {
-            Ok(Err(error @ StoreError::Fsync { .. })) => {
-                // What the disk then holds is not known; the restarted agent looks.
-                tracing::error!(reason = error.reason(), "a sync failed; the process ends");
-                std::process::abort()
-            }
-            Ok(done) => done.map_err(|error| error.reason()),
+            Ok(done) => done.map_err(|error| {
+                end_after_failed_sync(&error);
+                error.reason()
+            }),
             Err(error) => {
                 tracing::error!(%error, "the store panicked; the process ends");
                 std::process::abort()
             }
         }
+    }
+}
+
+/// What the disk holds after a failed sync is not known; the restarted agent looks.
+fn end_after_failed_sync(error: &StoreError) {
+    if matches!(error, StoreError::Fsync { .. }) {
+        tracing::error!(reason = error.reason(), "a sync failed; the process ends");
+        std::process::abort()
     }
 }
 

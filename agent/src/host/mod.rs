@@ -69,7 +69,7 @@ pub enum HostError {
 #[derive(Debug)]
 pub struct Host {
     policy_hash: String,
-    components: BTreeMap<String, Component>,
+    components: BTreeMap<String, Arc<Component>>,
     store: Arc<Store>,
     state: PathBuf,
 }
@@ -82,13 +82,13 @@ impl Host {
         let build = |(name, policy): (&String, &ComponentPolicy)| {
             let built = Component::build(name, policy, state, &store, &prober);
             let failed = |source| HostError::Service { component: name.clone(), source };
-            Ok((name.clone(), built.map_err(failed)?))
+            Ok((name.clone(), Arc::new(built.map_err(failed)?)))
         };
         let components = policy.components.iter().map(build).collect::<Result<_, _>>()?;
         Ok(Self { policy_hash, components, store, state: state.to_owned() })
     }
 
-    fn component(&self, step: &Step) -> Result<&Component, String> {
+    fn component(&self, step: &Step) -> Result<&Arc<Component>, String> {
         let known = || format!("component `{}` is not in this host's policy", step.component);
         self.components.get(&step.component).ok_or_else(known)
     }
@@ -178,9 +178,14 @@ impl Hands for Host {
 
     fn status(&self) -> Doing<'_, HostStatus> {
         Box::pin(async move {
+            let look = |component: &Arc<Component>| {
+                let component = component.clone();
+                tokio::spawn(async move { component.status().await })
+            };
+            let looks: Vec<_> = self.components.values().map(look).collect();
             let mut components = Vec::new();
-            for component in self.components.values() {
-                components.push(component.status().await);
+            for look in looks {
+                components.push(look.await.expect("a look does not panic"));
             }
             let free = rustix::fs::statvfs(&self.state);
             let free_bytes = free.map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize));

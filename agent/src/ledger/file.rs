@@ -100,6 +100,11 @@ impl LedgerFile {
     pub fn append(&mut self, records: &[Record]) -> Result<(), LedgerError> {
         let mut bytes = Vec::new();
         encode(records, &mut bytes);
+        if bytes.len() > APPEND_BYTES_MAX as usize {
+            // What could not be read back must not be written.
+            let source = std::io::Error::other(format!("{} bytes in one append", bytes.len()));
+            return Err(self.write_error(source));
+        }
         let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
         written.map_err(|source| self.write_error(source))?;
         self.bytes += bytes.len() as u64;

@@ -130,10 +130,11 @@ impl Store {
     pub fn store_replaced(&self, files: &ComponentFiles, exact: Hash) -> Result<(), StoreError> {
         let set = Set::new(files)?;
         let shared = self.shared(&set.component)?;
-        let _busy = lock(&shared.busy);
         let sites = set.sites()?;
         let mut batch = self.objects.batch()?;
         let roots = scan::roots(&set, &sites, Place::Staged(exact))?;
+        // A switch must not wait for a copy: one that takes the tree away meanwhile makes it differ, and the next
+        // time copies it.
         let keep = Keep::Everything(&mut batch);
         let found = scan::set(&set, &roots, &shared.cache, Read::Changed, keep)?;
         let closest = self.closest(&set, exact, &found.manifest)?;
@@ -145,6 +146,7 @@ impl Store {
             let path = path.unwrap_or_default();
             return Err(StoreError::StagedWrong { path, differences });
         }
+        let _busy = lock(&shared.busy);
         batch.commit()?;
         let mut record = self.known(&set, exact)?;
         record.bytes = Bytes::InStore;

@@ -1,66 +1,66 @@
 //! What the end of an operation means for its fleet.
 
 use crate::{
-    fleet::{FleetEvent, Standing},
-    name::HostName,
-    operation::{Operation, Outcome, Phase, RunResult},
+    fleet::{FleetEvent, FleetState, Standing, StandingSource},
+    name::{HostName, ReleaseName},
+    operation::{Operation, Outcome, Phase},
     plan::OperationKind,
     time::Timestamp,
 };
 
-/// The changes of the fleet that follow from an ended operation; none while it runs. Derived from the operation
-/// alone, so that a coordinator that was killed before it wrote them down writes the same ones afterwards.
-pub fn consequences(operation: &Operation, at: Timestamp) -> Vec<FleetEvent> {
+/// The changes of the fleet that follow from an ended operation and are not on its record yet; none while it runs.
+///
+/// Derived from the two alone: a coordinator that was killed before it wrote them down writes the same ones
+/// afterwards, and a host that tells late how it fared adds what is new.
+pub fn consequences(operation: &Operation, state: &FleetState, at: Timestamp) -> Vec<FleetEvent> {
     let Phase::Ended(result) = operation.phase() else { return Vec::new() };
-    let mut events = findings(operation, at);
-    let moved = moved(operation);
+    let id = operation.id();
+    let mut events = findings(operation, state, at);
+    let newest = state.operations.last().is_some_and(|row| row.id == *id);
+    let named = state.rolled_back_to.as_ref().is_some_and(|(_, by)| by == id);
     let plan = operation.plan();
-    if plan.freezes && moved {
-        let by = operation.id().to_string();
+    if plan.freezes && moved(operation) && newest && !named {
         let left =
             plan.from.as_ref().map_or_else(|| "what was live".to_owned(), ToString::to_string);
-        let reason = format!("{by} rolled back from {left}");
-        events.push(FleetEvent::Frozen { by, reason, at });
+        let reason = format!("{id} rolled back from {left}");
+        events.push(FleetEvent::Frozen { by: id.to_string(), reason, at });
         if let Some(release) = plan.to.clone() {
-            events.push(FleetEvent::RolledBackTo { release, operation: operation.id().clone() });
+            events.push(FleetEvent::RolledBackTo { release, operation: id.clone() });
         }
     }
-    events.push(ended(operation, result, at));
+    let recorded = state.operations.iter().find(|row| row.id == *id).and_then(|row| row.result);
+    if state.busy.as_ref() == Some(id) || recorded != Some(result) {
+        events.push(FleetEvent::OperationEnded { operation: id.clone(), result, at });
+    }
     events
 }
 
-/// What an operation found out about releases, and its end: also what follows when a host that had been unknown
-/// tells later how it fared.
-pub fn late_consequences(operation: &Operation, at: Timestamp) -> Vec<FleetEvent> {
-    let Phase::Ended(result) = operation.phase() else { return Vec::new() };
-    let mut events = findings(operation, at);
-    events.push(ended(operation, result, at));
-    events
-}
-
-fn findings(operation: &Operation, at: Timestamp) -> Vec<FleetEvent> {
+/// What an operation found out about releases.
+fn findings(operation: &Operation, state: &FleetState, at: Timestamp) -> Vec<FleetEvent> {
     let plan = operation.plan();
-    let restored = on_target(operation);
-    let mut events = Vec::new();
-    if restored.is_empty() || !operation.proves() {
-        return events;
+    let hosts = on_target(operation);
+    if hosts.is_empty() || !operation.proves() {
+        return Vec::new();
     }
-    let proven = |release: &crate::ReleaseName, standing| FleetEvent::Proven {
-        release: release.clone(),
-        hosts: restored.clone(),
-        standing,
-        operation: operation.id().clone(),
-        at,
+    let proven = |release: &ReleaseName, standing: Standing| {
+        let known = |host: &HostName| {
+            let on_host = state.releases.get(release).and_then(|row| row.hosts.get(host));
+            on_host.and_then(|row| row.standing) == Some((standing, StandingSource::Operated))
+        };
+        (!hosts.iter().all(known)).then(|| FleetEvent::Proven {
+            release: release.clone(),
+            hosts: hosts.clone(),
+            standing,
+            operation: operation.id().clone(),
+            at,
+        })
     };
-    events.extend(plan.to.as_ref().map(|to| proven(to, Standing::Good)));
+    let mut events = Vec::new();
+    events.extend(plan.to.as_ref().and_then(|to| proven(to, Standing::Good)));
     if plan.marks_from_bad {
-        events.extend(plan.from.as_ref().map(|from| proven(from, Standing::Bad)));
+        events.extend(plan.from.as_ref().and_then(|from| proven(from, Standing::Bad)));
     }
     events
-}
-
-fn ended(operation: &Operation, result: RunResult, at: Timestamp) -> FleetEvent {
-    FleetEvent::OperationEnded { operation: operation.id().clone(), result, at }
 }
 
 fn on_target(operation: &Operation) -> Vec<HostName> {

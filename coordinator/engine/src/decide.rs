@@ -87,7 +87,11 @@ fn answer(operation: &Operation, input: Input, at: Elapsed) -> Vec<Event> {
         Input::Tick => Vec::new(),
         Input::StepReported { host, stage, attempt, step } => {
             match current(operation, &host, stage, attempt) {
-                Some(slot) if matches!(slot.state, TrackState::InWork { .. }) => {
+                Some(slot)
+                    if matches!(slot.state, TrackState::InWork { .. })
+                        && operation.step(&host, stage, step.index).is_some()
+                        && !slot.steps.contains(&step) =>
+                {
                     vec![Event::StepReported { host, stage, attempt, step }]
                 }
                 Some(_) | None => Vec::new(),

@@ -27,7 +27,7 @@ pub mod planner;
 mod time;
 mod track;
 
-pub use consequences::{consequences, late_consequences};
+pub use consequences::consequences;
 pub use decide::{Input, SeenTrack, decide};
 pub use event::{Abort, Ask, Event, StepReport, StepState, TrackEnd, TrackEnding};
 pub use fleet::{

@@ -114,6 +114,8 @@ pub(crate) struct Slot {
     place: usize,
     pub(crate) deadline_ms: u64,
     pub(crate) attempt: u32,
+    /// This attempt, or an earlier one that was not taken back, was told to have begun a step there.
+    pub(crate) begun: bool,
     pub(crate) state: TrackState,
     /// The last attempt that was begun left the host neither as it was nor verified.
     left_down: bool,
@@ -195,7 +197,9 @@ impl Operation {
                 self.dispatched(*stage, hosts, *goal, *at)?
             }
             Event::StepReported { host, stage, attempt, step } => {
-                self.slot_at(host, *stage, *attempt)?.report(step.clone());
+                let slot = self.slot_at(host, *stage, *attempt)?;
+                slot.begun = true;
+                slot.report(step.clone());
             }
             Event::TrackEnded { host, stage, attempt, ending } => {
                 self.ended(host, *stage, *attempt, ending)?
@@ -428,6 +432,9 @@ impl Operation {
             self.advance(host, stage, &TrackEvent::Dispatched { goal, at })?;
             let slot = self.slot(host, stage)?;
             slot.attempt += 1;
+            if goal == Goal::Forward {
+                slot.begun = slot.left_down;
+            }
             slot.steps.clear();
             slot.evidence.clear();
         }
@@ -444,15 +451,26 @@ impl Operation {
         ending: &TrackEnding,
     ) -> Result<(), IllegalEvent> {
         let slot = self.slot_at(host, stage, attempt)?;
-        let end = match (ending.end, slot.left_down) {
+        // An agent that took something back names the steps; one that names none has lost its ledger.
+        let taken_back = matches!(
+            slot.state,
+            TrackState::InWork { goal: Goal::Undo, .. }
+                | TrackState::Unknown { goal: Goal::Undo, .. }
+        );
+        let forgot =
+            taken_back && ending.end == TrackEnd::Undone && ending.steps.is_empty() && slot.begun;
+        let (end, reason) = match (ending.end, slot.left_down) {
             // This attempt changed nothing, but an earlier one did.
-            (TrackEnd::Refused, true) => TrackEnd::Stuck,
-            (end, _) => end,
+            (TrackEnd::Refused, true) => (TrackEnd::Stuck, ending.reason.clone()),
+            (_, _) if forgot => {
+                (TrackEnd::Stuck, "the host no longer knows what it did".to_owned())
+            }
+            (end, _) => (end, ending.reason.clone()),
         };
-        let reason = ending.reason.clone();
         self.advance(host, stage, &TrackEvent::Ended { end, reason })?;
         let slot = self.slot(host, stage)?;
         slot.left_down = matches!(slot.state, TrackState::Left { .. } | TrackState::Stuck { .. });
+        slot.begun |= !ending.steps.is_empty();
         for step in &ending.steps {
             slot.report(step.clone());
         }
@@ -713,6 +731,7 @@ fn open_hosts(plan: &Plan) -> BTreeMap<HostName, HostState> {
                     place,
                     deadline_ms: track.deadline_ms(),
                     attempt: 0,
+                    begun: false,
                     state: TrackState::Waiting,
                     left_down: false,
                     steps: Vec::new(),

@@ -234,7 +234,7 @@ impl v1::operator_service_server::OperatorService for OperatorService {
         let mut operations = Vec::new();
         for id in ids.into_iter().take(HISTORY_MAX) {
             // One that cannot be read does not hide the others.
-            match self.operations.view(id.as_str()) {
+            match self.operations.view(id.as_str()).await {
                 Ok(view) if view.started().0 >= since_unix_ms => {
                     operations.push(to_proto::operation(&view, &environment));
                 }
@@ -257,7 +257,7 @@ impl v1::operator_service_server::OperatorService for OperatorService {
                 tokio::spawn(follow(runner, from, sender));
             }
             None => {
-                let view = self.operations.view(&operation)?;
+                let view = self.operations.view(&operation).await?;
                 tokio::spawn(async move {
                     send(&view, from, &sender).await;
                 });
@@ -307,7 +307,7 @@ impl v1::operator_service_server::OperatorService for OperatorService {
     ) -> Answer<v1::RetryOperationResponse> {
         let by = caller(&request)?;
         let v1::RetryOperationRequest { operation, hosts } = request.into_inner();
-        let hosts = self.retried(&operation, from_proto::hosts(hosts)?)?;
+        let hosts = self.retried(&operation, from_proto::hosts(hosts)?).await?;
         let operation = Some(self.ask(&operation, Ask::Retry(hosts), by).await?);
         Ok(Response::new(v1::RetryOperationResponse { operation }))
     }
@@ -431,22 +431,28 @@ impl OperatorService {
             same.map(|row| row.id.clone()).next()
         };
         let Some(id) = self.fleets.read(&plan.fleet, verified).await.flatten() else { return 0 };
-        self.operations.view(id.as_str()).map_or(0, |view| view.operation.last().0)
+        self.operations.view(id.as_str()).await.map_or(0, |view| view.operation.last().0)
     }
 
     async fn operation(&self, id: &str) -> Result<v1::Operation, Status> {
-        let view = self.operations.view(id)?;
+        let view = self.operations.view(id).await?;
         let environment = self.environment(&view.operation.plan().fleet).await;
         Ok(to_proto::operation(&view, &environment))
     }
 
     async fn ask(&self, id: &str, ask: Ask, by: String) -> Result<v1::Operation, Status> {
         let Some(runner) = self.operations.runner(id) else {
-            let view = self.operations.view(id)?;
-            let what = format!(
-                "operation {} is over for good: another one has changed the fleet since",
-                view.operation.id()
-            );
+            let view = self.operations.view(id).await?;
+            let id = view.operation.id();
+            let holds = |state: &FleetState| state.busy.as_ref() == Some(id);
+            let holds = self.fleets.read(&view.operation.plan().fleet, holds).await == Some(true);
+            let what = if holds {
+                format!(
+                    "operation {id} holds the fleet, but this coordinator could not go on with it: see its log"
+                )
+            } else {
+                format!("operation {id} is over for good: another one has changed the fleet since")
+            };
             return Err(status(
                 StatusKind::Refused,
                 Code::FailedPrecondition,
@@ -460,8 +466,8 @@ impl OperatorService {
     }
 
     /// The hosts that a retry is about: named ones, or all that are not on target.
-    fn retried(&self, id: &str, named: Vec<HostName>) -> Result<Vec<HostName>, Status> {
-        let view = self.operations.view(id)?;
+    async fn retried(&self, id: &str, named: Vec<HostName>) -> Result<Vec<HostName>, Status> {
+        let view = self.operations.view(id).await?;
         let outcomes = view.operation.outcomes();
         if let Some(stranger) = named.iter().find(|host| {
             !outcomes.iter().any(|row| row.host == **host && row.outcome != Outcome::Skipped)
@@ -476,16 +482,46 @@ impl OperatorService {
             };
             return Err(status::refused(&refusal));
         }
+        if let Some(row) =
+            outcomes.iter().find(|row| row.outcome == Outcome::Unknown && named.contains(&row.host))
+        {
+            let what =
+                format!("{} is out of reach; it is looked at when its agent is back", row.host);
+            return Err(status(
+                StatusKind::Refused,
+                Code::FailedPrecondition,
+                &what,
+                &[],
+                "ctl agent list",
+            ));
+        }
         if !named.is_empty() {
             return Ok(named);
         }
-        let open = |row: &engine::HostOutcome| {
-            matches!(row.outcome, Outcome::Original | Outcome::Failed | Outcome::Unknown)
-        };
+        let open =
+            |row: &engine::HostOutcome| matches!(row.outcome, Outcome::Original | Outcome::Failed);
+        let unknown: Vec<String> = outcomes
+            .iter()
+            .filter(|row| row.outcome == Outcome::Unknown)
+            .map(|row| row.host.to_string())
+            .collect();
         let hosts: Vec<HostName> = outcomes.into_iter().filter(open).map(|row| row.host).collect();
         if hosts.is_empty() {
-            let what = format!("every host of {id} is on target; there is nothing to retry");
-            return Err(status(StatusKind::Refused, Code::FailedPrecondition, &what, &[], ""));
+            let what = if unknown.is_empty() {
+                format!("every host of {id} is on target; there is nothing to retry")
+            } else {
+                format!(
+                    "{} unknown: looked at when its agent is back, not before",
+                    unknown.join(", ")
+                )
+            };
+            return Err(status(
+                StatusKind::Refused,
+                Code::FailedPrecondition,
+                &what,
+                &[],
+                "ctl agent list",
+            ));
         }
         Ok(hosts)
     }

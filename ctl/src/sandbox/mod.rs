@@ -120,10 +120,18 @@ pub async fn run(args: &SandboxArgs, session: &mut Session) -> Result<Exit, CtlE
         return stop(session);
     }
     let config = if args.keep { Some(session.config_path()?.clone()) } else { None };
+    if let Some(path) = &config
+        && Config::load(path)?
+            .contexts
+            .iter()
+            .any(|known| known.name == FLEET && known.identity.exists())
+    {
+        return Err(CtlError::usage("a sandbox is kept already", &["ctl sandbox --stop"]));
+    }
     let mut place = Place::make().map_err(CtlError::Sandbox)?;
     let ran = tokio::select! {
         ran = scenario::run(args.scenario, &place.layout, session) => ran,
-        _ = tokio::signal::ctrl_c() => {
+        () = told_to_stop() => {
             place.remove().map_err(CtlError::Sandbox)?;
             return Ok(Exit::Detached);
         }
@@ -146,6 +154,21 @@ pub async fn run(args: &SandboxArgs, session: &mut Session) -> Result<Exit, CtlE
         }
     }
     Ok(exit)
+}
+
+/// Ctrl-C, TERM, or the terminal that was closed.
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let closed = async {
+        match signal(SignalKind::hangup()) {
+            Ok(mut hangup) => hangup.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = proto::shutdown::told_to_stop() => {}
+        _ = closed => {}
+    }
 }
 
 /// A sandbox's directory; whatever happens, nothing of it stays unless it is kept.

@@ -324,18 +324,79 @@ async fn p03_a_lost_host_is_unknown_and_is_brought_along_when_it_comes_back() {
     fleet.hands["h2"].let_go();
     let hands = fleet.hands["h2"].clone();
     restart(&mut fleet.cluster, "h2", hands).await;
-    let client = fleet.client.clone();
-    let operation = eventually("the late host is on target", || {
-        let (mut client, id) = (client.clone(), id.clone());
+    let operation = verified(&fleet.client, &id).await;
+    assert!(operation.hosts.iter().all(|row| row.outcome() == Outcome::Restored));
+    assert_eq!(fleet.live(), ["v1"; 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p03_a_host_that_forgot_what_it_did_is_not_called_put_back() {
+    let mut fleet = fleet().await;
+    fleet.hands["h2"].hold_back(Verb::Verify);
+    let id = fleet.begin(rollback("", &[])).await;
+    fleet.performed("h1", "verify").await;
+    fleet.performed("h2", "start").await;
+    fleet.cluster.stop_agent("h1");
+    fleet.cluster.ledger_is_free("h1").await;
+    fleet.cluster.forget("h1");
+    fleet.cluster.start_agent("h1", fleet.hands["h1"].clone());
+    fleet.cluster.connected(HOSTS.len()).await;
+    let mode = v1::AbortMode::Restore.into();
+    fleet
+        .client
+        .abort_operation(v1::AbortOperationRequest { operation: id.clone(), mode })
+        .await
+        .unwrap();
+    fleet.hands["h2"].let_go();
+    let operation = fleet.ended(&id).await;
+    assert_eq!(operation.result(), OperationResult::Mixed);
+    let h1 = operation.hosts.iter().find(|row| row.host == "h1").unwrap();
+    assert_eq!(h1.outcome(), Outcome::Failed, "{}", h1.reason);
+    assert!(h1.reason.contains("no longer knows"), "{}", h1.reason);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_that_succeeds_late_freezes_and_says_what_it_put_there() {
+    let mut fleet = fleet_with(|control| {
+        let Some(rollback) = control.rollback.as_mut() else { return };
+        rollback.batches = vec!["100%".to_owned()];
+        rollback.budget_out = "100%".to_owned();
+        rollback.budget_unknown = 4;
+    })
+    .await;
+    for host in HOSTS {
+        fleet.hands[host].hold_back(Verb::Verify);
+    }
+    let id = fleet.begin(rollback("", &[])).await;
+    for host in HOSTS {
+        fleet.performed(host, "start").await;
+        fleet.cluster.stop_agent(host);
+    }
+    assert_eq!(fleet.ended(&id).await.result(), OperationResult::Mixed);
+    for host in HOSTS {
+        fleet.hands[host].let_go();
+        let hands = fleet.hands[host].clone();
+        restart(&mut fleet.cluster, host, hands).await;
+    }
+    verified(&fleet.client, &id).await;
+    let now = fleet.client.get_fleet(v1::GetFleetRequest::default()).await.unwrap().into_inner();
+    assert!(now.freeze.unwrap().frozen);
+    let again =
+        fleet.client.create_plan(rollback("", &[])).await.unwrap().into_inner().plan.unwrap();
+    assert!(again.nothing_to_do, "it goes no further back");
+}
+
+/// Waits until late hosts have made an operation a verified one.
+async fn verified(client: &Client, id: &str) -> v1::Operation {
+    eventually("the operation is verified", || {
+        let (mut client, operation) = (client.clone(), id.to_owned());
         async move {
-            let request = v1::GetOperationRequest { operation: id };
+            let request = v1::GetOperationRequest { operation };
             let operation = client.get_operation(request).await.ok()?.into_inner().operation?;
             (operation.result() == OperationResult::Verified).then_some(operation)
         }
     })
-    .await;
-    assert!(operation.hosts.iter().all(|row| row.outcome() == Outcome::Restored));
-    assert_eq!(fleet.live(), ["v1"; 4]);
+    .await
 }
 
 /// Starts an agent again once its ledger is free.

@@ -157,6 +157,11 @@ impl Cluster {
         .await;
     }
 
+    /// Takes a host's ledger away, as a replaced disk does. Its agent must be stopped.
+    pub fn forget(&self, host: &str) {
+        std::fs::remove_dir_all(self.path(&format!("{host}-state"))).expect("a state directory");
+    }
+
     /// Where the journal is.
     pub fn journal(&self) -> PathBuf {
         self.path("journal")

@@ -3,6 +3,8 @@
 //! Invariant: [`Operation::apply`] is the only mutator, for live runs and for recovery alike.
 //! Invariant: what should be in flight is derived ([`Operation::outstanding`]), never stored.
 
+mod outcome;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
@@ -10,11 +12,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Evidence,
     event::{Abort, Ask, Event, StepReport, TrackEnd, TrackEnding},
-    name::{GroupName, HostName, OperationId},
-    plan::{OperationKind, Plan, Stage, Step, Track},
+    name::{HostName, OperationId},
+    plan::{Plan, Stage, Step, Track},
     time::Elapsed,
     track::{Goal, IllegalMove, TrackEvent, TrackState},
 };
+
+pub use outcome::{HostOutcome, Outcome, RunResult};
 
 /// One run of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,44 +54,6 @@ pub enum Phase {
     Halting,
     Aborting(Abort),
     Ended(RunResult),
-}
-
-/// How an operation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RunResult {
-    /// Every planned host on target, on evidence.
-    Verified,
-    /// Stopped before anything on any host was changed.
-    Refused,
-    /// Every host is as it was before.
-    PutBack,
-    /// Some on target and some not, or some unknown.
-    Mixed,
-    /// All on target, but not all verified.
-    Unverified,
-}
-
-/// How a host ended in an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Outcome {
-    Restored,
-    Original,
-    /// Needs a person.
-    Failed,
-    Unknown,
-    Skipped,
-}
-
-/// A host's end, with why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostOutcome {
-    pub host: HostName,
-    pub group: GroupName,
-    pub outcome: Outcome,
-    pub reason: String,
-    pub evidence: Vec<Evidence>,
-    /// How long its capacity was cut, by the agent's own step times; 0 where nothing was.
-    pub cut_ms: u64,
 }
 
 /// Something that should be on its way to a host.
@@ -328,41 +294,6 @@ impl Operation {
         self.halted.as_deref()
     }
 
-    /// How each host of the fleet stands; final once the operation has ended.
-    pub fn outcomes(&self) -> Vec<HostOutcome> {
-        self.plan
-            .hosts
-            .iter()
-            .map(|row| self.outcome(&row.host, &row.group, row.left_out.as_deref()))
-            .collect()
-    }
-
-    fn outcome(&self, host: &HostName, group: &GroupName, left_out: Option<&str>) -> HostOutcome {
-        let Some(state) = self.hosts.get(host) else {
-            let reason = left_out.unwrap_or_default().to_owned();
-            let (host, group, outcome) = (host.clone(), group.clone(), Outcome::Skipped);
-            return HostOutcome { host, group, outcome, reason, evidence: Vec::new(), cut_ms: 0 };
-        };
-        let (outcome, reason) = state.outcome(self.plan.stages.len());
-        let evidence =
-            state.tracks.values().flat_map(|slot| slot.evidence.iter().cloned()).collect();
-        let cut_ms = self.cut_ms(state);
-        HostOutcome { host: host.clone(), group: group.clone(), outcome, reason, evidence, cut_ms }
-    }
-
-    fn cut_ms(&self, state: &HostState) -> u64 {
-        let mut total = 0;
-        for (stage, slot) in &state.tracks {
-            let track = self.track(*stage, slot);
-            let cuts = slot
-                .steps
-                .iter()
-                .filter(|report| track.steps.get(report.index).is_some_and(|s| s.verb.cuts()));
-            total += cuts.map(|report| report.duration_ms).sum::<u64>();
-        }
-        total
-    }
-
     /// The steps that a command orders.
     pub fn steps(&self, command: &Command) -> &[Step] {
         match self.hosts.get(&command.host).and_then(|state| state.tracks.get(&command.stage)) {
@@ -379,41 +310,6 @@ impl Operation {
 
     fn track(&self, stage: usize, slot: &Slot) -> &Track {
         &self.plan.stages[stage].batches[slot.batch].tracks[slot.place]
-    }
-
-    /// What the operation ends with if it ends now.
-    pub(crate) fn result(&self) -> RunResult {
-        let mut restored = 0;
-        let mut left = 0;
-        let mut original = 0;
-        let stages = self.plan.stages.len();
-        for state in self.hosts.values() {
-            match state.outcome(stages).0 {
-                Outcome::Restored => restored += 1,
-                Outcome::Original => original += 1,
-                Outcome::Failed if state.is_left() => left += 1,
-                Outcome::Failed | Outcome::Unknown => return self.mixed_or_refused(),
-                Outcome::Skipped => {}
-            }
-        }
-        match (restored, left, original) {
-            (_, 0, 0) => RunResult::Verified,
-            (_, _, 0) => RunResult::Unverified,
-            (0, 0, _) => self.untouched(),
-            (_, _, _) => RunResult::Mixed,
-        }
-    }
-
-    /// A host that is unknown although nothing that changes anything was ever sent is no mix.
-    fn mixed_or_refused(&self) -> RunResult {
-        if self.cut || self.plan.stages.iter().all(|stage| !stage.cuts_capacity) {
-            return RunResult::Mixed;
-        }
-        self.untouched()
-    }
-
-    fn untouched(&self) -> RunResult {
-        if self.cut || self.abort.is_some() { RunResult::PutBack } else { RunResult::Refused }
     }
 
     fn dispatched(
@@ -656,39 +552,6 @@ impl Operation {
 }
 
 impl HostState {
-    /// The outcome if the operation ended now, and why.
-    fn outcome(&self, stages: usize) -> (Outcome, String) {
-        let mut done = 0;
-        let mut undone = None;
-        let mut down = false;
-        for slot in self.tracks.values() {
-            match &slot.state {
-                TrackState::Stuck { reason } | TrackState::Left { reason } => {
-                    return (Outcome::Failed, reason.clone());
-                }
-                TrackState::Unknown { why, .. } => return (Outcome::Unknown, why.clone()),
-                TrackState::Undone { reason } => undone = Some(reason.clone()),
-                TrackState::InWork { .. } => {
-                    return (Outcome::Unknown, "it is still in work".to_owned());
-                }
-                TrackState::Waiting => down |= slot.left_down,
-                TrackState::Done => done += 1,
-            }
-        }
-        if down {
-            let reason = undone.unwrap_or_else(|| "it was not tried again".to_owned());
-            return (Outcome::Failed, reason);
-        }
-        if let Some(reason) = undone {
-            return (Outcome::Original, reason);
-        }
-        debug_assert!(self.tracks.len() <= stages);
-        if done == self.tracks.len() {
-            return (Outcome::Restored, String::new());
-        }
-        (Outcome::Original, "nothing was changed there".to_owned())
-    }
-
     /// Whether what it does in some stage is not known.
     pub(crate) fn is_unknown(&self) -> bool {
         self.tracks.values().any(|slot| matches!(slot.state, TrackState::Unknown { .. }))
@@ -697,11 +560,6 @@ impl HostState {
     /// Whether it has nothing left to do.
     pub(crate) fn is_done(&self) -> bool {
         self.tracks.values().all(|slot| slot.state == TrackState::Done)
-    }
-
-    /// On the wanted release, but not verified.
-    fn is_left(&self) -> bool {
-        self.tracks.values().any(|slot| matches!(slot.state, TrackState::Left { .. }))
     }
 }
 
@@ -761,28 +619,5 @@ impl Operation {
     /// Whether an ask has a meaning now.
     pub fn allows(&self, ask: &Ask) -> bool {
         crate::decide::allowed(self, ask)
-    }
-
-    /// What each host had live before, where this operation exchanged it.
-    pub fn replaced(&self) -> Vec<(HostName, &Evidence)> {
-        let mut found = Vec::new();
-        for (host, state) in &self.hosts {
-            let cuts =
-                state.tracks.iter().filter(|(stage, _)| self.plan.stages[**stage].cuts_capacity);
-            for evidence in
-                cuts.flat_map(|(_, slot)| &slot.evidence).filter(|row| row.replaced.is_some())
-            {
-                found.push((host.clone(), evidence));
-            }
-        }
-        found
-    }
-
-    /// Whether it is one whose success says that the release it brought is good.
-    pub fn proves(&self) -> bool {
-        match self.plan.kind {
-            OperationKind::Rollback | OperationKind::Undo(_) | OperationKind::Snapshot => true,
-            OperationKind::Check => false,
-        }
     }
 }

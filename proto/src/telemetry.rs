@@ -74,7 +74,8 @@ pub fn init(service_name: &'static str, format: Format) -> Result<Guard, Telemet
         Ok(_) | Err(_) => DEFAULT_FILTER.to_owned(),
     };
     let filter = EnvFilter::try_new(filter).map_err(TelemetryError::Filter)?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colour);
     let lines = match format {
         Format::Text => lines.boxed(),
         Format::Json => lines.json().boxed(),

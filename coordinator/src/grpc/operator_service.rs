@@ -565,12 +565,12 @@ async fn send(
 /// What an apply changes, in sentences.
 fn differences(old: Option<&Fleet>, new: &Fleet) -> Vec<String> {
     let Some(old) = old else {
-        let hosts = new.hosts().count();
-        return vec![format!(
-            "fleet {} is new: {hosts} hosts, {} components",
-            new.name,
-            new.components.len()
-        )];
+        let count = |number: usize, noun: &str| {
+            format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+        };
+        let (hosts, components) =
+            (count(new.hosts().count(), "host"), count(new.components.len(), "component"));
+        return vec![format!("fleet {} is new: {hosts}, {components}", new.name)];
     };
     let mut changes = Vec::new();
     for (host, group) in new.hosts() {

@@ -207,7 +207,7 @@ pub fn control(hosts: &[&str]) -> v1::FleetControl {
             late_hosts: v1::LateHosts::Rollback.into(),
             deadline_ms: 60_000,
             soak_ms: 0,
-            unknown_after_ms: 1_000,
+            unknown_after_ms: 5_000,
         }),
         policy_hashes: std::collections::HashMap::new(),
     }

@@ -21,6 +21,7 @@ use crate::{
     hands::Hands,
     ledger::{Found, Ledger, LedgerError, LedgerFile, Record, StepResult},
     order::{Before, Fence, Order, Verb},
+    text::shortened,
     worker::{self, Input, Reply, Work},
 };
 
@@ -28,7 +29,7 @@ use crate::{
 const QUEUED_MAX: usize = 64;
 
 /// What a step's words and notes may be long: they are kept in the ledger and sent, several times over.
-const DETAIL_BYTES_MAX: usize = 4096;
+pub(crate) const DETAIL_BYTES_MAX: usize = 4096;
 const NOTES_MAX: usize = 64;
 const NOTE_BYTES_MAX: usize = 512;
 
@@ -241,7 +242,7 @@ async fn do_work<H: Hands>(ledger: &Ledger, hands: &H, work: Work) -> Input {
             let staged = staged(ledger, &key.operation, &steps[index].component);
             let mut before = hands.look(&steps[index], staged).await;
             if let Err(why) = &mut before {
-                cut(why, DETAIL_BYTES_MAX);
+                *why = shortened(why, DETAIL_BYTES_MAX);
             }
             Input::Looked { key, index, before }
         }
@@ -253,7 +254,7 @@ async fn do_work<H: Hands>(ledger: &Ledger, hands: &H, work: Work) -> Input {
         Work::Observe { key, index, undo } => {
             let (mut found, evidence) = hands.observe(&steps[index], before_of(index), undo).await;
             if let Found::Unknown(why) = &mut found {
-                cut(why, DETAIL_BYTES_MAX);
+                *why = shortened(why, DETAIL_BYTES_MAX);
             }
             Input::Observed { key, index, found, evidence }
         }
@@ -269,21 +270,11 @@ fn timed(result: StepResult, begun: tokio::time::Instant) -> StepResult {
     let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     let evidence = result.evidence.map(|mut evidence| {
         evidence.notes.truncate(NOTES_MAX);
-        evidence.notes.iter_mut().for_each(|note| cut(note, NOTE_BYTES_MAX));
+        evidence.notes.iter_mut().for_each(|note| *note = shortened(note, NOTE_BYTES_MAX));
         evidence
     });
-    let mut detail = result.detail;
-    cut(&mut detail, DETAIL_BYTES_MAX);
+    let detail = shortened(&result.detail, DETAIL_BYTES_MAX);
     StepResult { duration_ms, detail, evidence, ..result }
-}
-
-/// Shortens a text of the host's; its end is dropped.
-fn cut(text: &mut String, bytes_max: usize) {
-    if text.len() > bytes_max {
-        let end = (0..=bytes_max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
-    }
 }
 
 /// What the same operation's stage step found live of a component.

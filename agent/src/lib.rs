@@ -28,6 +28,7 @@ pub mod retry;
 pub mod session;
 pub mod status;
 pub mod store;
+mod text;
 pub mod worker;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
@@ -77,8 +78,7 @@ impl Agent {
     ) -> anyhow::Result<Self> {
         let (file, ledger) = LedgerFile::open(&state.join("ledger"))?;
         let (core, handle) = Core::new(file, ledger, hands.clone());
-        let session =
-            Session { coordinator, identity, hands, core: handle, on_up: Box::new(|| {}) };
+        let session = Session { coordinator, identity, hands, core: handle };
         Ok(Self { core: tokio::spawn(core.run()), session: tokio::spawn(session.run()) })
     }
 

@@ -63,8 +63,6 @@ pub struct Session<H> {
     pub identity: std::path::PathBuf,
     pub hands: Arc<H>,
     pub core: CoreHandle,
-    /// Called when a session is up: systemd is told that the agent is ready.
-    pub on_up: Box<dyn Fn() + Send + Sync>,
 }
 
 impl<H> std::fmt::Debug for Session<H> {
@@ -122,7 +120,6 @@ impl<H: Hands> Session<H> {
         send(&up, v1::session_request::Message::Status(status)).await?;
         tracing::info!(coordinator = self.coordinator, "session up");
         *up_since = Some(Instant::now());
-        (self.on_up)();
         Talk {
             session: self,
             host,

@@ -72,10 +72,7 @@ pub struct HeldSnapshot {
 impl HostStatus {
     /// The host as a planner sees it.
     pub fn now(&self, state: &FleetState, host: &HostName) -> HostNow {
-        let mut now = HostNow {
-            policy_drift: self.policy_drift(state.fleet.as_ref(), host),
-            ..HostNow::default()
-        };
+        let mut now = HostNow::default();
         for row in &self.components {
             let release = live_release(state, host, row);
             let live = LiveNow { release, snapshot: row.snapshot.clone(), changed: row.changed };

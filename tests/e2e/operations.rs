@@ -67,15 +67,35 @@ impl Fleet {
         self.client.get_operation(request).await.unwrap().into_inner().operation.unwrap()
     }
 
+    pub(crate) async fn abort(&mut self, id: &str, mode: v1::AbortMode) {
+        let request = v1::AbortOperationRequest { operation: id.to_owned(), mode: mode.into() };
+        self.client.abort_operation(request).await.unwrap();
+    }
+
     /// Waits until it has ended.
     pub(crate) async fn ended(&mut self, id: &str) -> v1::Operation {
-        let client = self.client.clone();
-        eventually("the operation has ended", || {
-            let (mut client, id) = (client.clone(), id.to_owned());
+        self.seen(id, "the operation has ended", |operation| operation.ended_unix_ms > 0).await
+    }
+
+    /// Waits until late hosts have made it a verified one.
+    async fn verified(&self, id: &str) -> v1::Operation {
+        let verified = |operation: &v1::Operation| operation.result() == OperationResult::Verified;
+        self.seen(id, "the operation is verified", verified).await
+    }
+
+    async fn seen(
+        &self,
+        id: &str,
+        what: &str,
+        holds: impl Fn(&v1::Operation) -> bool,
+    ) -> v1::Operation {
+        eventually(what, || {
+            let (mut client, operation) = (self.client.clone(), id.to_owned());
+            let holds = &holds;
             async move {
-                let request = v1::GetOperationRequest { operation: id };
+                let request = v1::GetOperationRequest { operation };
                 let operation = client.get_operation(request).await.ok()?.into_inner().operation?;
-                (operation.ended_unix_ms > 0).then_some(operation)
+                holds(&operation).then_some(operation)
             }
         })
         .await
@@ -220,12 +240,7 @@ async fn abort_restore_takes_everything_back() {
     fleet.hands["h2"].hold_back(Verb::Verify);
     let id = fleet.begin(rollback("", &[])).await;
     fleet.performed("h2", "start").await;
-    let mode = v1::AbortMode::Restore.into();
-    fleet
-        .client
-        .abort_operation(v1::AbortOperationRequest { operation: id.clone(), mode })
-        .await
-        .unwrap();
+    fleet.abort(&id, v1::AbortMode::Restore).await;
     fleet.hands["h2"].let_go();
     let operation = fleet.ended(&id).await;
     assert_eq!(operation.result(), OperationResult::PutBack, "{:?}", Fleet::outcomes(&operation));
@@ -239,12 +254,7 @@ async fn abort_leave_ends_what_was_begun_and_begins_no_more() {
     fleet.hands["h1"].hold_back(Verb::Verify);
     let id = fleet.begin(rollback("", &[])).await;
     fleet.performed("h1", "start").await;
-    let mode = v1::AbortMode::Leave.into();
-    fleet
-        .client
-        .abort_operation(v1::AbortOperationRequest { operation: id.clone(), mode })
-        .await
-        .unwrap();
+    fleet.abort(&id, v1::AbortMode::Leave).await;
     fleet.hands["h1"].let_go();
     let operation = fleet.ended(&id).await;
     assert_eq!(operation.result(), OperationResult::Mixed);
@@ -324,7 +334,7 @@ async fn p03_a_lost_host_is_unknown_and_is_brought_along_when_it_comes_back() {
     fleet.hands["h2"].let_go();
     let hands = fleet.hands["h2"].clone();
     restart(&mut fleet.cluster, "h2", hands).await;
-    let operation = verified(&fleet.client, &id).await;
+    let operation = fleet.verified(&id).await;
     assert!(operation.hosts.iter().all(|row| row.outcome() == Outcome::Restored));
     assert_eq!(fleet.live(), ["v1"; 4]);
 }
@@ -341,12 +351,7 @@ async fn p03_a_host_that_forgot_what_it_did_is_not_called_put_back() {
     fleet.cluster.forget("h1");
     fleet.cluster.start_agent("h1", fleet.hands["h1"].clone());
     fleet.cluster.connected(HOSTS.len()).await;
-    let mode = v1::AbortMode::Restore.into();
-    fleet
-        .client
-        .abort_operation(v1::AbortOperationRequest { operation: id.clone(), mode })
-        .await
-        .unwrap();
+    fleet.abort(&id, v1::AbortMode::Restore).await;
     fleet.hands["h2"].let_go();
     let operation = fleet.ended(&id).await;
     assert_eq!(operation.result(), OperationResult::Mixed);
@@ -378,25 +383,12 @@ async fn a_rollback_that_succeeds_late_freezes_and_says_what_it_put_there() {
         let hands = fleet.hands[host].clone();
         restart(&mut fleet.cluster, host, hands).await;
     }
-    verified(&fleet.client, &id).await;
+    fleet.verified(&id).await;
     let now = fleet.client.get_fleet(v1::GetFleetRequest::default()).await.unwrap().into_inner();
     assert!(now.freeze.unwrap().frozen);
     let again =
         fleet.client.create_plan(rollback("", &[])).await.unwrap().into_inner().plan.unwrap();
     assert!(again.nothing_to_do, "it goes no further back");
-}
-
-/// Waits until late hosts have made an operation a verified one.
-async fn verified(client: &Client, id: &str) -> v1::Operation {
-    eventually("the operation is verified", || {
-        let (mut client, operation) = (client.clone(), id.to_owned());
-        async move {
-            let request = v1::GetOperationRequest { operation };
-            let operation = client.get_operation(request).await.ok()?.into_inner().operation?;
-            (operation.result() == OperationResult::Verified).then_some(operation)
-        }
-    })
-    .await
 }
 
 /// Starts an agent again once its ledger is free.

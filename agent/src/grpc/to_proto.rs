@@ -3,14 +3,12 @@
 use proto::v1;
 
 use crate::{
-    core::Report,
+    core::{DETAIL_BYTES_MAX, Report},
     ledger::{Ledger, Record, StepResult, StepState, Track},
     order::{End, Evidence, Goal, Order, TrackKey, Verb},
     status::{ComponentStatus, HostStatus, Snapshot},
+    text::shortened,
 };
-
-/// What a detail may be long; logs of a failing service can be longer.
-const DETAIL_BYTES_MAX: usize = 4096;
 
 /// The messages of one report, in order.
 pub fn report(report: &Report, host: &str) -> Vec<v1::Report> {
@@ -216,9 +214,5 @@ fn small(number: usize) -> u32 {
 }
 
 fn cut(text: &str) -> String {
-    let mut end = text.len().min(DETAIL_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].to_owned()
+    shortened(text, DETAIL_BYTES_MAX)
 }

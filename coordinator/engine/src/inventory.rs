@@ -20,8 +20,6 @@ pub struct Inventory<'a> {
 pub struct HostNow {
     pub live: BTreeMap<ComponentName, LiveNow>,
     pub snapshots: BTreeMap<ComponentName, Vec<SnapshotNow>>,
-    /// Its policy file is not the one that the fleet file says.
-    pub policy_drift: bool,
 }
 
 /// What is live of a component.

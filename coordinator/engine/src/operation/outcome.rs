@@ -66,7 +66,7 @@ impl Operation {
             let (host, group, outcome) = (host.clone(), group.clone(), Outcome::Skipped);
             return HostOutcome { host, group, outcome, reason, evidence: Vec::new(), cut_ms: 0 };
         };
-        let (outcome, reason) = state.outcome(self.plan.stages.len());
+        let (outcome, reason) = state.outcome();
         let evidence =
             state.tracks.values().flat_map(|slot| slot.evidence.iter().cloned()).collect();
         let cut_ms = self.cut_ms(state);
@@ -91,9 +91,8 @@ impl Operation {
         let mut restored = 0;
         let mut left = 0;
         let mut original = 0;
-        let stages = self.plan.stages.len();
         for state in self.hosts.values() {
-            match state.outcome(stages).0 {
+            match state.outcome().0 {
                 Outcome::Restored => restored += 1,
                 Outcome::Original => original += 1,
                 Outcome::Failed if state.is_left() => left += 1,
@@ -147,7 +146,7 @@ impl Operation {
 
 impl HostState {
     /// The outcome if the operation ended now, and why.
-    fn outcome(&self, stages: usize) -> (Outcome, String) {
+    fn outcome(&self) -> (Outcome, String) {
         let mut done = 0;
         let mut undone = None;
         let mut down = false;
@@ -172,7 +171,6 @@ impl HostState {
         if let Some(reason) = undone {
             return (Outcome::Original, reason);
         }
-        debug_assert!(self.tracks.len() <= stages);
         if done == self.tracks.len() {
             return (Outcome::Restored, String::new());
         }

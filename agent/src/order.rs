@@ -61,6 +61,9 @@ pub struct Step {
     pub release: String,
     pub snapshot: String,
     pub deadline_ms: u64,
+    /// The name of the hook, where the verb is one; else empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hook: String,
 }
 
 /// What can be done to a component.
@@ -75,19 +78,22 @@ pub enum Verb {
     Verify,
     Discard,
     Check,
+    Reload,
+    Hook,
 }
 
 impl Verb {
     /// Whether it changes what serves, so that it has something to undo.
     pub fn cuts(self) -> bool {
         match self {
-            Self::Stop | Self::Switch | Self::Start => true,
+            Self::Stop | Self::Switch | Self::Start | Self::Reload => true,
             Self::Preflight
             | Self::Snapshot
             | Self::Stage
             | Self::Verify
             | Self::Discard
-            | Self::Check => false,
+            | Self::Check
+            | Self::Hook => false,
         }
     }
 }
@@ -104,6 +110,8 @@ impl fmt::Display for Verb {
             Self::Verify => "verify",
             Self::Discard => "discard",
             Self::Check => "check",
+            Self::Reload => "reload",
+            Self::Hook => "hook",
         })
     }
 }

@@ -70,6 +70,12 @@ pub struct ComponentPolicy {
     pub services: Vec<ServicePolicy>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<CheckPolicy>,
+    /// Commands that run at stated points of a track.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookPolicy>,
+    /// Where the app records its database migrations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migrations: Option<MigrationsPolicy>,
     /// How long the checks may take to pass.
     pub ready_within: Span,
     /// How long they must then hold.
@@ -147,8 +153,109 @@ pub enum ServiceDriver {
     Process(ProcessPolicy),
     /// The name of a systemd unit.
     Systemd(String),
-    /// The name of the systemd unit that runs nginx.
+    /// The name of the systemd unit that runs nginx. It is reloaded, never stopped.
     Nginx(String),
+    /// The app's own scripts.
+    Script(ScriptPolicy),
+}
+
+impl ServiceDriver {
+    /// Whether it reads its files anew while it runs, instead of being stopped and started.
+    pub fn reloads(&self) -> bool {
+        match self {
+            Self::Nginx(_) => true,
+            Self::Process(_) | Self::Systemd(_) | Self::Script(_) => false,
+        }
+    }
+}
+
+/// The app's own scripts: what starts it, stops it and tells whether it runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScriptPolicy {
+    /// Exits 0 once the service was started. Program (absolute) and arguments. No shell.
+    pub start: Vec<String>,
+    /// Exits 0 once nothing of the service runs.
+    pub stop: Vec<String>,
+    /// Run where `stop` failed or overran `stop_within`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force_stop: Option<Vec<String>>,
+    /// Exits 0 while the service runs, 3 while it does not (as init scripts do); anything else is not known.
+    pub status: Vec<String>,
+    /// The working directory. Absolute.
+    pub directory: PathBuf,
+    /// The whole environment: nothing is inherited, and no secret may stand here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+    /// The user that they run as.
+    pub user: String,
+}
+
+/// A command that runs at a stated point of its component's track.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HookPolicy {
+    /// The hook's name in plans; unique in its component.
+    pub name: String,
+    /// When it runs.
+    pub at: HookPoint,
+    /// Program (absolute) and arguments. No shell.
+    pub command: Vec<String>,
+    /// The user that it runs as.
+    pub user: String,
+    /// How long it may take. Default: 60s.
+    #[serde(default = "default_hook_within")]
+    pub within: Span,
+    /// It may be run again after a crash in it. Where it may not, a host that crashed in it is taken back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repeatable: bool,
+}
+
+/// The default of a hook's `within`.
+pub fn default_hook_within() -> Span {
+    Span::seconds(60)
+}
+
+/// When a hook runs. A component that is reloaded has no stop and no start: its hooks run around the reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HookPoint {
+    /// While the old release still serves, just before it is stopped.
+    BeforeStop,
+    /// The new files are in place and nothing runs yet.
+    BeforeStart,
+    /// Everything was started; checks follow.
+    AfterStart,
+    /// The checks have held.
+    AfterVerify,
+}
+
+/// Where the app records its database migrations: what a rollback must not cross unless it is backward-safe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MigrationsPolicy {
+    /// The table that lists them; `schema.table` where it is not on the search path.
+    pub table: String,
+    /// The column with their names. Default: `version`.
+    #[serde(default = "default_migrations_column")]
+    pub column: String,
+    /// Patterns (`0001_*`) of those that an older release can live with. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backward_safe: Vec<String>,
+    /// The key in one of the component's declared env files that holds the database's URL. Default: `DATABASE_URL`.
+    #[serde(default = "default_migrations_url_key")]
+    pub url_key: String,
+    /// A file on the host with the database's URL, in place of `url_key`. Absolute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url_file: Option<PathBuf>,
+}
+
+fn default_migrations_column() -> String {
+    "version".to_owned()
+}
+
+fn default_migrations_url_key() -> String {
+    "DATABASE_URL".to_owned()
 }
 
 /// A command that the agent starts and watches.
@@ -200,6 +307,10 @@ pub fn default_timeout() -> Span {
 /// What a check does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a policy has a handful of checks, most of them of HTTP"
+)]
 pub enum ProbePolicy {
     Http(HttpProbe),
     Tcp(TcpProbe),
@@ -220,6 +331,12 @@ pub struct HttpProbe {
     /// A file on the host with a bearer token; its value is never shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bearer_file: Option<PathBuf>,
+    /// Headers whose values may be seen by anybody.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Headers whose values stand in files on the host; they are never shown.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub header_files: BTreeMap<String, PathBuf>,
     /// How many requests make one try; 1 where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<u32>,
@@ -237,13 +354,28 @@ pub struct HttpExpect {
     /// JSON pointer → the value that must stand there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub json: BTreeMap<String, serde_json::Value>,
+    /// JSON pointer → the largest number that may stand there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub at_most: BTreeMap<String, f64>,
+    /// JSON pointer → the smallest number that may stand there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub at_least: BTreeMap<String, f64>,
     /// JSON pointer to the running version; it must be the wanted one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version_at: Option<String>,
     /// The longest answer time of one request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<Span>,
-    /// p95 against what was recorded while the release was good.
+    /// The longest average answer time of a try's requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average_within: Option<Span>,
+    /// The longest p95 of a try's requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p95_within: Option<Span>,
+    /// The average, as a multiple of what was recorded while the release was good: 1.5 is half as slow again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average_over_baseline: Option<f64>,
+    /// The p95, as a multiple of what was recorded while the release was good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p95_over_baseline: Option<f64>,
 }

@@ -197,6 +197,8 @@ pub fn control(hosts: &[&str]) -> v1::FleetControl {
             stop_within_ms: 5_000,
             ready_within_ms: 5_000,
             stable_for_ms: 0,
+            reloads: false,
+            hooks: Vec::new(),
         }],
         rollback: Some(v1::RollbackStrategy {
             batches: vec!["1".to_owned(), "50%".to_owned()],

@@ -118,7 +118,7 @@ impl ScriptedHands {
                     state.releases.push(name);
                 }
             }
-            Verb::Preflight | Verb::Discard | Verb::Check => {}
+            Verb::Preflight | Verb::Discard | Verb::Check | Verb::Reload | Verb::Hook => {}
         }
         Ok(evidence)
     }
@@ -142,7 +142,9 @@ impl Hands for ScriptedHands {
                 | Verb::Stage
                 | Verb::Verify
                 | Verb::Discard
-                | Verb::Check => Before::Nothing,
+                | Verb::Check
+                | Verb::Reload
+                | Verb::Hook => Before::Nothing,
             })
         })
     }
@@ -182,7 +184,9 @@ impl Hands for ScriptedHands {
                 | Verb::Stage
                 | Verb::Verify
                 | Verb::Discard
-                | Verb::Check => false,
+                | Verb::Check
+                | Verb::Reload
+                | Verb::Hook => false,
             };
             (if done == undo { Found::NotDone } else { Found::Done }, None)
         })

@@ -384,11 +384,14 @@ fn step(step: &engine::Step) -> order::Step {
             Verb::Verify => order::Verb::Verify,
             Verb::Discard => order::Verb::Discard,
             Verb::Check => order::Verb::Check,
+            Verb::Reload => order::Verb::Reload,
+            Verb::Hook => order::Verb::Hook,
         },
         component: step.component.as_str().to_owned(),
         release: target.map(|target| target.release.as_str().to_owned()).unwrap_or_default(),
         snapshot: snapshot.map(|hash| hash.as_str().to_owned()).unwrap_or_default(),
         deadline_ms: step.deadline_ms,
+        hook: step.hook.clone().unwrap_or_default(),
     }
 }
 

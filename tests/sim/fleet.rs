@@ -84,6 +84,8 @@ impl Draft {
             stop_within_ms: 5_000,
             ready_within_ms: 5_000,
             stable_for_ms: 1_000,
+            reloads: false,
+            hooks: Vec::new(),
         };
         let fleet = Fleet {
             name: FleetName::new("prod").expect("a fixed name is valid"),

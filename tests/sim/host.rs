@@ -68,7 +68,9 @@ impl Machine {
             | Verb::Stage
             | Verb::Verify
             | Verb::Discard
-            | Verb::Check => Before::Nothing,
+            | Verb::Check
+            | Verb::Reload
+            | Verb::Hook => Before::Nothing,
         }
     }
 
@@ -96,7 +98,9 @@ impl Machine {
             | Verb::Snapshot
             | Verb::Verify
             | Verb::Discard
-            | Verb::Check => Ok(()),
+            | Verb::Check
+            | Verb::Reload
+            | Verb::Hook => Ok(()),
         }
     }
 
@@ -136,7 +140,13 @@ impl Machine {
             Verb::Stop => part.running().is_empty(),
             Verb::Start => part.services.values().all(|runs| *runs),
             Verb::Switch => return part.at(&step.snapshot),
-            Verb::Preflight | Verb::Snapshot | Verb::Verify | Verb::Discard | Verb::Check => false,
+            Verb::Preflight
+            | Verb::Snapshot
+            | Verb::Verify
+            | Verb::Discard
+            | Verb::Check
+            | Verb::Reload
+            | Verb::Hook => false,
         };
         if done { Found::Done } else { Found::NotDone }
     }

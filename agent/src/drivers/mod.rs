@@ -20,7 +20,7 @@ pub mod process;
 
 use std::{fmt, path::PathBuf, pin::Pin, time::Duration};
 
-use proto::policy::{self, ServicePolicy};
+use proto::policy::{self, FilesPolicy, ServicePolicy};
 use tokio::time::Instant;
 
 pub use crate::exec::proc::Identity;
@@ -42,6 +42,23 @@ pub trait ServiceDriver: fmt::Debug + Send + Sync {
     /// Stops the service: it has `within` to end by itself, then it is killed. Done means that nothing of it runs.
     fn stop(&self, within: Duration, deadline: Instant) -> Doing<'_, Result<(), DriverError>>;
 
+    /// Makes the running service read its files anew; done means that what serves now has read them.
+    fn reload(&self, deadline: Instant) -> Doing<'_, Result<(), DriverError>> {
+        let _ = deadline;
+        let why = format!("driver `{}` cannot reload; stop and start it", self.name());
+        Box::pin(std::future::ready(Err(DriverError::Unsupported(why))))
+    }
+
+    /// Files of the service manager that go back with the release, beside those that the component declares.
+    fn files(&self) -> Vec<FilesPolicy> {
+        Vec::new()
+    }
+
+    /// What on this host would keep it from working, each with its mend. Changes nothing.
+    fn problems(&self) -> Doing<'_, Vec<String>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+
     /// Looks.
     fn status(&self) -> Doing<'_, Result<ServiceState, DriverError>>;
 
@@ -54,6 +71,7 @@ pub trait ServiceDriver: fmt::Debug + Send + Sync {
 pub enum Verb {
     Start,
     Stop,
+    Reload,
     Status,
     Log,
 }
@@ -63,6 +81,7 @@ impl fmt::Display for Verb {
         f.write_str(match self {
             Self::Start => "start",
             Self::Stop => "stop",
+            Self::Reload => "reload",
             Self::Status => "status",
             Self::Log => "log",
         })
@@ -142,6 +161,7 @@ pub fn build(
         }
         policy::ServiceDriver::Systemd(_) => Err(BuildError::NotHere { driver: "systemd" }),
         policy::ServiceDriver::Nginx(_) => Err(BuildError::NotHere { driver: "nginx" }),
+        policy::ServiceDriver::Script(_) => Err(BuildError::NotHere { driver: "script" }),
     }
 }
 

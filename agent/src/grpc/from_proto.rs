@@ -71,6 +71,8 @@ fn step(message: v1::Step) -> Result<Step, WireError> {
         v1::Verb::Verify => Verb::Verify,
         v1::Verb::Discard => Verb::Discard,
         v1::Verb::Check => Verb::Check,
+        v1::Verb::Reload => Verb::Reload,
+        v1::Verb::Hook => Verb::Hook,
         v1::Verb::Unspecified => {
             return Err(WireError::Enum { field: "verb", value: message.verb });
         }
@@ -81,6 +83,7 @@ fn step(message: v1::Step) -> Result<Step, WireError> {
         release: short("release", message.release)?,
         snapshot: short("snapshot", message.snapshot)?,
         deadline_ms: message.deadline_ms,
+        hook: short("hook", message.hook)?,
     })
 }
 

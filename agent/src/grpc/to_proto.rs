@@ -206,6 +206,8 @@ fn verb(verb: Verb) -> v1::Verb {
         Verb::Verify => v1::Verb::Verify,
         Verb::Discard => v1::Verb::Discard,
         Verb::Check => v1::Verb::Check,
+        Verb::Reload => v1::Verb::Reload,
+        Verb::Hook => v1::Verb::Hook,
     }
 }
 

@@ -196,6 +196,16 @@ impl Component {
         Ok("every byte read".to_owned())
     }
 
+    /// The services read their files anew.
+    pub(super) async fn reload(&self, step: &Step) -> Done {
+        Err(format!("no service of {} can be reloaded", step.component))
+    }
+
+    /// Runs a declared hook.
+    pub(super) async fn hook(&self, step: &Step) -> Done {
+        Err(format!("hook `{}` is not in this host's policy", step.hook))
+    }
+
     /// Takes a step back that was done wholly or in part.
     pub(super) async fn undo(&self, step: &Step, before: &Before) -> Done {
         match (step.verb, before) {
@@ -227,7 +237,9 @@ impl Component {
                 | Verb::Stage
                 | Verb::Verify
                 | Verb::Discard
-                | Verb::Check,
+                | Verb::Check
+                | Verb::Reload
+                | Verb::Hook,
                 _,
             ) => Ok(String::new()),
         }
@@ -282,7 +294,9 @@ impl Component {
                 | Verb::Start
                 | Verb::Verify
                 | Verb::Discard
-                | Verb::Check,
+                | Verb::Check
+                | Verb::Reload
+                | Verb::Hook,
                 _,
             ) => Ok((Found::NotDone, None)),
         }

@@ -142,7 +142,9 @@ impl Hands for Host {
                 | Verb::Stage
                 | Verb::Verify
                 | Verb::Discard
-                | Verb::Check => Ok(Before::Nothing),
+                | Verb::Check
+                | Verb::Reload
+                | Verb::Hook => Ok(Before::Nothing),
             }
         })
     }
@@ -216,6 +218,8 @@ impl Host {
             Verb::Verify => component.verify(step).await,
             Verb::Discard => component.discard(step).await.map(|detail| (detail, None)),
             Verb::Check => component.check(step).await.map(|detail| (detail, None)),
+            Verb::Reload => component.reload(step).await.map(|detail| (detail, None)),
+            Verb::Hook => component.hook(step).await.map(|detail| (detail, None)),
         }
     }
 }

@@ -88,6 +88,8 @@ impl Server {
             body: None,
             bearer_file: None,
             requests: None,
+            headers: Default::default(),
+            header_files: Default::default(),
             expect: HttpExpect { version_at: Some("/version".into()), ..HttpExpect::default() },
         }
     }

@@ -44,6 +44,28 @@ pub struct Component {
     pub stop_within_ms: u64,
     pub ready_within_ms: u64,
     pub stable_for_ms: u64,
+    /// Its services read their files anew while they run; they are never stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reloads: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<Hook>,
+}
+
+/// A command of the hosts' policies, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    pub name: String,
+    pub at: HookPoint,
+    pub within_ms: u64,
+}
+
+/// When a hook runs in its component's track.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HookPoint {
+    BeforeStop,
+    BeforeStart,
+    AfterStart,
+    AfterVerify,
 }
 
 /// How this fleet is rolled back.

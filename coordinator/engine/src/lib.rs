@@ -31,8 +31,9 @@ pub use consequences::consequences;
 pub use decide::{Input, SeenTrack, decide};
 pub use event::{Abort, Ask, Event, StepReport, StepState, TrackEnd, TrackEnding};
 pub use fleet::{
-    Component, Fleet, FleetError, FleetEvent, FleetState, Freeze, Group, HostRelease, LateHosts,
-    OnFailure, OperationRow, Release, Rollback, SeenSnapshot, Share, Standing, StandingSource,
+    Component, Fleet, FleetError, FleetEvent, FleetState, Freeze, Group, Hook, HookPoint,
+    HostRelease, LateHosts, OnFailure, OperationRow, Release, Rollback, SeenSnapshot, Share,
+    Standing, StandingSource,
 };
 pub use inventory::{HostNow, Inventory, LiveNow, SnapshotNow};
 pub use name::{

@@ -155,6 +155,9 @@ pub struct Step {
     pub component: ComponentName,
     pub target: Option<Target>,
     pub deadline_ms: u64,
+    /// The name of the hook, where the verb is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<String>,
 }
 
 /// What a step brings a component to.
@@ -177,19 +180,22 @@ pub enum Verb {
     Verify,
     Discard,
     Check,
+    Reload,
+    Hook,
 }
 
 impl Verb {
     /// Whether it takes capacity away or changes what is live.
     pub fn cuts(self) -> bool {
         match self {
-            Self::Stop | Self::Switch | Self::Start => true,
+            Self::Stop | Self::Switch | Self::Start | Self::Reload => true,
             Self::Preflight
             | Self::Snapshot
             | Self::Stage
             | Self::Verify
             | Self::Discard
-            | Self::Check => false,
+            | Self::Check
+            | Self::Hook => false,
         }
     }
 }

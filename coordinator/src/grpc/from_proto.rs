@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use engine::{
-    Component, ComponentName, Evidence, Fleet, FleetName, Group, GroupName, HostName, Input,
-    LateHosts, OnFailure, OperationId, ReleaseName, Rollback, SeenSnapshot, SeenTrack,
-    SnapshotHash, Standing, StepReport, StepState, Timestamp, TrackEnd, TrackEnding, Verb, planner,
+    Component, ComponentName, Evidence, Fleet, FleetName, Group, GroupName, Hook, HookPoint,
+    HostName, Input, LateHosts, OnFailure, OperationId, ReleaseName, Rollback, SeenSnapshot,
+    SeenTrack, SnapshotHash, Standing, StepReport, StepState, Timestamp, TrackEnd, TrackEnding,
+    Verb, planner,
 };
 use proto::v1;
 
@@ -204,6 +205,8 @@ fn verb(value: i32) -> Wire<Verb> {
         Ok(v1::Verb::Verify) => Ok(Verb::Verify),
         Ok(v1::Verb::Discard) => Ok(Verb::Discard),
         Ok(v1::Verb::Check) => Ok(Verb::Check),
+        Ok(v1::Verb::Reload) => Ok(Verb::Reload),
+        Ok(v1::Verb::Hook) => Ok(Verb::Hook),
         Ok(v1::Verb::Unspecified) | Err(_) => Err(WireError::Enum { field: "verb", value }),
     }
 }
@@ -246,7 +249,22 @@ fn component(message: v1::Component) -> Wire<Component> {
         stop_within_ms: message.stop_within_ms,
         ready_within_ms: message.ready_within_ms,
         stable_for_ms: message.stable_for_ms,
+        reloads: message.reloads,
+        hooks: message.hooks.into_iter().map(hook).collect::<Wire<_>>()?,
     })
+}
+
+fn hook(message: v1::Hook) -> Wire<Hook> {
+    let at = match message.at() {
+        v1::HookPoint::BeforeStop => HookPoint::BeforeStop,
+        v1::HookPoint::BeforeStart => HookPoint::BeforeStart,
+        v1::HookPoint::AfterStart => HookPoint::AfterStart,
+        v1::HookPoint::AfterVerify => HookPoint::AfterVerify,
+        v1::HookPoint::Unspecified => {
+            return Err(WireError::Enum { field: "components.hooks.at", value: message.at });
+        }
+    };
+    Ok(Hook { name: message.name, at, within_ms: message.within_ms })
 }
 
 fn rollback_strategy(message: v1::RollbackStrategy) -> Wire<Rollback> {

@@ -74,6 +74,7 @@ fn step(step: &engine::Step) -> v1::Step {
         release: text(step.target.as_ref().map(|target| &target.release)),
         snapshot: text(step.target.as_ref().and_then(|target| target.snapshot.as_ref())),
         deadline_ms: step.deadline_ms,
+        hook: step.hook.clone().unwrap_or_default(),
     }
 }
 
@@ -88,6 +89,8 @@ fn verb(verb: Verb) -> v1::Verb {
         Verb::Verify => v1::Verb::Verify,
         Verb::Discard => v1::Verb::Discard,
         Verb::Check => v1::Verb::Check,
+        Verb::Reload => v1::Verb::Reload,
+        Verb::Hook => v1::Verb::Hook,
     }
 }
 

@@ -137,9 +137,10 @@ fn component(
     check::files(&component.files, at.key("files"), report);
     check::services(&component.services, at.key("services"), report);
     check::checks(&component.checks, at.key("checks"), report);
+    check::hooks(&component.hooks, at.key("hooks"), report);
     check::positive(component.ready_within, at.key("ready_within"), report);
     if let Some(migrations) = &component.migrations {
-        text(&migrations.table, at.key("migrations").key("table"), report);
+        check::migrations(migrations, &component.files, at.key("migrations"), report);
     }
     overrides(fleet, name, component, at.key("overrides"), report);
 }

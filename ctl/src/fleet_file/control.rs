@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use proto::{policy::ServicePolicy, v1};
+use proto::{
+    policy::{HookPoint, HookPolicy, ServicePolicy},
+    v1,
+};
 
 use super::{Component, FleetFile, LateHosts, OnFailure, Rollback};
 
@@ -48,7 +51,20 @@ fn component(name: &str, component: &Component) -> v1::Component {
         stop_within_ms: longest.saturating_add(STOP_MARGIN_MS),
         ready_within_ms: component.ready_within.as_ms(),
         stable_for_ms: component.stable_for.as_ms(),
+        reloads: !component.services.is_empty()
+            && component.services.iter().all(|service| service.driver.reloads()),
+        hooks: component.hooks.iter().map(hook).collect(),
     }
+}
+
+fn hook(hook: &HookPolicy) -> v1::Hook {
+    let at = match hook.at {
+        HookPoint::BeforeStop => v1::HookPoint::BeforeStop,
+        HookPoint::BeforeStart => v1::HookPoint::BeforeStart,
+        HookPoint::AfterStart => v1::HookPoint::AfterStart,
+        HookPoint::AfterVerify => v1::HookPoint::AfterVerify,
+    };
+    v1::Hook { name: hook.name.clone(), at: at.into(), within_ms: hook.within.as_ms() }
 }
 
 /// Services stop one after the other.

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use proto::{
-    policy::{CheckPolicy, FilesPolicy, ServicePolicy},
+    policy::{CheckPolicy, FilesPolicy, HookPolicy, MigrationsPolicy, ServicePolicy},
     span::Span,
 };
 use schemars::JsonSchema;
@@ -69,7 +69,6 @@ impl FleetFile {
             ("approvals", self.approvals.is_some()),
             ("notify", self.notify.is_some()),
             ("capture", any(|component| component.capture.is_some())),
-            ("migrations", any(|component| component.migrations.is_some())),
         ];
         sections.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
     }
@@ -93,6 +92,9 @@ pub struct Component {
     /// What "good" means on a host: every check must pass, then hold for `stable_for`.
     #[serde(default)]
     pub checks: Vec<CheckPolicy>,
+    /// Commands that run at stated points of a track.
+    #[serde(default)]
+    pub hooks: Vec<HookPolicy>,
     /// How long the checks may take to pass after the start. Default: 60s.
     #[serde(default = "default_ready_within")]
     pub ready_within: Span,
@@ -102,7 +104,7 @@ pub struct Component {
     /// Learns good releases by itself. Default: it does not.
     pub capture: Option<Capture>,
     /// Where the app records its database migrations.
-    pub migrations: Option<Migrations>,
+    pub migrations: Option<MigrationsPolicy>,
     /// What is different on one host, by host: each list given replaces the component's on that host.
     #[serde(default)]
     pub overrides: BTreeMap<String, Override>,
@@ -134,17 +136,6 @@ pub struct Override {
 pub struct Capture {
     /// How long the checks must hold before what runs is recorded as a release.
     pub after_healthy: Span,
-}
-
-/// Where the app records its database migrations.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Migrations {
-    /// The table that lists them.
-    pub table: String,
-    /// Patterns of those that an older release can live with. Default: none.
-    #[serde(default)]
-    pub backward_safe: Vec<String>,
 }
 
 /// How requests reach the hosts.

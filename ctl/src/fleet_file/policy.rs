@@ -55,6 +55,8 @@ pub(super) fn component_on(component: &Component, host: &str) -> ComponentPolicy
             .unwrap_or(&component.services)
             .clone(),
         checks: other.and_then(|other| other.checks.as_ref()).unwrap_or(&component.checks).clone(),
+        hooks: component.hooks.clone(),
+        migrations: component.migrations.clone(),
         ready_within: component.ready_within,
         stable_for: component.stable_for,
     }

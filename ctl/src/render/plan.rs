@@ -204,6 +204,7 @@ pub(crate) mod tests {
             release,
             snapshot,
             deadline_ms: 60_000,
+            hook: String::new(),
         }
     }
 

@@ -19,6 +19,8 @@ pub fn verb(verb: i32) -> String {
         Ok(v1::Verb::Verify) => "verify",
         Ok(v1::Verb::Discard) => "discard",
         Ok(v1::Verb::Check) => "check",
+        Ok(v1::Verb::Reload) => "reload",
+        Ok(v1::Verb::Hook) => "hook",
         Ok(v1::Verb::Unspecified) | Err(_) => return format!("verb-{verb}"),
     };
     word.to_owned()

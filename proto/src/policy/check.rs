@@ -9,15 +9,15 @@
 //! Invariant: no problem repeats a value that may be secret.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Component as Part, Path, PathBuf},
 };
 
 use tonic::codegen::http::Uri;
 
 use super::{
-    CheckPolicy, CommandProbe, FilesPolicy, HttpProbe, Policy, ProbePolicy, ProcessPolicy,
-    ServiceDriver, ServicePolicy,
+    CheckPolicy, CommandProbe, FilesPolicy, HookPolicy, HttpProbe, MigrationsPolicy, Policy,
+    ProbePolicy, ProcessPolicy, ScriptPolicy, ServiceDriver, ServicePolicy,
     yaml::{At, Problem, Report, mend_word},
 };
 use crate::span::Span;
@@ -40,6 +40,10 @@ pub fn policy(policy: &Policy, at: At<'_>) -> Result<(), Vec<Problem>> {
         files(&component.files, at.key("files"), &mut report);
         services(&component.services, at.key("services"), &mut report);
         checks(&component.checks, at.key("checks"), &mut report);
+        hooks(&component.hooks, at.key("hooks"), &mut report);
+        if let Some(here) = &component.migrations {
+            migrations(here, &component.files, at.key("migrations"), &mut report);
+        }
         positive(component.ready_within, at.key("ready_within"), &mut report);
         placed.push(Placed {
             name: component_name,
@@ -127,6 +131,14 @@ pub fn files(files: &[FilesPolicy], at: At<'_>, report: &mut Report) {
 /// Checks a component's services by themselves.
 pub fn services(services: &[ServicePolicy], at: At<'_>, report: &mut Report) {
     let mut names = BTreeSet::new();
+    let reloads = services.iter().filter(|service| service.driver.reloads()).count();
+    if reloads > 0 && reloads < services.len() {
+        report.add(
+            at,
+            "one service is reloaded while it runs, another is stopped and started",
+            "make a component of its own for what is reloaded, and order the two by `needs`",
+        );
+    }
     for (index, service) in services.iter().enumerate() {
         let at = at.item(index);
         name(&service.name, "service", at.key("name"), report);
@@ -142,6 +154,7 @@ pub fn services(services: &[ServicePolicy], at: At<'_>, report: &mut Report) {
             ServiceDriver::Process(process) => self::process(process, at.key("process"), report),
             ServiceDriver::Systemd(unit) => self::unit(unit, at.key("systemd"), report),
             ServiceDriver::Nginx(unit) => self::unit(unit, at.key("nginx"), report),
+            ServiceDriver::Script(script) => self::script(script, at.key("script"), report),
         }
     }
 }
@@ -170,6 +183,64 @@ pub fn checks(checks: &[CheckPolicy], at: At<'_>, report: &mut Report) {
         positive(check.every, at.key("every"), report);
         positive(check.timeout, at.key("timeout"), report);
         at_least_one(check.pass, at.key("pass"), report);
+    }
+}
+
+/// Checks a component's hooks by themselves.
+pub fn hooks(hooks: &[HookPolicy], at: At<'_>, report: &mut Report) {
+    let mut names = BTreeSet::new();
+    for (index, hook) in hooks.iter().enumerate() {
+        let at = at.item(index);
+        name(&hook.name, "hook", at.key("name"), report);
+        if !names.insert(&hook.name) {
+            report.add(
+                at.key("name"),
+                format!("hook `{}` is given twice", hook.name),
+                "give each its own `name`",
+            );
+        }
+        command(&hook.command, at.key("command"), report);
+        user(Some(&hook.user), at.key("user"), report);
+        positive(hook.within, at.key("within"), report);
+    }
+}
+
+/// Checks where a component's migrations are recorded. `files` are the component's, for the key of the URL.
+pub fn migrations(
+    migrations: &MigrationsPolicy,
+    files: &[FilesPolicy],
+    at: At<'_>,
+    report: &mut Report,
+) {
+    let parts: Vec<&str> = migrations.table.split('.').collect();
+    if parts.len() > 2 || !parts.iter().all(|part| is_sql_name(part)) {
+        report.add(
+            at.key("table"),
+            format!("`{}` cannot be the name of a table", migrations.table),
+            "write it like `schema_migrations` or `public.schema_migrations`",
+        );
+    }
+    if !is_sql_name(&migrations.column) {
+        report.add(
+            at.key("column"),
+            format!("`{}` cannot be the name of a column", migrations.column),
+            "write it like `version`",
+        );
+    }
+    match &migrations.url_file {
+        Some(file) => absolute(file, at.key("url_file"), report),
+        None => {
+            variable(&migrations.url_key, at.key("url_key"), report);
+            let secret =
+                |entry: &FilesPolicy| matches!(entry, FilesPolicy::File(file) if file.secret);
+            if !files.iter().any(secret) {
+                report.add(
+                    at,
+                    "nothing says how the database is reached",
+                    "add `url_file: /etc/lastgood/secrets/…`, or declare the env file that holds the key as `secret: true`",
+                );
+            }
+        }
     }
 }
 
@@ -342,8 +413,24 @@ fn process(process: &ProcessPolicy, at: At<'_>, report: &mut Report) {
     command(&process.command, at.key("command"), report);
     absolute(&process.directory, at.key("directory"), report);
     user(process.user.as_deref(), at.key("user"), report);
-    for (key, value) in &process.environment {
-        let at = at.key("environment").name(key);
+    environment(&process.environment, at.key("environment"), report);
+}
+
+fn script(script: &ScriptPolicy, at: At<'_>, report: &mut Report) {
+    command(&script.start, at.key("start"), report);
+    command(&script.stop, at.key("stop"), report);
+    command(&script.status, at.key("status"), report);
+    if let Some(force_stop) = &script.force_stop {
+        command(force_stop, at.key("force_stop"), report);
+    }
+    absolute(&script.directory, at.key("directory"), report);
+    user(Some(&script.user), at.key("user"), report);
+    environment(&script.environment, at.key("environment"), report);
+}
+
+fn environment(variables: &BTreeMap<String, String>, at: At<'_>, report: &mut Report) {
+    for (key, value) in variables {
+        let at = at.name(key);
         variable(key, at, report);
         if names_a_secret(key) && !value.is_empty() {
             report.add(
@@ -360,6 +447,11 @@ fn process(process: &ProcessPolicy, at: At<'_>, report: &mut Report) {
             );
         }
     }
+}
+
+fn is_sql_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 fn command(command: &[String], at: At<'_>, report: &mut Report) {
@@ -444,6 +536,29 @@ fn http(probe: &HttpProbe, at: At<'_>, report: &mut Report) {
     if let Some(file) = &probe.bearer_file {
         absolute(file, at.key("bearer_file"), report);
     }
+    for (key, value) in &probe.headers {
+        let at = at.key("headers").name(key);
+        header(key, at, report);
+        if names_a_secret(key) || key.eq_ignore_ascii_case("authorization") {
+            report.add(
+                at,
+                format!("the value of `{key}` looks like a secret, and would stand in this file"),
+                "give it by `header_files` or `bearer_file`",
+            );
+        }
+        if value.chars().any(char::is_control) {
+            report.add(
+                at,
+                format!("the value of `{key}` holds a control character"),
+                "write it without",
+            );
+        }
+    }
+    for (key, file) in &probe.header_files {
+        let at = at.key("header_files").name(key);
+        header(key, at, report);
+        absolute(file, at, report);
+    }
     at_least_one(probe.requests.unwrap_or(1), at.key("requests"), report);
     let expect = at.key("expect");
     if probe.expect.status.is_some_and(|status| !(100..600).contains(&status)) {
@@ -459,14 +574,47 @@ fn http(probe: &HttpProbe, at: At<'_>, report: &mut Report) {
     if let Some(pointer) = &probe.expect.version_at {
         json_pointer(pointer, expect.key("version_at"), report);
     }
-    if let Some(within) = probe.expect.within {
-        positive(within, expect.key("within"), report);
+    for (list, bounds) in [("at_most", &probe.expect.at_most), ("at_least", &probe.expect.at_least)]
+    {
+        for (pointer, bound) in bounds {
+            let at = expect.key(list).name(pointer);
+            json_pointer(pointer, at, report);
+            if !bound.is_finite() {
+                report.add(at, "this is not a number", "write a number such as `0.1`");
+            }
+        }
     }
-    if probe.expect.p95_over_baseline.is_some_and(|factor| !factor.is_finite() || factor <= 0.0) {
+    let spans = [
+        ("within", probe.expect.within),
+        ("average_within", probe.expect.average_within),
+        ("p95_within", probe.expect.p95_within),
+    ];
+    for (key, within) in spans {
+        if let Some(within) = within {
+            positive(within, expect.key(key), report);
+        }
+    }
+    let factors = [
+        ("average_over_baseline", probe.expect.average_over_baseline),
+        ("p95_over_baseline", probe.expect.p95_over_baseline),
+    ];
+    for (key, factor) in factors {
+        if factor.is_some_and(|factor| !factor.is_finite() || factor < 1.0) {
+            report.add(
+                expect.key(key),
+                "this is not a factor of 1 or more",
+                "write a number such as `1.5`: half as slow again",
+            );
+        }
+    }
+}
+
+fn header(name: &str, at: At<'_>, report: &mut Report) {
+    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
         report.add(
-            expect.key("p95_over_baseline"),
-            "this is not a factor above 0",
-            "write a number such as `1.5`",
+            at,
+            format!("`{name}` cannot be the name of a header"),
+            "use letters, digits and `-`",
         );
     }
 }

@@ -4,15 +4,15 @@
 //!
 //! Invariant: each error has the form `what; mend`.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
     CheckPolicy, CommandProbe, FilePolicy, FilesPolicy, HttpExpect, HttpProbe, ProbePolicy,
-    ProcessPolicy, ServiceDriver, ServicePolicy, SwitchMode, TcpProbe, TreePolicy, default_every,
-    default_pass, default_stop_within, default_timeout,
+    ProcessPolicy, ScriptPolicy, ServiceDriver, ServicePolicy, SwitchMode, TcpProbe, TreePolicy,
+    default_every, default_pass, default_stop_within, default_timeout,
 };
 use crate::span::Span;
 
@@ -70,10 +70,10 @@ impl TryFrom<Files> for FilesPolicy {
     }
 }
 
-/// One service and what runs it: exactly one of `systemd`, `nginx` and `process`.
+/// One service and what runs it: exactly one of `systemd`, `nginx`, `process` and `script`.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(extend("oneOf" = [{ "required": ["systemd"] }, { "required": ["nginx"] }, { "required": ["process"] }]))]
+#[schemars(extend("oneOf" = [{ "required": ["systemd"] }, { "required": ["nginx"] }, { "required": ["process"] }, { "required": ["script"] }]))]
 pub(super) struct Service {
     /// The component's own name for it. Default: the name of the unit without `.service`.
     name: Option<String>,
@@ -83,6 +83,8 @@ pub(super) struct Service {
     nginx: Option<String>,
     /// A command that the agent itself starts and watches.
     process: Option<ProcessPolicy>,
+    /// The app's own scripts.
+    script: Option<ScriptPolicy>,
     /// How long it has to stop by itself before it is killed. Default: 10s.
     stop_within: Option<Span>,
 }
@@ -91,19 +93,21 @@ impl TryFrom<Service> for ServicePolicy {
     type Error = String;
 
     fn try_from(written: Service) -> Result<Self, String> {
-        let Service { name, systemd, nginx, process, stop_within } = written;
+        let Service { name, systemd, nginx, process, script, stop_within } = written;
         let mut drivers: Vec<ServiceDriver> =
             systemd.map(ServiceDriver::Systemd).into_iter().collect();
         drivers.extend(nginx.map(ServiceDriver::Nginx));
         drivers.extend(process.map(ServiceDriver::Process));
-        let driver = one_of(drivers, "what runs the service", "`systemd`, `nginx` or `process`")?;
+        drivers.extend(script.map(ServiceDriver::Script));
+        let known = "`systemd`, `nginx`, `process` or `script`";
+        let driver = one_of(drivers, "what runs the service", known)?;
         let name = match (name, &driver) {
             (Some(name), _) => name,
             (None, ServiceDriver::Systemd(unit) | ServiceDriver::Nginx(unit)) => {
                 unit.strip_suffix(".service").unwrap_or(unit).to_owned()
             }
-            (None, ServiceDriver::Process(_)) => {
-                return Err("a process has no name; add `name: …`".to_owned());
+            (None, ServiceDriver::Process(_) | ServiceDriver::Script(_)) => {
+                return Err("the service has no name; add `name: …`".to_owned());
             }
         };
         Ok(Self { name, driver, stop_within: stop_within.unwrap_or_else(default_stop_within) })
@@ -125,6 +129,10 @@ pub(super) struct Check {
     body: Option<String>,
     /// A file on the host with a bearer token; its value is never shown. Absolute.
     bearer_file: Option<PathBuf>,
+    /// Headers whose values may be seen by anybody.
+    headers: Option<BTreeMap<String, String>>,
+    /// Headers whose values stand in files on the host; they are never shown. Absolute.
+    header_files: Option<BTreeMap<String, PathBuf>>,
     /// How many requests make one try. Default: 1.
     requests: Option<u32>,
     /// What the answer must be. Default: status 200.
@@ -153,6 +161,8 @@ impl TryFrom<Check> for CheckPolicy {
             method,
             body,
             bearer_file,
+            headers,
+            header_files,
             requests,
             expect,
             tcp,
@@ -167,6 +177,8 @@ impl TryFrom<Check> for CheckPolicy {
                 ("method", method.is_some()),
                 ("body", body.is_some()),
                 ("bearer_file", bearer_file.is_some()),
+                ("headers", headers.is_some()),
+                ("header_files", header_files.is_some()),
                 ("requests", requests.is_some()),
                 ("expect", expect.is_some()),
             ];
@@ -184,7 +196,16 @@ impl TryFrom<Check> for CheckPolicy {
         probes.extend(command.map(|command| ProbePolicy::Command(CommandProbe { command, user })));
         let expect = expect.unwrap_or_default();
         probes.extend(http.map(|http| {
-            ProbePolicy::Http(HttpProbe { http, method, body, bearer_file, requests, expect })
+            ProbePolicy::Http(HttpProbe {
+                http,
+                method,
+                body,
+                bearer_file,
+                headers: headers.unwrap_or_default(),
+                header_files: header_files.unwrap_or_default(),
+                requests,
+                expect,
+            })
         }));
         Ok(Self {
             name,

@@ -63,6 +63,7 @@ pub fn check(inventory: &Inventory<'_>, release: &ReleaseName) -> Planned {
                 component: component.clone(),
                 target: Some(target),
                 deadline_ms: COPY_MS,
+                hook: None,
             }
         });
         Track { host: row.host.clone(), steps: steps.collect() }

@@ -58,6 +58,7 @@ pub(super) fn step(verb: Verb, go: &Goes<'_>, deadline_ms: u64) -> Step {
         component: go.component.name.clone(),
         target: Some(go.target.clone()),
         deadline_ms,
+        hook: None,
     }
 }
 

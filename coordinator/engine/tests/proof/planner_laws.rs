@@ -68,6 +68,8 @@ fn fleet() -> impl Strategy<Value = Fleet> {
                     stop_within_ms: 1_000,
                     ready_within_ms: 1_000,
                     stable_for_ms: 1_000,
+                    reloads: false,
+                    hooks: Vec::new(),
                 })
                 .collect();
             if turn {

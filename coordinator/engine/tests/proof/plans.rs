@@ -133,6 +133,7 @@ fn steps(cuts: bool) -> Vec<Step> {
         component: engine::ComponentName::new("crm").unwrap(),
         target: Some(target.clone()),
         deadline_ms: STEP_MS,
+        hook: None,
     };
     verbs.iter().map(step).collect()
 }

@@ -69,6 +69,8 @@ impl World {
             stop_within_ms: 20_000,
             ready_within_ms: 60_000,
             stable_for_ms: 30_000,
+            reloads: false,
+            hooks: Vec::new(),
         });
         Self::of(Fleet {
             name: FleetName::new("prod").unwrap(),

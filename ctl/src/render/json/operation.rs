@@ -67,6 +67,8 @@ pub struct Step {
     pub release: Option<String>,
     pub snapshot: Option<String>,
     pub deadline_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hook: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -133,6 +135,7 @@ fn track(track: &v1::Track) -> Track {
         release: text(&step.release),
         snapshot: text(&step.snapshot),
         deadline_ms: step.deadline_ms,
+        hook: text(&step.hook),
     };
     Track { host: track.host.clone(), steps: track.steps.iter().map(step).collect() }
 }

@@ -2,15 +2,31 @@
 
 use std::path::PathBuf;
 
-/// The agent's settings, all of them.
+/// What is asked of the binary.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(
     name = "agent",
     version,
     about = "Does typed steps on this host, within its policy, for the coordinator that it dials.",
-    after_help = "Examples:\n  agent --coordinator lastgood.example.com:7443\n  \
-                  agent --coordinator 10.0.0.5:7443 --policy /etc/lastgood/policy.yaml --check"
+    after_help = "Examples:\n  agent check --coordinator lastgood.example.com:7443\n  \
+                  agent run --coordinator lastgood.example.com:7443"
 )]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// See [`Cli`].
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Command {
+    /// Serve this host: what the service unit starts.
+    Run(Config),
+    /// See whether everything is there that a rollback would need, and change nothing.
+    Check(Config),
+}
+
+/// The agent's settings, all of them.
+#[derive(Clone, Debug, clap::Args)]
 pub struct Config {
     /// Where to dial, as host:port.
     #[arg(long, env = "LASTGOOD_COORDINATOR", value_name = "ADDRESS")]
@@ -29,9 +45,6 @@ pub struct Config {
         default_value = "/etc/lastgood/policy.yaml"
     )]
     pub policy: PathBuf,
-    /// Only see whether the policy, the identity and the state directory can be used, then exit.
-    #[arg(long)]
-    pub check: bool,
     /// Logs as JSON lines.
     #[arg(long)]
     pub log_json: bool,

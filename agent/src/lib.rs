@@ -38,7 +38,7 @@ use clap::Parser as _;
 use proto::{shutdown::told_to_stop, tls::IdentityDir};
 use tokio::task::JoinHandle;
 
-pub use config::Config;
+pub use config::{Cli, Command, Config};
 
 use crate::{
     core::Core,
@@ -101,16 +101,21 @@ impl Drop for Agent {
 
 /// The binary.
 pub fn main_impl() -> ExitCode {
-    run(&Config::parse())
+    match Cli::parse().command {
+        Command::Run(config) => run(&config),
+        Command::Check(config) => in_runtime(config.log_json, check(&config)),
+    }
 }
 
 /// Runs an agent in this process until it is told to stop.
 pub fn run(config: &Config) -> ExitCode {
-    let format = if config.log_json {
-        proto::telemetry::Format::Json
-    } else {
-        proto::telemetry::Format::Text
-    };
+    in_runtime(config.log_json, async { Agent::start(config).await?.run(told_to_stop()).await })
+}
+
+/// Logs, TLS and a runtime for one command of the binary; its error is the last word on stderr.
+fn in_runtime(log_json: bool, work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let format =
+        if log_json { proto::telemetry::Format::Json } else { proto::telemetry::Format::Text };
     // An error only says that a provider was installed before, which does as well.
     rustls::crypto::ring::default_provider().install_default().ok();
     let runtime =
@@ -118,11 +123,7 @@ pub fn run(config: &Config) -> ExitCode {
     let result = runtime.context("starting the runtime").and_then(|runtime| {
         runtime.block_on(async {
             let _telemetry = proto::telemetry::init("lastgood-agent", format)?;
-            if config.check {
-                check(config)
-            } else {
-                Agent::start(config).await?.run(told_to_stop()).await
-            }
+            work.await
         })
     });
     match result {
@@ -141,7 +142,7 @@ pub fn run(config: &Config) -> ExitCode {
 }
 
 /// Whether the agent could start, without starting it.
-fn check(config: &Config) -> anyhow::Result<()> {
+async fn check(config: &Config) -> anyhow::Result<()> {
     let identity = IdentityDir::load(&config.identity_dir()).context("this host's identity")?;
     let loaded = policy::load(&config.policy, identity.identity().name())?;
     Host::open(&loaded.policy, loaded.hash.clone(), &config.state)?;

@@ -25,6 +25,15 @@ pub struct ComponentStatus {
     pub checks: Vec<CheckStatus>,
     pub held: bool,
     pub verbs: Vec<Verb>,
+    /// What would keep a rollback of it from working.
+    pub problems: Vec<Problem>,
+}
+
+/// Something that is not as it has to be, and what mends it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Problem {
+    pub what: String,
+    pub mend: String,
 }
 
 /// One service as its driver sees it.
@@ -58,4 +67,8 @@ pub struct Snapshot {
     pub files: u64,
     /// Empty while it is whole.
     pub damage: String,
+    /// When every byte of it was last read and found right; 0 for never.
+    pub verified_at_unix_ms: i64,
+    /// It stands beside the live one already.
+    pub staged: bool,
 }

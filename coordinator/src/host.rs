@@ -38,6 +38,15 @@ pub struct ComponentStatus {
     pub checks: Vec<CheckStatus>,
     pub held: bool,
     pub verbs: Vec<engine::Verb>,
+    /// What would keep a rollback of it from working.
+    pub problems: Vec<Problem>,
+}
+
+/// Something on a host that is not as it has to be, and what mends it.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    pub what: String,
+    pub mend: String,
 }
 
 /// One service as its driver sees it.
@@ -67,6 +76,10 @@ pub struct HeldSnapshot {
     pub size_bytes: u64,
     pub files: u64,
     pub damage: Option<String>,
+    /// When every byte of it was last read and found right.
+    pub verified_at: Option<Timestamp>,
+    /// It stands beside the live one already.
+    pub staged: bool,
 }
 
 impl HostStatus {

@@ -15,6 +15,7 @@
 
 pub mod accept;
 pub mod config;
+pub mod doctor;
 pub mod fleets;
 pub mod grpc;
 pub mod host;

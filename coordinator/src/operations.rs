@@ -143,14 +143,19 @@ impl Operations {
         }
     }
 
-    /// Makes a plan and keeps it for a while.
-    pub async fn plan(&self, fleet: &FleetName, request: Request) -> Result<Plan, StartError> {
+    /// Asks every host of a fleet how it is, and waits a moment for the answers.
+    pub async fn look(&self, fleet: &FleetName) {
         let hosts = |state: &FleetState| {
             let hosts = state.fleet.iter().flat_map(|fleet| fleet.hosts());
             hosts.map(|(host, _)| host.clone()).collect::<Vec<_>>()
         };
         let hosts = self.shared.fleets.read(fleet, hosts).await.unwrap_or_default();
         self.shared.sessions.look(&hosts, LOOK_WITHIN).await;
+    }
+
+    /// Makes a plan and keeps it for a while.
+    pub async fn plan(&self, fleet: &FleetName, request: Request) -> Result<Plan, StartError> {
+        self.look(fleet).await;
         let plan = self.make(fleet, &request).await?;
         let kept = Kept { plan: plan.clone(), request, made: Instant::now() };
         let mut plans = self.plans();

@@ -16,6 +16,7 @@ use crate::{
     commands::{
         agent::{self, AgentCommand},
         context::{self as context_command, ContextCommand},
+        doctor::{self, DoctorArgs},
         fleet::{self, ApplyArgs, FileArgs, PolicyCommand},
         freeze::{self, FreezeCommand},
         init::{self, InitArgs},
@@ -105,6 +106,11 @@ pub enum Command {
         after_help = "Examples:\n  ctl status\n  ctl status --fleet prod --watch\n  ctl status -o json | jq -r .way_back"
     )]
     Status(StatusArgs),
+    /// Would a rollback work right now: way back, space, drivers, certificates, policies; changes nothing
+    #[command(
+        after_help = "Examples:\n  ctl doctor --fleet prod\n  ctl doctor --fleet prod --strict -o json"
+    )]
+    Doctor(DoctorArgs),
     /// What there is to go back to: age, standing, and on which hosts it is whole
     #[command(after_help = "Examples:\n  ctl releases\n  ctl releases --fleet prod -o json")]
     Releases,
@@ -288,6 +294,7 @@ pub async fn run(cli: Cli) -> Exit {
 pub async fn dispatch(command: &Command, session: &mut Session) -> Result<Exit, CtlError> {
     match command {
         Command::Status(args) => status::run(args, session).await,
+        Command::Doctor(args) => doctor::run(*args, session).await,
         Command::Releases => release::list(session).await,
         Command::Rollback(args) => rollback::run(args, session).await,
         Command::Watch(args) => operation::watch(args, session).await,

@@ -23,6 +23,9 @@ use crate::{eventually, hands::COMPONENT};
 /// The fleet, and the domain of its certificates.
 pub const FLEET: &str = "test";
 
+/// Long enough that nobody is told of its end.
+const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+
 /// A client of the operator service.
 pub type Client = OperatorServiceClient<Channel>;
 
@@ -88,7 +91,7 @@ impl Cluster {
         let identity = Identity::new(FLEET, role, name).expect("a name");
         let hosts = ["127.0.0.1".to_owned()];
         let hosts = if role == Role::Coordinator { &hosts[..] } else { &[] };
-        let issued = self.ca.issue(&identity, hosts, Validity::lasting(Duration::from_secs(3600)));
+        let issued = self.ca.issue(&identity, hosts, Validity::lasting(CERTIFICATE_LIFETIME));
         std::fs::create_dir_all(&dir).expect("a directory");
         issued.expect("a certificate").save(&dir).expect("a saved identity");
         dir

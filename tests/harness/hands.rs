@@ -8,7 +8,7 @@ use agent::{
     host::VERBS,
     ledger::{Found, StepResult},
     order::{Before, Evidence, Step, Verb},
-    status::{ComponentStatus, HostStatus, Snapshot},
+    status::{ComponentStatus, HostStatus, Problem, Snapshot},
 };
 use tokio::sync::Semaphore;
 
@@ -32,6 +32,9 @@ struct State {
     fail: Option<(Verb, String)>,
     wait: Option<Verb>,
     performed: Vec<String>,
+    damage: String,
+    verified_at_unix_ms: i64,
+    problems: Vec<Problem>,
 }
 
 /// The exact hash that stands for a release here.
@@ -51,8 +54,27 @@ impl ScriptedHands {
             fail: None,
             wait: None,
             performed: Vec::new(),
+            damage: String::new(),
+            verified_at_unix_ms: jiff::Timestamp::now().as_millisecond(),
+            problems: Vec::new(),
         };
         Arc::new(Self { state: Mutex::new(state), gate: Semaphore::new(0) })
+    }
+
+    /// Every snapshot is damaged from now on; not, where there is nothing to say.
+    pub fn damage(&self, what: &str) {
+        what.clone_into(&mut self.lock().damage);
+    }
+
+    /// Something on the host is in the way of a rollback.
+    pub fn problem(&self, what: &str, mend: &str) {
+        let problem = Problem { what: what.to_owned(), mend: mend.to_owned() };
+        self.lock().problems.push(problem);
+    }
+
+    /// No snapshot was ever read back.
+    pub fn never_verified(&self) {
+        self.lock().verified_at_unix_ms = 0;
     }
 
     /// Steps of this verb fail from now on.
@@ -217,6 +239,7 @@ impl Hands for ScriptedHands {
                 version: if state.running { state.live.clone() } else { String::new() },
                 held: state.held,
                 verbs: VERBS.to_vec(),
+                problems: state.problems.clone(),
                 ..ComponentStatus::default()
             };
             let snapshot = |(age, release): (i64, &String)| Snapshot {
@@ -228,7 +251,9 @@ impl Hands for ScriptedHands {
                 taken_at_unix_ms: 1_700_000_000_000 + age * 1000,
                 size_bytes: 1,
                 files: 1,
-                damage: String::new(),
+                damage: state.damage.clone(),
+                verified_at_unix_ms: state.verified_at_unix_ms,
+                staged: false,
             };
             HostStatus {
                 policy_hash: String::new(),

@@ -6,7 +6,7 @@ use crate::{
     core::{DETAIL_BYTES_MAX, Report},
     ledger::{Ledger, Record, StepResult, StepState, Track},
     order::{End, Evidence, Goal, Order, TrackKey, Verb},
-    status::{ComponentStatus, HostStatus, Snapshot},
+    status::{ComponentStatus, HostStatus, Problem, Snapshot},
     text::shortened,
 };
 
@@ -113,7 +113,12 @@ fn component(row: &ComponentStatus) -> v1::ComponentStatus {
         checks: checks.collect(),
         held: row.held,
         verbs: row.verbs.iter().map(|v| verb(*v).into()).collect(),
+        problems: row.problems.iter().map(problem).collect(),
     }
+}
+
+fn problem(problem: &Problem) -> v1::Problem {
+    v1::Problem { what: problem.what.clone(), mend: problem.mend.clone() }
 }
 
 fn snapshot(row: &Snapshot) -> v1::SnapshotInfo {
@@ -127,6 +132,8 @@ fn snapshot(row: &Snapshot) -> v1::SnapshotInfo {
         size_bytes: row.size_bytes,
         files: row.files,
         damage: row.damage.clone(),
+        verified_at_unix_ms: row.verified_at_unix_ms,
+        staged: row.staged,
     }
 }
 

@@ -77,6 +77,11 @@ impl Component {
         }
     }
 
+    /// Whether a snapshot stands beside what is live already. One that cannot be told counts as not.
+    pub(super) async fn is_staged(&self, exact: Hash) -> bool {
+        self.stored(move |store, files| store.is_staged(files, exact)).await.unwrap_or(false)
+    }
+
     pub(super) async fn preflight(&self, step: &Step) -> Done {
         let to = target(step)?;
         let found = self.stored(move |store, files| store.preflight(files, to)).await?;

@@ -107,18 +107,27 @@ impl Host {
                 Vec::new()
             }
         };
-        let row = |row: crate::store::SnapshotInfo| Snapshot {
-            component: row.component,
-            exact: row.exact.to_string(),
-            content: row.content.map_or_else(String::new, |hash| hash.to_string()),
-            release: row.release,
-            version: row.version.unwrap_or_default(),
-            taken_at_unix_ms: row.taken_at_unix_ms,
-            size_bytes: row.size_bytes,
-            files: row.files,
-            damage: row.damage.unwrap_or_default(),
-        };
-        rows.into_iter().map(row).collect()
+        let mut snapshots = Vec::new();
+        for row in rows {
+            let staged = match self.components.get(&row.component) {
+                Some(component) => component.is_staged(row.exact).await,
+                None => false,
+            };
+            snapshots.push(Snapshot {
+                component: row.component,
+                exact: row.exact.to_string(),
+                content: row.content.map_or_else(String::new, |hash| hash.to_string()),
+                release: row.release,
+                version: row.version.unwrap_or_default(),
+                taken_at_unix_ms: row.taken_at_unix_ms,
+                size_bytes: row.size_bytes,
+                files: row.files,
+                damage: row.damage.unwrap_or_default(),
+                verified_at_unix_ms: row.verified_at_unix_ms.unwrap_or(0),
+                staged,
+            });
+        }
+        snapshots
     }
 }
 

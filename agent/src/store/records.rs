@@ -83,6 +83,7 @@ pub(super) struct Records {
     live: Dir,
     late: Dir,
     damage: Dir,
+    verified: Dir,
 }
 
 /// What was found where a record should be.
@@ -101,6 +102,7 @@ impl Records {
             live: store.ensure_dir(b"live")?,
             late: store.ensure_dir(b"late")?,
             damage: store.ensure_dir(b"damage")?,
+            verified: store.ensure_dir(b"verified")?,
         })
     }
 
@@ -239,6 +241,23 @@ impl Records {
         what: Option<&str>,
     ) -> Result<(), StoreError> {
         self.set(&self.damage, component, exact, what.map(str::as_bytes))
+    }
+
+    /// When every byte of a snapshot was last read and found right; milliseconds since 1970.
+    pub(super) fn verified_at(
+        &self,
+        component: &str,
+        exact: Hash,
+    ) -> Result<Option<i64>, StoreError> {
+        let Some(dir) = self.verified.dir_if_there(component.as_bytes())? else { return Ok(None) };
+        let bytes = read(&dir, exact.to_string().as_bytes())?;
+        Ok(bytes.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse().ok()))
+    }
+
+    /// Remembers that every byte of a snapshot was read and found right just now.
+    pub(super) fn set_verified(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
+        let now = jiff::Timestamp::now().as_millisecond().to_string();
+        self.set(&self.verified, component, exact, Some(now.as_bytes()))
     }
 
     /// The snapshot that the store itself put or captured last; none where it never did, or cannot say.

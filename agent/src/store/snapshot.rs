@@ -36,6 +36,8 @@ pub struct SnapshotInfo {
     pub in_store: bool,
     /// None while it is whole.
     pub damage: Option<String>,
+    /// When every byte of it was last read and found right; milliseconds since 1970.
+    pub verified_at_unix_ms: Option<i64>,
 }
 
 impl Store {
@@ -81,7 +83,8 @@ impl Store {
         }
         self.records.set_live(&set.component, LivePointer { exact, replaced: None })?;
         self.save_cache(&set.component, &shared);
-        Ok(info(&record, Some(&label), None))
+        let verified_at = self.records.verified_at(&set.component, exact)?;
+        Ok(info(&record, Some(&label), None, verified_at))
     }
 
     /// Every snapshot of every component, damaged ones too.
@@ -96,12 +99,13 @@ impl Store {
                             Some(damage) => Some(damage),
                             None => self.records.missing_manifest(&record)?,
                         };
+                        let verified = self.records.verified_at(&component, exact)?;
                         if record.labels.is_empty() {
-                            list.push(info(&record, None, damage));
+                            list.push(info(&record, None, damage, verified));
                             continue;
                         }
                         for label in &record.labels {
-                            list.push(info(&record, Some(label), damage.clone()));
+                            list.push(info(&record, Some(label), damage.clone(), verified));
                         }
                     }
                 }
@@ -217,7 +221,7 @@ impl Store {
         };
         self.records.set_damage(component, *exact, found.as_deref())?;
         match found {
-            None => Ok(()),
+            None => self.records.set_verified(component, *exact),
             Some(what) => {
                 let (component, exact) = (component.clone(), *exact);
                 Err(StoreError::Damaged(Box::new(Damage { component, exact, what })))
@@ -270,7 +274,12 @@ fn new_record(set: &Set, scanned: &Scanned, noticed_at_unix_ms: i64, bytes: Byte
     }
 }
 
-fn info(record: &Record, label: Option<&Label>, damage: Option<String>) -> SnapshotInfo {
+fn info(
+    record: &Record,
+    label: Option<&Label>,
+    damage: Option<String>,
+    verified_at_unix_ms: Option<i64>,
+) -> SnapshotInfo {
     SnapshotInfo {
         component: record.component.clone(),
         exact: record.exact,
@@ -283,6 +292,7 @@ fn info(record: &Record, label: Option<&Label>, damage: Option<String>) -> Snaps
         skipped: record.skipped.clone(),
         in_store: record.bytes == Bytes::InStore,
         damage,
+        verified_at_unix_ms,
     }
 }
 
@@ -299,5 +309,6 @@ fn unreadable(component: &str, exact: Hash, damage: Damage) -> SnapshotInfo {
         skipped: Vec::new(),
         in_store: false,
         damage: Some(damage.to_string()),
+        verified_at_unix_ms: None,
     }
 }

@@ -109,8 +109,24 @@ impl Store {
             self.records.set_live(&set.component, live)?;
         }
         let already = before == to || self.place(&set, &mut sites, &shared, &record, &manifest)?;
+        if before != to && !already {
+            // It was read back as it was built.
+            self.records.set_verified(&set.component, to)?;
+        }
         self.save_cache(&set.component, &shared);
         Ok(Staged { before, drift, already })
+    }
+
+    /// Whether a snapshot stands beside what is live, so that nothing has to be copied to go back to it.
+    pub fn is_staged(&self, files: &ComponentFiles, exact: Hash) -> Result<bool, StoreError> {
+        let set = Set::new(files)?;
+        for site in set.sites()? {
+            let Some(staging) = &site.staging else { return Ok(false) };
+            if staging.stat(&site.part.staged_name(exact))?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Removes what stands staged of a snapshot, unless it is the only place where its bytes are. Returns what was

@@ -11,7 +11,7 @@ use engine::{
 use proto::v1;
 
 use crate::{
-    host::{CheckStatus, ComponentStatus, HeldSnapshot, Hello, HostStatus, ServiceStatus},
+    host::{CheckStatus, ComponentStatus, HeldSnapshot, Hello, HostStatus, Problem, ServiceStatus},
     operations::Request,
 };
 
@@ -81,7 +81,12 @@ fn component_status(message: v1::ComponentStatus) -> Wire<ComponentStatus> {
         checks: message.checks.into_iter().map(check).collect(),
         held: message.held,
         verbs: message.verbs.into_iter().map(verb).collect::<Wire<_>>()?,
+        problems: message.problems.into_iter().map(problem).collect(),
     })
+}
+
+fn problem(message: v1::Problem) -> Problem {
+    Problem { what: message.what, mend: message.mend }
 }
 
 fn held_snapshot(message: v1::SnapshotInfo) -> Wire<HeldSnapshot> {
@@ -98,6 +103,9 @@ fn held_snapshot(message: v1::SnapshotInfo) -> Wire<HeldSnapshot> {
         size_bytes: message.size_bytes,
         files: message.files,
         damage: (!message.damage.is_empty()).then_some(message.damage),
+        verified_at: (message.verified_at_unix_ms > 0)
+            .then_some(Timestamp(message.verified_at_unix_ms)),
+        staged: message.staged,
     })
 }
 

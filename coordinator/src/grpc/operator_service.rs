@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use engine::{
-    Abort, Ask, Fleet, FleetEvent, FleetName, FleetState, HostName, Outcome, Phase, RunResult,
-    planner,
+    Abort, Ask, Fleet, FleetEvent, FleetName, FleetState, HostName, OperationKind, Outcome, Phase,
+    RunResult, planner,
 };
 use proto::{
     status::{StatusKind, status},
@@ -16,6 +16,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{from_proto, status, to_proto};
 use crate::{
+    doctor,
     fleets::{Fleets, FleetsError},
     host::{live_release, wall},
     operations::{Operations, StartError, inventory},
@@ -185,6 +186,33 @@ impl v1::operator_service_server::OperatorService for OperatorService {
         }
         let epoch = Some(to_proto::epoch(self.sessions.epoch()));
         Ok(Response::new(v1::ListAgentsResponse { agents, epoch }))
+    }
+
+    async fn doctor(&self, request: Request<v1::DoctorRequest>) -> Answer<v1::DoctorResponse> {
+        let fleet = self.fleets.named(&request.into_inner().fleet).await?;
+        self.operations.look(&fleet).await;
+        let last = self.last_rollback(&fleet).await;
+        let cuts_ms = last.iter().flat_map(|view| view.operation.outcomes());
+        let cuts_ms = cuts_ms.map(|row| (row.host, row.cut_ms)).collect();
+        let fenced = self.sessions.fenced();
+        let judge = |state: &FleetState| {
+            let hosts = state.fleet.iter().flat_map(|fleet| fleet.hosts());
+            let hosts =
+                hosts.filter_map(|(host, _)| Some((host.clone(), self.sessions.get(host)?)));
+            let inventory = inventory(state, &self.sessions);
+            doctor::judge(&doctor::Known {
+                state,
+                inventory: &inventory,
+                hosts: &hosts.collect(),
+                cuts_ms: &cuts_ms,
+                fenced: fenced.as_deref(),
+                now: wall(),
+            })
+        };
+        let readiness = self.fleets.read(&fleet, judge).await;
+        let readiness = readiness.ok_or_else(|| Status::not_found("the fleet is not known"))?;
+        let expected_ms = last.map_or(0, |view| view.operation.last().0);
+        Ok(Response::new(to_proto::readiness(&fleet, readiness, expected_ms)))
     }
 
     async fn create_plan(
@@ -424,14 +452,24 @@ impl OperatorService {
 
     /// How long the newest verified operation of the same kind took here; 0 where there is none.
     async fn expected_ms(&self, plan: &engine::Plan) -> u64 {
+        let last = self.last_verified(&plan.fleet, &plan.kind).await;
+        last.map_or(0, |view| view.operation.last().0)
+    }
+
+    async fn last_rollback(&self, fleet: &FleetName) -> Option<View> {
+        self.last_verified(fleet, &OperationKind::Rollback).await
+    }
+
+    /// The newest verified operation of a kind.
+    async fn last_verified(&self, fleet: &FleetName, kind: &OperationKind) -> Option<View> {
         let verified = |state: &FleetState| {
             let rows =
                 state.operations.iter().rev().filter(|row| row.result == Some(RunResult::Verified));
-            let same = rows.filter(|row| row.id.as_str().starts_with(plan.kind.prefix()));
+            let same = rows.filter(|row| row.id.as_str().starts_with(kind.prefix()));
             same.map(|row| row.id.clone()).next()
         };
-        let Some(id) = self.fleets.read(&plan.fleet, verified).await.flatten() else { return 0 };
-        self.operations.view(id.as_str()).await.map_or(0, |view| view.operation.last().0)
+        let id = self.fleets.read(fleet, verified).await.flatten()?;
+        self.operations.view(id.as_str()).await.ok()
     }
 
     async fn operation(&self, id: &str) -> Result<v1::Operation, Status> {

@@ -3,14 +3,15 @@
 use std::time::Instant;
 
 use engine::{
-    Abort, Ask, Event, Evidence, Freeze, Goal, HostName, HostOutcome, OnFailure, OperationKind,
-    Outcome, Phase, Plan, ReleaseName, RunResult, Standing, StandingSource, StepState, TrackEnd,
-    Verb,
+    Abort, Ask, Event, Evidence, FleetName, Freeze, Goal, HostName, HostOutcome, OnFailure,
+    OperationKind, Outcome, Phase, Plan, ReleaseName, RunResult, Standing, StandingSource,
+    StepState, TrackEnd, Verb,
 };
 use proto::v1;
 
 use crate::{
-    host::{ComponentStatus, HeldSnapshot, HostStatus, wall},
+    doctor::{Finding, HostReadiness, Readiness, Severity},
+    host::{ComponentStatus, HeldSnapshot, HostStatus, Problem, wall},
     journal::Epoch,
     operations::PLAN_VALID,
     runner::{Entry, View},
@@ -355,6 +356,48 @@ fn component_status(row: &ComponentStatus) -> v1::ComponentStatus {
         checks: checks.collect(),
         held: row.held,
         verbs: row.verbs.iter().map(|v| verb(*v).into()).collect(),
+        problems: row.problems.iter().map(problem).collect(),
+    }
+}
+
+fn problem(problem: &Problem) -> v1::Problem {
+    v1::Problem { what: problem.what.clone(), mend: problem.mend.clone() }
+}
+
+/// Whether a rollback would work.
+pub fn readiness(fleet: &FleetName, readiness: Readiness, expected_ms: u64) -> v1::DoctorResponse {
+    let Readiness { ready, way_back, hosts, findings } = readiness;
+    let host = |row: HostReadiness| v1::HostReadiness {
+        host: row.host.to_string(),
+        group: row.group.to_string(),
+        ready: row.ready,
+        live_release: row.live.unwrap_or_default(),
+        staged: row.staged,
+        bytes_needed: row.bytes_needed,
+        free_bytes: row.free_bytes,
+        verified_at_unix_ms: row.verified_at.map_or(0, |at| at.0),
+        certificate_ends_unix_ms: row.certificate_ends.map_or(0, |at| at.0),
+        expected_cut_ms: row.expected_cut_ms,
+    };
+    let finding = |finding: Finding| v1::Finding {
+        host: text(finding.host.as_ref()),
+        component: text(finding.component.as_ref()),
+        severity: match finding.severity {
+            Severity::Note => v1::Severity::Note,
+            Severity::Warning => v1::Severity::Warning,
+            Severity::Blocking => v1::Severity::Blocking,
+        }
+        .into(),
+        what: finding.what,
+        mend: finding.mend,
+    };
+    v1::DoctorResponse {
+        fleet: fleet.to_string(),
+        ready,
+        way_back: text(way_back.as_ref()),
+        hosts: hosts.into_iter().map(host).collect(),
+        findings: findings.into_iter().map(finding).collect(),
+        expected_ms,
     }
 }
 
@@ -370,6 +413,8 @@ pub fn snapshot(row: &HeldSnapshot) -> v1::SnapshotInfo {
         size_bytes: row.size_bytes,
         files: row.files,
         damage: row.damage.clone().unwrap_or_default(),
+        verified_at_unix_ms: row.verified_at.map_or(0, |at| at.0),
+        staged: row.staged,
     }
 }
 

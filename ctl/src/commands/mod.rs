@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod context;
+pub mod doctor;
 pub mod fleet;
 pub mod freeze;
 pub mod init;

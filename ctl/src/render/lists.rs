@@ -74,7 +74,7 @@ fn short(hash: &str) -> String {
 }
 
 /// `430 MiB`: binary units, three digits.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let (mut size, mut unit) = (bytes, "B");
     for next in ["KiB", "MiB", "GiB", "TiB"] {
         if size < 1024 {

@@ -33,6 +33,7 @@ use crate::context::Context;
 pub(super) struct Script {
     pub(super) plan: v1::Plan,
     pub(super) fleet: v1::GetFleetResponse,
+    pub(super) doctor: v1::DoctorResponse,
     /// How every operation ends.
     pub(super) operation: v1::Operation,
     pub(super) events: Vec<v1::WatchOperationResponse>,
@@ -226,6 +227,10 @@ impl OperatorService for Service {
         _: Request<v1::ListAgentsRequest>,
     ) -> Answer<v1::ListAgentsResponse> {
         Ok(Response::new(v1::ListAgentsResponse::default()))
+    }
+
+    async fn doctor(&self, _: Request<v1::DoctorRequest>) -> Answer<v1::DoctorResponse> {
+        Ok(Response::new(self.script().doctor.clone()))
     }
 
     async fn create_plan(

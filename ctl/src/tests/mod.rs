@@ -66,6 +66,33 @@ fn document(captured: &Captured) -> Value {
         .unwrap_or_else(|error| panic!("{error}: {}", captured.stdout()))
 }
 
+#[tokio::test]
+async fn doctor_exits_with_what_it_found() {
+    let finding = |severity: v1::Severity| v1::Finding {
+        severity: severity.into(),
+        what: "a finding".to_owned(),
+        ..v1::Finding::default()
+    };
+    let table: [(bool, Option<v1::Severity>, &[&str], u8); 5] = [
+        (true, None, &["doctor"], 0),
+        (true, Some(v1::Severity::Warning), &["doctor"], 0),
+        (true, Some(v1::Severity::Warning), &["doctor", "--strict"], 10),
+        (true, Some(v1::Severity::Note), &["doctor", "--strict"], 0),
+        (false, Some(v1::Severity::Blocking), &["doctor"], 10),
+    ];
+    for (ready, severity, line, code) in table {
+        let doctor = v1::DoctorResponse {
+            fleet: "prod".to_owned(),
+            ready,
+            findings: severity.map(finding).into_iter().collect(),
+            ..v1::DoctorResponse::default()
+        };
+        let fake = Fake::start(Script { doctor, ..script(v1::OperationResult::Verified) });
+        let (exit, _) = ctl(fake.context(), line).await;
+        assert_eq!(exit.code(), code, "{ready} {severity:?} {line:?}");
+    }
+}
+
 const GO: [&str; 3] = ["rollback", "--confirm", "prod"];
 
 #[tokio::test]

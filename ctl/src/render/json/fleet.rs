@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::text;
 use crate::{
     out::{Document, typed},
-    render::words,
+    render::{doctor, words},
 };
 
 /// A fleet at a glance.
@@ -90,6 +90,77 @@ impl From<&v1::GetFleetResponse> for Status {
             way_back: text(&fleet.way_back),
             no_way_back: text(&fleet.no_way_back),
             hosts: fleet.hosts.iter().map(host_status).collect(),
+        }
+    }
+}
+
+/// Whether a rollback would work right now.
+#[derive(Clone, Debug, Serialize)]
+pub struct Doctor {
+    pub fleet: String,
+    pub ready: bool,
+    pub way_back: Option<String>,
+    pub expected_ms: Option<u64>,
+    pub hosts: Vec<HostReadiness>,
+    pub findings: Vec<Finding>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct HostReadiness {
+    pub host: String,
+    pub group: String,
+    pub ready: bool,
+    pub live_release: Option<String>,
+    pub staged: bool,
+    pub bytes_needed: u64,
+    pub free_bytes: u64,
+    pub verified_at: Option<Timestamp>,
+    pub certificate_ends: Option<Timestamp>,
+    pub expected_cut_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    pub host: Option<String>,
+    pub component: Option<String>,
+    pub severity: String,
+    pub what: String,
+    pub mend: Option<String>,
+}
+
+impl Document for Doctor {
+    const TYPE: &'static str = "doctor";
+}
+
+impl From<&v1::DoctorResponse> for Doctor {
+    fn from(answer: &v1::DoctorResponse) -> Self {
+        let known = |ms: u64| (ms > 0).then_some(ms);
+        let host = |row: &v1::HostReadiness| HostReadiness {
+            host: row.host.clone(),
+            group: row.group.clone(),
+            ready: row.ready,
+            live_release: text(&row.live_release),
+            staged: row.staged,
+            bytes_needed: row.bytes_needed,
+            free_bytes: row.free_bytes,
+            verified_at: words::instant(row.verified_at_unix_ms),
+            certificate_ends: words::instant(row.certificate_ends_unix_ms),
+            expected_cut_ms: known(row.expected_cut_ms),
+        };
+        let finding = |row: &v1::Finding| Finding {
+            host: text(&row.host),
+            component: text(&row.component),
+            severity: doctor::severity(row.severity),
+            what: row.what.clone(),
+            mend: text(&row.mend),
+        };
+        Self {
+            fleet: answer.fleet.clone(),
+            ready: answer.ready,
+            way_back: text(&answer.way_back),
+            expected_ms: known(answer.expected_ms),
+            hosts: answer.hosts.iter().map(host).collect(),
+            findings: answer.findings.iter().map(finding).collect(),
         }
     }
 }

@@ -1,0 +1,362 @@
+//! Would a rollback work right now? What is known of each host, judged.
+//!
+//! ```text
+//! fleet's record, hosts as they told just now, cuts of the last rollback, wall time ─▶ judge ─▶ Readiness
+//! ```
+//!
+//! Invariant: pure. It judges what was measured; nothing is changed anywhere.
+//! Invariant: ready means that a bare rollback would begin now and that nothing known says it would fail.
+
+use std::collections::BTreeMap;
+
+use engine::{
+    ComponentName, Fleet, FleetState, GroupName, HostName, Inventory, ReleaseName, Timestamp,
+    planner,
+};
+
+use crate::{
+    host::{ComponentStatus, HeldSnapshot, live_release},
+    sessions::Host,
+};
+
+const DAY_MS: i64 = 24 * 3600 * 1000;
+/// A certificate that ends sooner was not renewed in time: agents do that at two thirds of its life.
+const CERTIFICATE_SOON_MS: i64 = 7 * DAY_MS;
+/// A way back that was not read for so long may have rotted unseen.
+const VERIFIED_WITHIN_MS: i64 = 30 * DAY_MS;
+/// Added to the bytes that have to be copied: directories, manifests, what the app writes meanwhile.
+const SPACE_MARGIN_PERCENT: u64 = 10;
+
+/// What is known when the question is asked.
+#[derive(Debug)]
+pub struct Known<'a> {
+    pub state: &'a FleetState,
+    pub inventory: &'a Inventory<'a>,
+    /// As each host told last, connected or not.
+    pub hosts: &'a BTreeMap<HostName, Host>,
+    /// How long each host's capacity was cut by the last verified rollback.
+    pub cuts_ms: &'a BTreeMap<HostName, u64>,
+    pub fenced: Option<&'a str>,
+    pub now: Timestamp,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    pub ready: bool,
+    pub way_back: Option<ReleaseName>,
+    pub hosts: Vec<HostReadiness>,
+    pub findings: Vec<Finding>,
+}
+
+/// One host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostReadiness {
+    pub host: HostName,
+    pub group: GroupName,
+    pub ready: bool,
+    pub live: Option<String>,
+    /// Nothing has to be copied to go back.
+    pub staged: bool,
+    pub bytes_needed: u64,
+    pub free_bytes: u64,
+    /// When every byte of its way back was last read.
+    pub verified_at: Option<Timestamp>,
+    pub certificate_ends: Option<Timestamp>,
+    pub expected_cut_ms: u64,
+}
+
+/// Something that a person should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Absent where it is about the whole fleet.
+    pub host: Option<HostName>,
+    pub component: Option<ComponentName>,
+    pub severity: Severity,
+    pub what: String,
+    pub mend: String,
+}
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    Note,
+    /// It would work now, and may not for long.
+    Warning,
+    /// A rollback would be refused, or fail there.
+    Blocking,
+}
+
+/// Judges.
+pub fn judge(known: &Known<'_>) -> Readiness {
+    let mut findings = Vec::new();
+    let way_back = fleet_wide(known, &mut findings);
+    let mut hosts = Vec::new();
+    if let Some(fleet) = &known.state.fleet {
+        for (host, group) in fleet.hosts() {
+            let components = fleet.components_of(group);
+            if components.is_empty() {
+                continue;
+            }
+            let names = components.iter().map(|component| &component.name).collect();
+            let row = Judged { known, fleet, host, components: names, way_back: way_back.as_ref() };
+            hosts.push(row.judge(group, &mut findings));
+        }
+    }
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    // A host out of reach blocks only beyond the budget, and that the planner has judged.
+    let ready = findings.iter().all(|finding| finding.severity != Severity::Blocking);
+    Readiness { ready, way_back, hosts, findings }
+}
+
+/// What is about no single host; answers the release that a bare rollback would take.
+fn fleet_wide(known: &Known<'_>, findings: &mut Vec<Finding>) -> Option<ReleaseName> {
+    let mut find = |severity, what: String, mend: &str| {
+        let mend = mend.to_owned();
+        findings.push(Finding { host: None, component: None, severity, what, mend });
+    };
+    if let Some(why) = known.fenced {
+        let what = format!("this coordinator dispatches nothing: {why}");
+        find(Severity::Blocking, what, "use the coordinator that took over, or stop it");
+    }
+    if let Some(operation) = &known.state.busy {
+        let what = format!("operation {operation} holds the fleet");
+        find(Severity::Warning, what, &format!("ctl watch {operation}"));
+    }
+    let way_back = match planner::way_back(known.inventory) {
+        Ok(release) => release,
+        Err(refusal) => {
+            let looked_at: Vec<String> = match &refusal {
+                planner::Refusal::NoTarget { candidates } => candidates
+                    .iter()
+                    .map(|one| format!("; {}: {}", one.release, one.why_not))
+                    .collect(),
+                planner::Refusal::NotKnown { .. }
+                | planner::Refusal::MarkedBad { .. }
+                | planner::Refusal::NotWhole { .. }
+                | planner::Refusal::TooManyUnreachable { .. }
+                | planner::Refusal::NothingToUndo(_)
+                | planner::Refusal::NotNewest { .. }
+                | planner::Refusal::StillRuns(_)
+                | planner::Refusal::NoHosts
+                | planner::Refusal::Defect(_) => Vec::new(),
+            };
+            let what = format!("{refusal}{}", looked_at.concat());
+            find(Severity::Blocking, what, "ctl releases");
+            return None;
+        }
+    };
+    let request = planner::Request { to: Some(way_back.clone()), ..planner::Request::default() };
+    if let Err(refusal) = planner::rollback(known.inventory, &request) {
+        let what = format!("a rollback to {way_back} would be refused: {refusal}");
+        find(Severity::Blocking, what, &format!("ctl rollback --to {way_back} --dry-run"));
+    }
+    Some(way_back)
+}
+
+struct Judged<'a> {
+    known: &'a Known<'a>,
+    fleet: &'a Fleet,
+    host: &'a HostName,
+    components: Vec<&'a ComponentName>,
+    way_back: Option<&'a ReleaseName>,
+}
+
+impl Judged<'_> {
+    fn judge(&self, group: &GroupName, findings: &mut Vec<Finding>) -> HostReadiness {
+        let mut row = HostReadiness {
+            host: self.host.clone(),
+            group: group.clone(),
+            ready: false,
+            live: None,
+            staged: false,
+            bytes_needed: 0,
+            free_bytes: 0,
+            verified_at: None,
+            certificate_ends: None,
+            expected_cut_ms: self.known.cuts_ms.get(self.host).copied().unwrap_or(0),
+        };
+        let mut found = Vec::new();
+        match self.known.hosts.get(self.host) {
+            None => found.push(self.finding(
+                None,
+                Severity::Warning,
+                "its agent was never connected".to_owned(),
+                format!("ctl agent token create --host {}", self.host),
+            )),
+            Some(seen) => {
+                if seen.generation().is_none() {
+                    found.push(self.finding(
+                        None,
+                        Severity::Warning,
+                        "its agent is not connected; what follows is what it told last".to_owned(),
+                        "on the host: systemctl status lastgood-agent".to_owned(),
+                    ));
+                }
+                self.identity(seen, &mut row, &mut found);
+                self.policy(seen, &mut found);
+                for status in &seen.status.components {
+                    self.component(status, &mut found);
+                }
+                self.damage(seen, &mut found);
+                self.way_back(seen, &mut row, &mut found);
+                let live = seen.status.components.iter();
+                let live: Vec<String> = live
+                    .map(|status| live_release(self.known.state, self.host, status))
+                    .map(|release| release.map_or_else(|| "?".to_owned(), |name| name.to_string()))
+                    .collect();
+                row.live = live.first().map(|first| {
+                    if live.iter().all(|other| other == first) {
+                        first.clone()
+                    } else {
+                        live.join(", ")
+                    }
+                });
+                row.free_bytes = seen.status.free_bytes;
+            }
+        }
+        let connected =
+            self.known.hosts.get(self.host).is_some_and(|seen| seen.generation().is_some());
+        let blocked = found.iter().any(|finding| finding.severity == Severity::Blocking);
+        row.ready = connected && self.way_back.is_some() && !blocked;
+        findings.extend(found);
+        row
+    }
+
+    fn identity(&self, seen: &Host, row: &mut HostReadiness, found: &mut Vec<Finding>) {
+        row.certificate_ends = Some(seen.certificate_ends);
+        let left_ms = seen.certificate_ends.0.saturating_sub(self.known.now.0);
+        let mend = format!(
+            "on the host: systemctl restart lastgood-agent; else: ctl agent token create --host {}",
+            self.host
+        );
+        if left_ms <= 0 {
+            let what = "its certificate has ended: once its session is lost it will not come back";
+            found.push(self.finding(None, Severity::Warning, what.to_owned(), mend));
+        } else if left_ms < CERTIFICATE_SOON_MS {
+            let what = format!("its certificate ends in {}", days(left_ms));
+            found.push(self.finding(None, Severity::Warning, what, mend));
+        }
+    }
+
+    fn policy(&self, seen: &Host, found: &mut Vec<Finding>) {
+        if seen.status.policy_drift(Some(self.fleet), self.host) {
+            let mend = format!(
+                "ctl policy render --host {} > policy.yaml; bring it there, then restart its agent",
+                self.host
+            );
+            let what = "its policy file is not the one that the fleet file says".to_owned();
+            found.push(self.finding(None, Severity::Warning, what, mend));
+        }
+        for component in &self.components {
+            let known = seen.status.components.iter().any(|status| status.component == **component);
+            if !known {
+                let mend = format!("ctl policy render --host {} > policy.yaml", self.host);
+                let what = "it is not in the policy there".to_owned();
+                found.push(self.finding(Some(component), Severity::Blocking, what, mend));
+            }
+        }
+    }
+
+    fn component(&self, status: &ComponentStatus, found: &mut Vec<Finding>) {
+        let name = Some(&status.component);
+        if status.held {
+            let what = "a switch was begun and not ended; its services are held back".to_owned();
+            let mend = "on the host: agent local status".to_owned();
+            found.push(self.finding(name, Severity::Blocking, what, mend));
+        }
+        for problem in &status.problems {
+            let (what, mend) = (problem.what.clone(), problem.mend.clone());
+            found.push(self.finding(name, Severity::Blocking, what, mend));
+        }
+        if status.changed {
+            let what =
+                "files were changed since the release was put there; they are kept beside it"
+                    .to_owned();
+            found.push(self.finding(name, Severity::Note, what, String::new()));
+        }
+        for check in status.checks.iter().filter(|check| !check.ok) {
+            let what = format!("check `{}` fails now: {}", check.check, check.detail);
+            found.push(self.finding(name, Severity::Note, what, String::new()));
+        }
+    }
+
+    /// Damage is blocking on the way back, and a warning on any other.
+    fn damage(&self, seen: &Host, found: &mut Vec<Finding>) {
+        for snapshot in &seen.status.snapshots {
+            let Some(damage) = &snapshot.damage else { continue };
+            let name = snapshot
+                .release
+                .as_ref()
+                .map_or_else(|| "a release that was replaced".to_owned(), ToString::to_string);
+            let severity = if snapshot.release.as_ref() == self.way_back {
+                Severity::Blocking
+            } else {
+                Severity::Warning
+            };
+            let what = format!("{name} is damaged there: {damage}");
+            let mend = "go back to another: ctl releases".to_owned();
+            found.push(self.finding(Some(&snapshot.component), severity, what, mend));
+        }
+    }
+
+    fn way_back(&self, seen: &Host, row: &mut HostReadiness, found: &mut Vec<Finding>) {
+        let Some(release) = self.way_back else { return };
+        let mut held: Vec<&HeldSnapshot> = Vec::new();
+        for component in &self.components {
+            let of = seen.status.snapshots.iter().filter(|row| row.component == **component);
+            match of.into_iter().find(|row| row.release.as_ref() == Some(release)) {
+                Some(snapshot) => held.push(snapshot),
+                None => {
+                    let what = format!("{release} is not there: nothing to go back to");
+                    let mend = "ctl releases".to_owned();
+                    found.push(self.finding(Some(component), Severity::Blocking, what, mend));
+                }
+            }
+        }
+        let to_copy = held.iter().filter(|snapshot| !snapshot.staged).map(|row| row.size_bytes);
+        row.bytes_needed = to_copy.sum();
+        row.staged = !held.is_empty() && held.iter().all(|snapshot| snapshot.staged);
+        let wanted = row.bytes_needed.saturating_mul(100 + SPACE_MARGIN_PERCENT) / 100;
+        if wanted > seen.status.free_bytes {
+            let what = format!(
+                "{release} needs {wanted} bytes there, {} are free",
+                seen.status.free_bytes
+            );
+            let mend = "make room on the host".to_owned();
+            found.push(self.finding(None, Severity::Blocking, what, mend));
+        }
+        row.verified_at = held.iter().map(|snapshot| snapshot.verified_at).min().flatten();
+        let old = |at: Timestamp| self.known.now.0.saturating_sub(at.0) > VERIFIED_WITHIN_MS;
+        if !held.is_empty() && row.verified_at.is_none_or(old) {
+            let what = match row.verified_at {
+                None => format!("{release} was never read back there"),
+                Some(at) => {
+                    let age = days(self.known.now.0.saturating_sub(at.0));
+                    format!("{release} was last read back there {age} ago")
+                }
+            };
+            let mend = format!("ctl snapshot verify {release}");
+            found.push(self.finding(None, Severity::Warning, what, mend));
+        }
+    }
+
+    fn finding(
+        &self,
+        component: Option<&ComponentName>,
+        severity: Severity,
+        what: String,
+        mend: String,
+    ) -> Finding {
+        let (host, component) = (Some(self.host.clone()), component.cloned());
+        Finding { host, component, severity, what, mend }
+    }
+}
+
+fn days(ms: i64) -> String {
+    match ms / DAY_MS {
+        0 => format!("{} h", ms / 3_600_000),
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
+    }
+}

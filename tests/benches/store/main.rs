@@ -1,0 +1,215 @@
+//! How long it takes to save a tree, to save it again, and to get the first one back: the store, and the tools that
+//! people use for it today, in turn on the same tree.
+//!
+//! ```text
+//! for each round, for each tool:   a new file system ─ version 1 ─ save ─ change 2 % ─ save ─ back to version 1
+//! ```
+//!
+//! Each figure includes a sync of the file system. Peak memory is that of a process that does nothing else.
+//!
+//! `cargo run --release -p tests --bin bench-store -- [--tree node|big] [--rounds 5] [--files 45000] [--cold]`
+
+mod place;
+mod tools;
+mod trees;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use agent::store::Store;
+use clap::Parser;
+
+use self::{
+    place::Place,
+    tools::{Tool, Version, files, known},
+    trees::Tree,
+};
+
+/// What is measured.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// node or big
+    #[arg(long, default_value = "node")]
+    tree: String,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// How many files the node tree has
+    #[arg(long, default_value_t = 45_000)]
+    files: usize,
+    /// Forget all caches before the restore
+    #[arg(long)]
+    cold: bool,
+    /// Where to measure
+    #[arg(long, default_value = "/var/tmp")]
+    within: PathBuf,
+    /// In a plain directory, not in an ext4 of its own
+    #[arg(long)]
+    plain: bool,
+    /// Only this tool
+    #[arg(long)]
+    only: Option<String>,
+    /// One step of ours in a process of its own, for its peak memory
+    #[arg(long, hide = true)]
+    step: Option<String>,
+    #[arg(long, hide = true)]
+    root: Option<PathBuf>,
+}
+
+#[derive(Debug, Default)]
+struct Figures {
+    rows: BTreeMap<&'static str, Vec<Duration>>,
+    bytes: BTreeMap<&'static str, Vec<u64>>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if let (Some(step), Some(root)) = (&arguments.step, &arguments.root) {
+        return one_step(step, root);
+    }
+    let tree = match arguments.tree.as_str() {
+        "node" => Tree::Node { files: arguments.files },
+        "big" => Tree::Big,
+        other => anyhow::bail!("no tree `{other}`: node or big"),
+    };
+    let chosen =
+        |tool: &Tool| arguments.only.as_deref().is_none_or(|only| tool.name().starts_with(only));
+    let (here, missing): (Vec<Tool>, Vec<Tool>) =
+        Tool::ALL.into_iter().filter(chosen).partition(|tool| tool.is_here());
+    for tool in missing {
+        println!("not on this machine: {}", tool.name());
+    }
+    let looped = !arguments.plain && rustix::process::geteuid().is_root();
+    println!(
+        "tree {}, {} rounds, {}, {} cache",
+        tree.name(),
+        arguments.rounds,
+        if looped { "a new ext4 per tool and round" } else { "a plain directory" },
+        if arguments.cold { "cold" } else { "warm" }
+    );
+    let mut figures: Vec<(Tool, Figures)> =
+        here.into_iter().map(|tool| (tool, Figures::default())).collect();
+    for _ in 0..arguments.rounds {
+        for (tool, figures) in &mut figures {
+            measure(*tool, tree, &arguments, looped, figures)?;
+        }
+    }
+    print(&figures);
+    Ok(())
+}
+
+fn measure(
+    tool: Tool,
+    tree: Tree,
+    arguments: &Arguments,
+    looped: bool,
+    figures: &mut Figures,
+) -> anyhow::Result<()> {
+    let place = Place::new(&arguments.within, looped)?;
+    tree.build(&place.path("live"))?;
+    tool.prepare(&place)?;
+    let mut note = |what: &'static str, took: Duration| {
+        figures.rows.entry(what).or_default().push(took);
+    };
+    note("1 first save", place.timed(|| tool.save(&place, Version::One))?);
+    tree.change(&place.path("live"))?;
+    note("2 second save", place.timed(|| tool.save(&place, Version::Two))?);
+    let saved = place.taken("saved")?;
+    figures.bytes.entry("disk after the second").or_default().push(saved);
+    if arguments.cold {
+        place.forget()?;
+    }
+    note("3 restore", place.timed(|| tool.restore(&place))?);
+    if tool == Tool::Ours {
+        ours(&place, figures)?;
+    }
+    Ok(())
+}
+
+/// What only the store has: the outage of a staged restore, and the peak memory of each step.
+fn ours(place: &Place, figures: &mut Figures) -> anyhow::Result<()> {
+    let (live, saved) = (place.path("live"), place.path("saved"));
+    let store = Store::open(&saved)?;
+    let (one, two) = (known(&store, "v1")?, known(&store, "v2")?);
+    let mut switch = |what: &'static str, from, to| -> anyhow::Result<()> {
+        let begun = Instant::now();
+        store.switch(&files(&live), from, to)?;
+        figures.rows.entry(what).or_default().push(begun.elapsed());
+        Ok(())
+    };
+    switch("4 outage: staged switch", two, one)?;
+    switch("5 outage: its undo", one, two)?;
+    drop(store);
+    for step in ["snapshot", "stage"] {
+        let output = Command::new(std::env::current_exe()?)
+            .args(["--step", step, "--root"])
+            .arg(place.path(""))
+            .output()?;
+        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let peak: u64 = String::from_utf8_lossy(&output.stdout).trim().parse()?;
+        let name = if step == "snapshot" { "peak memory, snapshot" } else { "peak memory, stage" };
+        figures.bytes.entry(name).or_default().push(peak);
+    }
+    Ok(())
+}
+
+/// One step on what is there, into a store of its own; prints this process's peak memory in bytes.
+fn one_step(step: &str, root: &std::path::Path) -> anyhow::Result<()> {
+    let (live, saved) = (root.join("live"), root.join("saved-once-more"));
+    match step {
+        "snapshot" => {
+            let label = agent::store::Label {
+                release: "v2".to_owned(),
+                version: None,
+                taken_at_unix_ms: 1,
+            };
+            Store::open(&saved)?.snapshot(&files(&live), label)?;
+        }
+        "stage" => {
+            let store = Store::open(&root.join("saved"))?;
+            let one = known(&store, "v1")?;
+            store.discard(&files(&live), one)?;
+            store.stage(&files(&live), one)?;
+        }
+        other => anyhow::bail!("no step `{other}`"),
+    }
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: u64 = line
+        .and_then(|text| text.trim().strip_suffix(" kB")?.trim().parse().ok())
+        .ok_or_else(|| anyhow::anyhow!("the kernel does not tell this process's peak memory"))?;
+    println!("{}", kib * 1024);
+    Ok(())
+}
+
+fn print(figures: &[(Tool, Figures)]) {
+    let ours = figures.iter().find(|(tool, _)| *tool == Tool::Ours);
+    for (tool, figures) in figures {
+        println!("{}", tool.name());
+        for (what, times) in &figures.rows {
+            let median = median(&mut times.clone());
+            let ours = ours.and_then(|(_, ours)| ours.rows.get(what));
+            let ratio = match ours.filter(|_| *tool != Tool::Ours) {
+                Some(ours) => {
+                    let ours = self::median(&mut ours.clone());
+                    format!("   ours is {:.2} of it", ours.as_secs_f64() / median.as_secs_f64())
+                }
+                None => String::new(),
+            };
+            println!("  {what:26} {:9.1} ms{ratio}", median.as_secs_f64() * 1000.0);
+        }
+        for (what, bytes) in &figures.bytes {
+            let mut bytes = bytes.clone();
+            bytes.sort_unstable();
+            println!("  {what:26} {:9.1} MB", bytes[bytes.len() / 2] as f64 / 1e6);
+        }
+    }
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}

@@ -139,7 +139,7 @@ fn draw(fleet: Fleet, hosts: &[HostDraw], standings: [u8; 5]) -> World {
 fn request(hosts: &[HostName]) -> impl Strategy<Value = Request> + use<> {
     let to = proptest::option::of(proptest::sample::select(RELEASES.to_vec()));
     let some = proptest::sample::subsequence(hosts.to_vec(), 0..=hosts.len().min(3));
-    (to, some).prop_map(|(to, hosts)| Request { to: to.map(release), hosts })
+    (to, some).prop_map(|(to, hosts)| Request { to: to.map(release), hosts, ..Request::default() })
 }
 
 fn asked() -> impl Strategy<Value = (World, Request)> {

@@ -134,6 +134,7 @@ fn steps(cuts: bool) -> Vec<Step> {
         target: Some(target.clone()),
         deadline_ms: STEP_MS,
         hook: None,
+        across_migrations: false,
     };
     verbs.iter().map(step).collect()
 }

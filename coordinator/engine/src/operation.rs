@@ -475,7 +475,8 @@ impl Operation {
                 | TrackState::Unknown { .. }
                 | TrackState::Stuck { .. } => false,
             };
-            let over = tracks.filter(|(stage, slot)| !self.plan.stages[**stage].cuts_capacity && over(slot));
+            let over = tracks
+                .filter(|(stage, slot)| !self.plan.stages[**stage].cuts_capacity && over(slot));
             again.extend(over.map(|(stage, _)| (host.clone(), *stage)));
         }
         for (host, stage) in again {

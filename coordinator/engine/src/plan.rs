@@ -233,7 +233,9 @@ pub enum PlanError {
         "{host}: `switch {component}` stands neither between a stop and a start nor before a reload, with a verify after them"
     )]
     SwitchOutOfOrder { host: HostName, component: ComponentName },
-    #[error("{host}: a step of {component} is a hook without a name, or has the name of one and is none")]
+    #[error(
+        "{host}: a step of {component} is a hook without a name, or has the name of one and is none"
+    )]
     HookName { host: HostName, component: ComponentName },
     #[error("{host}: hook `{hook}` belongs to {component}, which is not switched there")]
     HookWithoutSwitch { host: HostName, component: ComponentName, hook: String },

@@ -67,7 +67,8 @@ pub fn rollback(inventory: &Inventory<'_>, request: &Request) -> Planned {
 fn not_seen_from_the_edge(fleet: &Fleet, chosen: &[Chosen<'_>]) -> Option<String> {
     let levels = Levels::of(fleet);
     let sees = |row: &&Chosen<'_>| {
-        row.left_out.is_some() && planned(chosen).any(|moved| levels.reaches(row.group, moved.group))
+        row.left_out.is_some()
+            && planned(chosen).any(|moved| levels.reaches(row.group, moved.group))
     };
     let hosts: Vec<String> = chosen.iter().filter(sees).map(|row| row.host.to_string()).collect();
     (!hosts.is_empty()).then(|| {
@@ -203,7 +204,8 @@ fn sentences(stages: &[Stage]) -> (Vec<String>, Vec<String>) {
     let stays = "data that the app wrote: databases, `keep` paths, mail already sent".to_owned();
     let hooks = hooks(stages);
     let hooks = (!hooks.is_empty()).then(|| {
-        let names: Vec<String> = hooks.into_iter().map(|(c, hook)| format!("{hook} of {c}")).collect();
+        let names: Vec<String> =
+            hooks.into_iter().map(|(c, hook)| format!("{hook} of {c}")).collect();
         format!("what hooks did: {}", names.join(", "))
     });
     (interruption.collect(), [stays].into_iter().chain(hooks).collect())

@@ -39,7 +39,11 @@ pub fn snapshot(inventory: &Inventory<'_>, release: &ReleaseName) -> Planned {
         Track { host: row.host.clone(), steps }
     };
     let stages = by_level.values().enumerate().map(|(index, rows)| {
-        let name = if index == 0 { "snapshot".to_owned() } else { format!("snapshot {}", hosts::groups(rows.iter().copied())) };
+        let name = if index == 0 {
+            "snapshot".to_owned()
+        } else {
+            format!("snapshot {}", hosts::groups(rows.iter().copied()))
+        };
         stages::together(&name, rows.iter().map(track).collect())
     });
     let why = format!("everything as it is now, under the name {release}");

@@ -56,8 +56,10 @@ pub(super) fn stages(
     }
     refuse_unreachable(inventory, fleet, &by_level)?;
     let mut stages = Vec::new();
-    let prepare: Vec<Track> =
-        moves.iter().filter_map(|(row, goes)| tracks::prepare(row, goes, across_migrations)).collect();
+    let prepare: Vec<Track> = moves
+        .iter()
+        .filter_map(|(row, goes)| tracks::prepare(row, goes, across_migrations))
+        .collect();
     if !prepare.is_empty() {
         stages.push(prepared(fleet, prepare));
     }
@@ -110,7 +112,11 @@ fn level(fleet: &Fleet, rows: &[&Move<'_, '_>], first: bool) -> Stage {
     let strategy = &fleet.rollback;
     let out = strategy.budget_out.of(tracks.len());
     Stage {
-        name: if first { "restore".to_owned() } else { format!("restore {}", hosts::groups(rows.iter().map(|(row, _)| *row))) },
+        name: if first {
+            "restore".to_owned()
+        } else {
+            format!("restore {}", hosts::groups(rows.iter().map(|(row, _)| *row)))
+        },
         batches: tracks::batches(tracks, strategy, out),
         budget: Budget { failed: strategy.budget_failed, unknown: strategy.budget_unknown, out },
         soak_ms: strategy.soak_ms,

@@ -26,7 +26,11 @@ pub(super) struct Goes<'a> {
 }
 
 /// Everything that can be done while the old release still serves.
-pub(super) fn prepare(row: &Chosen<'_>, goes: &[Goes<'_>], across_migrations: bool) -> Option<Track> {
+pub(super) fn prepare(
+    row: &Chosen<'_>,
+    goes: &[Goes<'_>],
+    across_migrations: bool,
+) -> Option<Track> {
     let mut steps = Vec::new();
     for go in goes.iter().filter(|go| !go.there) {
         steps.push(Step { across_migrations, ..step(Verb::Preflight, go, PREFLIGHT_MS) });

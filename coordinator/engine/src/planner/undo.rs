@@ -72,7 +72,8 @@ fn looked(
     let levels = Levels::of(fleet);
     let rows = operation.plan().hosts.iter().filter(|row| row.left_out.is_none());
     let rows = rows.filter(|row| replaced.keys().all(|(host, _)| *host != row.host));
-    let known = rows.filter(|row| fleet.group_of(&row.host).is_some_and(|g| levels.needs_others(g)));
+    let known =
+        rows.filter(|row| fleet.group_of(&row.host).is_some_and(|g| levels.needs_others(g)));
     known.map(|row| row.host.clone()).collect()
 }
 

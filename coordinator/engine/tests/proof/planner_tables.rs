@@ -278,7 +278,7 @@ fn batches_grow_as_the_file_says_and_never_over_what_may_be_out() {
 }
 
 /// Runs a plan to its end; every host does as told and says what it replaced.
-fn ran(world: &World, plan: &engine::Plan) -> Operation {
+pub(crate) fn ran(world: &World, plan: &engine::Plan) -> Operation {
     let plan = Box::new(plan.clone());
     let opened = engine::Event::Opened { plan, by: "ada".to_owned(), reason: String::new() };
     let mut run = Operation::open(operation("rb-0200"), &opened).unwrap();

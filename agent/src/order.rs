@@ -64,6 +64,9 @@ pub struct Step {
     /// The name of the hook, where the verb is one; else empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hook: String,
+    /// Only for `preflight`: a person allowed the code to go back further than the database's migrations.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub across_migrations: bool,
 }
 
 /// What can be done to a component.
@@ -154,7 +157,7 @@ pub enum End {
     Done,
     /// Taken back: the host is as it was.
     Undone,
-    /// The wanted release is in place but not verified, and was left so by order.
+    /// The wanted release is in place but not verified: it was left so by order, or was only to be looked at.
     Left,
     /// Neither: a person has to look.
     Stuck,

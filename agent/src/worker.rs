@@ -284,9 +284,9 @@ fn after_step(ledger: &Ledger, key: &TrackKey, index: usize) -> Vec<Record> {
     let Some(result) = &track.steps[index].result else { return Vec::new() };
     let step = &track.order.steps[index];
     if !result.ok {
-        let why = format!("{} {}: {}", step.verb, step.component, result.detail);
-        let in_place =
-            step.verb == Verb::Verify && track.order.steps.iter().any(|step| step.verb.cuts());
+        let name = if step.hook.is_empty() { String::new() } else { format!(" {}", step.hook) };
+        let why = format!("{}{name} {}: {}", step.verb, step.component, result.detail);
+        let in_place = !step.verb.cuts() && in_place(track);
         return match (track.order.goal, track.order.on_failure) {
             (Goal::Forward, OnFailure::Leave) if in_place => vec![end(key, End::Left, why)],
             (Goal::Forward | Goal::Undo, OnFailure::Restore | OnFailure::Leave) => {
@@ -365,11 +365,29 @@ fn turn_back(ledger: &Ledger, key: &TrackKey, why: String) -> Vec<Record> {
     then(ledger, vec![turned], |ledger| go_back(ledger, key))
 }
 
+/// Everything that changes what serves is done: the wanted release is in place, whatever follows says of it.
+fn in_place(track: &Track) -> bool {
+    let done = |index: usize| track.steps[index].result.as_ref().is_some_and(|result| result.ok);
+    let cuts = |index: &usize| track.order.steps[*index].verb.cuts();
+    let mut cutting = (0..track.steps.len()).filter(cuts).peekable();
+    cutting.peek().is_some() && cutting.all(done)
+}
+
+/// Whether a track only verifies what is in place. Where that fails there is nothing to take back, and it is not as
+/// it was before either: what was taken for good is not.
+fn only_looks(track: &Track) -> bool {
+    track.order.goal == Goal::Forward
+        && track.order.steps.iter().all(|step| step.verb == Verb::Verify)
+}
+
 /// The next step to take back, or the end.
 fn go_back(ledger: &Ledger, key: &TrackKey) -> Vec<Record> {
     let track = &ledger.tracks[key];
     let why = track.back.clone().unwrap_or_default();
-    let Some(index) = to_take_back(track) else { return vec![end(key, End::Undone, why)] };
+    let Some(index) = to_take_back(track) else {
+        let ended = if only_looks(track) { End::Left } else { End::Undone };
+        return vec![end(key, ended, why)];
+    };
     let step = &track.steps[index];
     match &step.undo {
         Some(failed) if step.undo_begun >= UNDO_TRIES_MAX => {

@@ -53,7 +53,7 @@ async fn main() -> anyhow::Result<()> {
         let to_release = if round % 2 == 0 { "v1" } else { "v2" }.to_owned();
         let request = v1::create_plan_request::Request::Rollback(v1::RollbackRequest {
             to_release,
-            hosts: Vec::new(),
+            ..Default::default()
         });
         let request = v1::CreatePlanRequest { fleet: FLEET.to_owned(), request: Some(request) };
         let plan = client.create_plan(request).await?.into_inner().plan.unwrap_or_default();

@@ -46,7 +46,7 @@ pub(crate) async fn fleet_with(change: impl FnOnce(&mut v1::FleetControl)) -> Fl
 
 pub(crate) fn rollback(to: &str, hosts: &[&str]) -> v1::CreatePlanRequest {
     let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-    let request = v1::RollbackRequest { to_release: to.to_owned(), hosts };
+    let request = v1::RollbackRequest { to_release: to.to_owned(), hosts, ..Default::default() };
     let request = Some(v1::create_plan_request::Request::Rollback(request));
     v1::CreatePlanRequest { fleet: FLEET.to_owned(), request }
 }

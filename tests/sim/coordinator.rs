@@ -206,6 +206,12 @@ impl World {
             if let Event::BecameUnknown { host, .. } = event {
                 self.watch.became_unknown(host_index(host));
             }
+            if let Event::StageBegan { stage, .. } = event {
+                let verdict = self.stages_follow_each_other(*stage);
+                self.watch.judge(verdict);
+                let verdict = if self.calm { self.the_edge_finds_its_apps(*stage) } else { Ok(()) };
+                self.watch.judge(verdict);
+            }
             if let Err(error) = self.coordinator.operation.apply(event) {
                 self.watch.judge(Err(format!("an event of decide cannot be applied: {error:?}")));
             }
@@ -392,6 +398,7 @@ fn step(step: &engine::Step) -> order::Step {
         snapshot: snapshot.map(|hash| hash.as_str().to_owned()).unwrap_or_default(),
         deadline_ms: step.deadline_ms,
         hook: step.hook.clone().unwrap_or_default(),
+        across_migrations: step.across_migrations,
     }
 }
 

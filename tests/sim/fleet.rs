@@ -1,13 +1,14 @@
 //! A fleet of eight, drawn: groups, components that need each other, budgets; and the real planner's plan for it.
+//! Mostly its edge carries a proxy that needs the apps and reloads; components may have hooks.
 //!
 //! Invariant: v1 is good and whole on every host, so that a bare rollback always has a way back.
 
 use std::collections::BTreeMap;
 
 use engine::{
-    Component, ComponentName, Fleet, FleetEvent, FleetName, FleetState, Group, GroupName, HostName,
-    HostNow, Inventory, LateHosts, LiveNow, OnFailure, Plan, ReleaseName, Rollback, SeenSnapshot,
-    Share, SnapshotHash, SnapshotNow, Standing, Timestamp, planner,
+    Component, ComponentName, Fleet, FleetEvent, FleetName, FleetState, Group, GroupName, Hook,
+    HookPoint, HostName, HostNow, Inventory, LateHosts, LiveNow, OnFailure, Plan, ReleaseName,
+    Rollback, SeenSnapshot, Share, SnapshotHash, SnapshotNow, Standing, Timestamp, planner,
 };
 use rand::{RngExt as _, rngs::StdRng};
 
@@ -25,11 +26,17 @@ pub(crate) struct Draft {
     pub(crate) away: usize,
     /// Hosts that are on the target already.
     there: Vec<bool>,
+    /// What every component runs beside its steps.
+    hooks: Vec<HookPoint>,
 }
 
-const GROUPS: [(&str, std::ops::Range<usize>); 3] =
-    [("canary", 0..1), ("blue", 1..5), ("green", 5..HOSTS)];
-const COMPONENTS: [&str; 3] = ["db-proxy", "crm", "web"];
+const GROUPS: [(&str, std::ops::Range<usize>); 4] =
+    [("canary", 0..1), ("blue", 1..4), ("green", 4..6), ("edge", 6..HOSTS)];
+const COMPONENTS: [&str; 4] = ["db-proxy", "crm", "web", PROXY];
+/// The component that reloads.
+const PROXY: &str = "proxy";
+const POINTS: [HookPoint; 4] =
+    [HookPoint::BeforeStop, HookPoint::BeforeStart, HookPoint::AfterStart, HookPoint::AfterVerify];
 
 impl Draft {
     pub(crate) fn random(rng: &mut StdRng) -> Self {
@@ -49,20 +56,31 @@ impl Draft {
             budget_out: Share::Hosts(out),
             on_failure: if rng.random_bool(0.7) { OnFailure::Restore } else { OnFailure::Leave },
             late_hosts: if rng.random_bool(0.5) { LateHosts::Rollback } else { LateHosts::Wait },
-            deadline_ms: pick(rng, 30_000, 900_000),
+            deadline_ms: pick(rng, 60_000, 900_000),
             soak_ms: pick(rng, 0, 3_000),
             unknown_after_ms: pick(rng, 2_000, 10_000),
         };
+        let edge = rng.random_bool(0.7);
         let mut components = vec![("crm", vec!["canary", "blue", "green"])];
+        if !edge {
+            components[0].1.push("edge");
+        }
         if rng.random_bool(0.5) {
             components.push(("web", vec!["blue", "green"]));
         }
         if rng.random_bool(0.3) {
             components.push(("db-proxy", vec!["green"]));
         }
+        if edge {
+            components.push((PROXY, vec!["edge"]));
+        }
         let away = rng.random_range(0..=budget_unknown.min(out - 1)) as usize;
-        let there = (0..HOSTS).map(|_| rng.random_range(0..12) == 0).collect();
-        Self { strategy, components, away, there }
+        let looks = edge && rng.random_bool(0.4);
+        let is_edge = |host: usize| GROUPS[3].1.contains(&host);
+        let there = |host| rng.random_range(0..12) == 0 || (looks && is_edge(host));
+        let there = (0..HOSTS).map(there).collect();
+        let hooks = POINTS.into_iter().filter(|_| rng.random_bool(0.3)).collect();
+        Self { strategy, components, away, there, hooks }
     }
 
     fn fleet(&self) -> Fleet {
@@ -84,8 +102,8 @@ impl Draft {
             stop_within_ms: 5_000,
             ready_within_ms: 5_000,
             stable_for_ms: 1_000,
-            reloads: false,
-            hooks: Vec::new(),
+            reloads: *name == PROXY,
+            hooks: self.hooks.iter().map(hook).collect(),
         };
         let fleet = Fleet {
             name: FleetName::new("prod").expect("a fixed name is valid"),
@@ -168,6 +186,7 @@ impl Draft {
             let running = services(component).into_iter().map(|name| (name, true)).collect();
             let part = Part {
                 live: Tree::Whole(snapshot(component, self.live(host))),
+                read: (component == PROXY).then(|| snapshot(component, self.live(host))),
                 staged: Default::default(),
                 services: running,
             };
@@ -180,6 +199,10 @@ impl Draft {
         let target = |(name, _): &(&str, Vec<&str>)| ((*name).to_owned(), snapshot(name, "v1"));
         self.components.iter().map(target).collect()
     }
+}
+
+fn hook(at: &HookPoint) -> Hook {
+    Hook { name: format!("{at:?}"), at: *at, within_ms: 3_000 }
 }
 
 fn component_name(name: &str) -> ComponentName {

@@ -4,6 +4,9 @@
 //! Perform ─▶ half ─▶ whole      a switch has an instant in which the tree is neither; a crash there leaves a hold
 //! ```
 //!
+//! What reloads reads its tree anew when it is told to, and when its switch is taken back; until then it serves what
+//! it has read.
+//!
 //! Invariant: this is the ground truth. The engine and the worker never read it but through looks and results.
 //! Invariant: no randomness; what fails is told by the caller.
 
@@ -24,6 +27,8 @@ pub(crate) struct Machine {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
     pub(crate) live: Tree,
+    /// The tree that its services have read, where they reload and are never stopped.
+    pub(crate) read: Option<String>,
     pub(crate) staged: BTreeSet<String>,
     pub(crate) services: BTreeMap<String, bool>,
 }
@@ -86,6 +91,12 @@ impl Machine {
                 Ok(())
             }
             Verb::Switch => self.part(step).switch(&step.snapshot, extent),
+            Verb::Reload if extent == Extent::Whole => {
+                self.p04_nothing_starts_on_a_mix(step)?;
+                self.part(step).reload();
+                Ok(())
+            }
+            Verb::Hook if extent == Extent::Whole => self.a_hook_runs_at_its_point(step),
             Verb::Start if extent == Extent::Whole => {
                 self.p04_nothing_starts_on_a_mix(step)?;
                 self.part(step).run(|_| true);
@@ -112,7 +123,14 @@ impl Machine {
         extent: Extent,
     ) -> Result<(), String> {
         match before {
-            Before::Live(tree) => self.part(step).switch(tree, extent),
+            Before::Live(tree) => {
+                let part = self.part(step);
+                part.switch(tree, extent)?;
+                if extent == Extent::Whole {
+                    part.reload();
+                }
+                Ok(())
+            }
             Before::Running(services) if extent == Extent::Whole => {
                 if step.verb == Verb::Stop {
                     self.p04_nothing_starts_on_a_mix(step)?;
@@ -132,6 +150,22 @@ impl Machine {
         }
     }
 
+    /// What a hook may rely on: the wanted tree stands before a start, and serves after it.
+    fn a_hook_runs_at_its_point(&self, step: &Step) -> Result<(), String> {
+        let part = &self.parts[&step.component];
+        let stopped = part.read.is_some() || part.running().is_empty();
+        let holds = match step.hook.as_str() {
+            "BeforeStop" => true,
+            "BeforeStart" => part.at(&step.snapshot) == Found::Done && stopped,
+            _ => self.is_on(&step.component, &step.snapshot),
+        };
+        if holds {
+            Ok(())
+        } else {
+            Err(format!("hook {} of {} runs too early", step.hook, step.component))
+        }
+    }
+
     /// How far a step got.
     pub(crate) fn observe(&self, step: &Step) -> Found {
         let part = &self.parts[&step.component];
@@ -140,12 +174,12 @@ impl Machine {
             Verb::Stop => part.running().is_empty(),
             Verb::Start => part.services.values().all(|runs| *runs),
             Verb::Switch => return part.at(&step.snapshot),
+            Verb::Reload => part.read.as_ref() == Some(&step.snapshot),
             Verb::Preflight
             | Verb::Snapshot
             | Verb::Verify
             | Verb::Discard
             | Verb::Check
-            | Verb::Reload
             | Verb::Hook => false,
         };
         if done { Found::Done } else { Found::NotDone }
@@ -155,6 +189,12 @@ impl Machine {
     pub(crate) fn observe_undo(&self, step: &Step, before: &Before) -> Found {
         let part = &self.parts[&step.component];
         match before {
+            Before::Live(tree) if part.read.as_ref().is_some_and(|read| read != tree) => {
+                match part.at(tree) {
+                    Found::Done => Found::NotDone,
+                    found @ (Found::NotDone | Found::Partial | Found::Unknown(_)) => found,
+                }
+            }
             Before::Live(tree) => part.at(tree),
             Before::Running(services) if part.running() == *services => Found::Done,
             Before::Running(_) => Found::NotDone,
@@ -165,7 +205,8 @@ impl Machine {
     /// Whether a component is on this snapshot with everything running.
     pub(crate) fn is_on(&self, component: &str, snapshot: &str) -> bool {
         let part = &self.parts[component];
-        part.at(snapshot) == Found::Done && part.services.values().all(|runs| *runs)
+        let read = part.read.as_ref().is_none_or(|read| read == snapshot);
+        part.at(snapshot) == Found::Done && read && part.services.values().all(|runs| *runs)
     }
 
     /// Whether something that ran at first does not run now.
@@ -198,6 +239,12 @@ impl Part {
         self.services.iter().filter(|(_, runs)| **runs).map(|(name, _)| name.clone()).collect()
     }
 
+    fn reload(&mut self) {
+        if let (Some(read), Tree::Whole(live)) = (&mut self.read, &self.live) {
+            read.clone_from(live);
+        }
+    }
+
     fn run(&mut self, wanted: impl Fn(&String) -> bool) {
         for (name, runs) in &mut self.services {
             *runs = wanted(name);
@@ -214,7 +261,7 @@ impl Part {
 
     /// Exchanges the live tree with a staged one, or finishes an exchange in either direction.
     fn switch(&mut self, to: &str, extent: Extent) -> Result<(), String> {
-        if !self.running().is_empty() {
+        if self.read.is_none() && !self.running().is_empty() {
             return Err("p04: a tree is replaced under a running service".to_owned());
         }
         match (&self.live, extent) {

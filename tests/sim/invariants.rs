@@ -323,7 +323,7 @@ impl Watch {
 fn same_service(one: &Machine, other: &Machine) -> bool {
     one.parts.iter().all(|(name, part)| {
         let now = &other.parts[name];
-        part.live == now.live && part.services == now.services
+        part.live == now.live && part.read == now.read && part.services == now.services
     })
 }
 
@@ -384,13 +384,12 @@ impl World {
     }
 
     /// Promise 7. A host is *out* when a service of it that ran at first does not run, its tree is mixed, or its
-    /// ledger has an open track that began a step that cuts capacity. Whenever one more host goes out, at most as
-    /// many as the budget of the stage allows are out, it included. One exception: an abort with restore may take
+    /// ledger has an open track that began a step that cuts capacity. Whenever one more host of a stage goes out, at
+    /// most as many as the budget of that stage allows are out, it included. One exception: an abort with restore may take
     /// one serving host out at a time to put it back, however many are down for good, or unknown and therefore
     /// counted as down already.
     fn p07_bounded_blast_radius(&mut self) -> Result<(), String> {
         let out: Vec<bool> = (0..self.machines.len()).map(|host| self.is_out(host)).collect();
-        let count = out.iter().filter(|out| **out).count();
         for (host, is_out) in out.iter().enumerate() {
             let was_out = std::mem::replace(&mut self.watch.hosts[host].out, *is_out);
             if !is_out {
@@ -403,13 +402,50 @@ impl World {
             if self.is_undoing(host) {
                 self.watch.undoing.insert(host);
             }
-            let beside = self.watch.undoing.difference(&self.watch.unknown).count();
-            let alone = self.watch.undoing.contains(&host) && beside <= 1;
-            if count > self.budget_out && !alone {
+            for (hosts, budget) in self.budgets.iter().filter(|(hosts, _)| hosts.contains(&host)) {
+                let count = hosts.iter().filter(|host| out[**host]).count();
+                let undoing = self.watch.undoing.difference(&self.watch.unknown);
+                let beside = undoing.filter(|host| hosts.contains(host)).count();
+                let alone = self.watch.undoing.contains(&host) && beside <= 1;
+                if count > *budget && !alone {
+                    return Err(format!(
+                        "p07: h{host} goes out; {count} of its stage are out, the budget allows {budget}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A stage begins when no host is at work in an earlier one, but for those that were unknown and came late: what
+    /// an edge needs is there, or is known not to come.
+    pub(crate) fn stages_follow_each_other(&self, stage: usize) -> Result<(), String> {
+        let operation = &self.coordinator.operation;
+        for to in operation.outstanding() {
+            let host = host_index(&to.host);
+            let late = self.watch.unknown.contains(&host);
+            if to.stage < stage && to.goal == Goal::Forward && !late {
                 return Err(format!(
-                    "p07: h{host} goes out; {count} are out, the budget allows {}",
-                    self.budget_out
+                    "h{host} is at work in stage {} when {stage} begins",
+                    to.stage
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing went wrong: when the last stage begins, all that moved before it is on target.
+    pub(crate) fn the_edge_finds_its_apps(&self, stage: usize) -> Result<(), String> {
+        let plan = self.coordinator.operation.plan();
+        let before = plan.stages[..stage].iter().filter(|stage| stage.cuts_capacity);
+        for step in before
+            .flat_map(engine::Stage::tracks)
+            .flat_map(|track| track.steps.iter().map(move |step| (host_index(&track.host), step)))
+        {
+            let (host, step) = step;
+            let component = step.component.as_str();
+            if !self.machines[host].is_on(component, &self.targets[component]) {
+                return Err(format!("{component} of h{host} is not on target when {stage} begins"));
             }
         }
         Ok(())

@@ -7,7 +7,7 @@
 //!
 //! Invariant: one generator, ordered maps, simulated time: equal seeds give equal runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use agent::order::{Fence, Order};
 use engine::{
@@ -137,7 +137,10 @@ pub(crate) struct World {
     pub(crate) watch: Watch,
     /// The snapshot of each component that the plan goes to.
     pub(crate) targets: BTreeMap<String, String>,
-    pub(crate) budget_out: usize,
+    /// The hosts of each stage that cuts, and how many of them may be out.
+    pub(crate) budgets: Vec<(BTreeSet<usize>, usize)>,
+    /// Nothing goes wrong.
+    pub(crate) calm: bool,
     /// Hosts on which the wanted release never verifies.
     pub(crate) bad: Vec<bool>,
     /// Hosts on which taking back fails as often as anything else.
@@ -211,8 +214,12 @@ impl World {
         };
         let id = OperationId::new("rb-0001").expect("a fixed id is valid");
         let operation = Operation::open(id, &opened).expect("`Opened` opens");
-        let stages = operation.plan().stages.iter();
-        let out = stages.filter(|stage| stage.cuts_capacity).map(|stage| stage.budget.out).min();
+        let cuts = operation.plan().stages.iter().filter(|stage| stage.cuts_capacity);
+        let budget = |stage: &engine::Stage| {
+            let hosts = stage.tracks().map(|track| host_index(&track.host)).collect();
+            (hosts, stage.budget.out as usize)
+        };
+        let budgets = cuts.map(budget).collect();
         let mut world = Self {
             now: 0,
             queue: BTreeMap::new(),
@@ -228,7 +235,8 @@ impl World {
             old_term: None,
             sessions: 0,
             targets: fleet.targets(),
-            budget_out: out.unwrap_or(0) as usize,
+            budgets,
+            calm: setup.calm && setup.crash.is_none(),
             bad,
             unmendable,
             healed: None,

@@ -4,12 +4,25 @@
 //! inputs ─▶ answer (one by one) ─▶ advance (until nothing more follows) ─▶ events
 //! ```
 //!
+//! Stages. The hosts of a stage begin in batches when the stage before has ended; a host goes into a stage when it has
+//! done its own part in all earlier ones. Budgets are those of the stage: failed and unknown hosts of other stages do
+//! not count in it. A late host brings an earlier stage back.
+//!
+//! Abort with restore. What is in work turns round at once. What is done is taken back last stage first, so that an
+//! edge is back before the apps that it needs; within a stage, as many at once as its budget lets out. A host that is
+//! unknown holds up nobody. The order also holds for hosts that come back when the run has ended: what they had done
+//! or still do is taken back, what they had not begun is left alone. Abort with leave, and a halt, leave late hosts as
+//! they are, and tell.
+//!
+//! Retry. Only the hosts that were named go on, and those that come back late; hosts that had not begun wait for a
+//! retry that names them. Hosts that only look, look again: what users get may have changed.
+//!
 //! Invariant: pure. [`decide`] works on a scratch copy; the caller appends the events to the journal, flushes,
 //! applies them, and only then acts.
 //! Invariant: abort beats pause and halt; a track that was begun is never cut short but by its own undo.
 
 use crate::{
-    event::{Abort, Ask, Event, StepReport, TrackEnding},
+    event::{Abort, Ask, Event, StepReport, TrackEnd, TrackEnding},
     name::HostName,
     operation::{HostState, Operation, Phase, Slot},
     time::Elapsed,
@@ -98,7 +111,7 @@ fn answer(operation: &Operation, input: Input, at: Elapsed) -> Vec<Event> {
             }
         }
         Input::TrackEnded { host, stage, attempt, ending } => {
-            ended(operation, host, stage, attempt, ending)
+            ended(operation, host, stage, attempt, ending, at)
         }
         Input::AgentLost { host } => match operation.hosts().get(&host) {
             Some(state) if state.lost.is_none() => vec![Event::HostLost { host, at }],
@@ -116,15 +129,46 @@ fn ended(
     stage: usize,
     attempt: u32,
     ending: TrackEnding,
+    at: Elapsed,
 ) -> Vec<Event> {
     match current(operation, &host, stage, attempt) {
         Some(slot)
             if matches!(slot.state, TrackState::InWork { .. } | TrackState::Unknown { .. }) =>
         {
-            vec![Event::TrackEnded { host, stage, attempt, ending }]
+            told_end(operation, host, stage, slot, ending, at)
         }
         Some(_) | None => Vec::new(),
     }
+}
+
+/// An end, and first that the host is at work again where what it did has to be taken back although the run has ended.
+fn told_end(
+    operation: &Operation,
+    host: HostName,
+    stage: usize,
+    slot: &Slot,
+    ending: TrackEnding,
+    at: Elapsed,
+) -> Vec<Event> {
+    let attempt = slot.attempt;
+    let over = matches!(operation.phase(), Phase::Ended(_));
+    let forward = matches!(slot.state, TrackState::Unknown { goal: Goal::Forward, .. });
+    let moved = matches!(ending.end, TrackEnd::Done | TrackEnd::Left);
+    let mut events = Vec::new();
+    if over && forward && moved && !slot.looks && cuts(operation, stage) && restoring(operation) {
+        let host = host.clone();
+        events.push(Event::SeenInWork { host, stage, attempt, at });
+    }
+    events.push(Event::TrackEnded { host, stage, attempt, ending });
+    events
+}
+
+fn cuts(operation: &Operation, stage: usize) -> bool {
+    operation.plan().stages.get(stage).is_some_and(|stage| stage.cuts_capacity)
+}
+
+fn restoring(operation: &Operation) -> bool {
+    operation.aborted() == Some(Abort::Restore)
 }
 
 /// A session begins: the agent's ledger is a fresh observation, and only that leads out of unknown.
@@ -140,34 +184,35 @@ fn back(operation: &Operation, host: HostName, seen: Vec<SeenTrack>, at: Elapsed
         let known = seen
             .iter()
             .find(|track| track.stage == stage && track.attempt == attempt && attempt > 0);
-        events.push(match (known, goal) {
+        match (known, goal) {
             (Some(SeenTrack { ending: Some(ending), .. }), _) => {
-                let ending = ending.clone();
-                Event::TrackEnded { host: host.clone(), stage, attempt, ending }
+                let (host, ending) = (host.clone(), ending.clone());
+                events.extend(told_end(operation, host, stage, slot, ending, at));
             }
             // Undo orders that never arrived are sent again: they only take back.
             (Some(_), _) | (None, Goal::Undo) => {
-                Event::SeenInWork { host: host.clone(), stage, attempt, at }
+                events.push(Event::SeenInWork { host: host.clone(), stage, attempt, at });
             }
             (None, Goal::Forward) => {
-                Event::SeenIdle { host: host.clone(), stage, again: try_late(operation), at }
+                let again = try_late(operation, slot);
+                events.push(Event::SeenIdle { host: host.clone(), stage, again, at });
             }
-        });
+        }
     }
     events
 }
 
-/// Whether a host that comes late is still brought along.
-fn try_late(operation: &Operation) -> bool {
+/// Whether a host that comes late is still brought along. To look changes nothing, so that is always wanted.
+fn try_late(operation: &Operation, slot: &Slot) -> bool {
     use crate::fleet::LateHosts;
     let wanted = match operation.plan().late_hosts {
         LateHosts::Rollback => true,
-        LateHosts::Wait => false,
+        LateHosts::Wait => slot.looks,
     };
     let going = match operation.phase() {
         Phase::Running | Phase::Paused => true,
         // An operation that went well but for this host goes on with it.
-        Phase::Ended(_) => operation.halted().is_none() && !operation.was_aborted(),
+        Phase::Ended(_) => operation.halted().is_none() && operation.aborted().is_none(),
         Phase::Halting | Phase::Aborting(_) => false,
     };
     wanted && going
@@ -241,7 +286,7 @@ fn newly_unknown(operation: &Operation, now: Elapsed) -> Vec<Event> {
 fn halt_if_due(operation: &Operation, now: Elapsed) -> Vec<Event> {
     let Some(stage) = operation.current() else { return Vec::new() };
     // A late host may bring an earlier stage back, whose budget is not meant for what happened after it.
-    let count = Count::up_to(operation, operation.stage());
+    let count = Count::up_to(operation, operation.stage(), operation.stage());
     let why = if count.failed > stage.budget.failed {
         let hosts = plural(count.failed, "host");
         format!("{hosts} failed; the budget of stage `{}` is {}", stage.name, stage.budget.failed)
@@ -265,6 +310,9 @@ fn run(operation: &Operation, now: Elapsed) -> Vec<Event> {
         return end_if_idle(operation, now);
     }
     let index = operation.stage();
+    if let Some(stage) = left_behind(operation, index) {
+        return vec![Event::StageBegan { stage, at: now }];
+    }
     if !operation.stage_began() {
         return vec![Event::StageBegan { stage: index, at: now }];
     }
@@ -296,6 +344,18 @@ fn run(operation: &Operation, now: Elapsed) -> Vec<Event> {
     }
 }
 
+/// An earlier stage that a host can begin only now: it was unknown in one before that.
+fn left_behind(operation: &Operation, stage: usize) -> Option<usize> {
+    let waits = |(host, state): (&HostName, &HostState)| {
+        let mut tracks = state.tracks.range(..stage);
+        let begins = |index: usize, slot: &Slot| {
+            slot.state == TrackState::Waiting && ready(operation, host, state, index)
+        };
+        tracks.find(|(index, slot)| begins(**index, slot)).map(|(index, _)| *index)
+    };
+    operation.hosts().iter().filter_map(waits).min()
+}
+
 enum Next {
     Wait,
     /// Hosts that are out already.
@@ -312,7 +372,7 @@ fn next_batch(operation: &Operation, stage: usize) -> Next {
     let mut down = Vec::new();
     for (host, state) in operation.hosts() {
         let Some(slot) = state.tracks.get(&stage) else { continue };
-        if slot.state.at_rest() || !ready(state, stage) {
+        if slot.state.at_rest() || !ready(operation, host, state, stage) {
             continue;
         }
         if slot.is_down() {
@@ -338,9 +398,11 @@ fn next_batch(operation: &Operation, stage: usize) -> Next {
     }
 }
 
-/// A host goes into a stage only when it has done all earlier ones.
-fn ready(state: &HostState, stage: usize) -> bool {
-    state.tracks.range(..stage).all(|(_, slot)| slot.state == TrackState::Done)
+/// A host goes into a stage only when it has done all earlier ones, and is meant to; what it has begun goes on.
+fn ready(operation: &Operation, host: &HostName, state: &HostState, stage: usize) -> bool {
+    let meant = |slot: &Slot| slot.state != TrackState::Waiting || operation.may_begin(host, slot);
+    state.tracks.get(&stage).is_some_and(meant)
+        && state.tracks.range(..stage).all(|(_, slot)| slot.state == TrackState::Done)
 }
 
 /// As many of `hosts` as the budget lets out now.
@@ -353,7 +415,7 @@ fn fit(
     if !stage.cuts_capacity {
         return Ok(hosts);
     }
-    let count = Count::of(operation);
+    let count = Count::of(operation, operation.stage());
     let taken = count.failed + count.unknown + count.in_work + count.down;
     let room = stage.budget.out.saturating_sub(taken);
     if room == 0 && count.in_work == 0 {
@@ -368,18 +430,58 @@ fn fit(
     Ok(hosts)
 }
 
-/// Abort with restore: what was begun is taken back, never more hosts at once than the budget lets out.
+/// Abort with restore: what was begun is taken back, the last stage first, never more hosts at once than the budget
+/// of their stage lets out.
 fn restore(operation: &Operation, now: Elapsed) -> Vec<Event> {
-    let plan = operation.plan();
-    for (index, stage) in plan.stages.iter().enumerate().filter(|(_, stage)| stage.cuts_capacity) {
-        let mut in_work = 0;
-        let mut begun = Vec::new();
-        let mut finished = Vec::new();
+    let stages = operation.plan().stages.iter().enumerate().rev();
+    let cuts = || stages.clone().filter(|(_, stage)| stage.cuts_capacity);
+    let undo = |stage, hosts| vec![Event::Dispatched { stage, hosts, goal: Goal::Undo, at: now }];
+    // A host in work is out already: its undo brings it back.
+    for (index, _) in cuts() {
+        let begun = Begun::of(operation, index).forward;
+        if !begun.is_empty() {
+            return undo(index, begun);
+        }
+    }
+    for (index, stage) in cuts() {
+        let Begun { mut finished, back, .. } = Begun::of(operation, index);
+        let count = Count::of(operation, index);
+        let taken = count.failed + count.unknown + count.down + back;
+        let room = stage.budget.out.saturating_sub(taken);
+        // Where failures alone use the budget up, hosts still go back one by one: that is the order.
+        let room = if back == 0 { room.max(1) } else { room };
+        let waits = back > 0 || !finished.is_empty();
+        finished.truncate(room as usize);
+        if !finished.is_empty() {
+            return undo(index, finished);
+        }
+        if waits {
+            return Vec::new();
+        }
+    }
+    end_if_idle(operation, now)
+}
+
+/// The hosts that have begun something in a stage.
+struct Begun {
+    forward: Vec<HostName>,
+    finished: Vec<HostName>,
+    /// How many are going back.
+    back: u32,
+}
+
+impl Begun {
+    fn of(operation: &Operation, stage: usize) -> Self {
+        let mut begun = Self { forward: Vec::new(), finished: Vec::new(), back: 0 };
         for (host, state) in operation.hosts() {
-            match state.tracks.get(&index).map(|slot| &slot.state) {
-                Some(TrackState::InWork { goal: Goal::Forward, .. }) => begun.push(host.clone()),
-                Some(TrackState::InWork { goal: Goal::Undo, .. }) => in_work += 1,
-                Some(TrackState::Done | TrackState::Left { .. }) => finished.push(host.clone()),
+            match state.tracks.get(&stage).map(|slot| &slot.state) {
+                Some(TrackState::InWork { goal: Goal::Forward, .. }) => {
+                    begun.forward.push(host.clone());
+                }
+                Some(TrackState::InWork { goal: Goal::Undo, .. }) => begun.back += 1,
+                Some(TrackState::Done | TrackState::Left { .. }) => {
+                    begun.finished.push(host.clone());
+                }
                 Some(
                     TrackState::Waiting
                     | TrackState::Unknown { .. }
@@ -389,31 +491,8 @@ fn restore(operation: &Operation, now: Elapsed) -> Vec<Event> {
                 | None => {}
             }
         }
-        // A host in work is out already: its undo brings it back.
-        if !begun.is_empty() {
-            return vec![Event::Dispatched {
-                stage: index,
-                hosts: begun,
-                goal: Goal::Undo,
-                at: now,
-            }];
-        }
-        let count = Count::of(operation);
-        let taken = count.failed + count.unknown + count.down + in_work;
-        let room = stage.budget.out.saturating_sub(taken);
-        // Where failures alone use the budget up, hosts still go back one by one: that is the order.
-        let room = if in_work == 0 { room.max(1) } else { room };
-        finished.truncate(room as usize);
-        if !finished.is_empty() {
-            return vec![Event::Dispatched {
-                stage: index,
-                hosts: finished,
-                goal: Goal::Undo,
-                at: now,
-            }];
-        }
+        begun
     }
-    end_if_idle(operation, now)
 }
 
 fn end_if_idle(operation: &Operation, now: Elapsed) -> Vec<Event> {
@@ -423,7 +502,7 @@ fn end_if_idle(operation: &Operation, now: Elapsed) -> Vec<Event> {
     vec![Event::Ended { result: operation.result(), at: now }]
 }
 
-/// The hosts of an operation that count against a budget, each once.
+/// The hosts of a stage that count against its budget, each once.
 struct Count {
     failed: u32,
     unknown: u32,
@@ -433,15 +512,15 @@ struct Count {
 }
 
 impl Count {
-    fn of(operation: &Operation) -> Self {
-        Self::up_to(operation, usize::MAX)
+    fn of(operation: &Operation, stage: usize) -> Self {
+        Self::up_to(operation, stage, usize::MAX)
     }
 
-    /// Only what happened in this stage and those before it.
-    fn up_to(operation: &Operation, stage: usize) -> Self {
+    /// Only what happened to them in `last` and the stages before it.
+    fn up_to(operation: &Operation, stage: usize, last: usize) -> Self {
         let mut count = Self { failed: 0, unknown: 0, in_work: 0, down: 0 };
-        for state in operation.hosts().values() {
-            let slots = || state.tracks.range(..=stage).map(|(_, slot)| slot);
+        for state in operation.hosts().values().filter(|state| state.tracks.contains_key(&stage)) {
+            let slots = || state.tracks.range(..=last).map(|(_, slot)| slot);
             let any = |wanted: fn(&TrackState) -> bool| slots().any(|slot| wanted(&slot.state));
             if any(|state| {
                 matches!(

@@ -145,7 +145,7 @@ pub enum TrackEnd {
     Done,
     /// Taken back: the host is as it was.
     Undone,
-    /// The wanted release is in place but is not verified, and was left so by order.
+    /// The wanted release is in place but is not verified: it was left so by order, or was only to be looked at.
     Left,
     /// Neither: a person has to look.
     Stuck,

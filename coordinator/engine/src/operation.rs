@@ -2,10 +2,14 @@
 //!
 //! Invariant: [`Operation::apply`] is the only mutator, for live runs and for recovery alike.
 //! Invariant: what should be in flight is derived ([`Operation::outstanding`]), never stored.
+//! Invariant: a track that only looks changes nothing: forward it ends as `done` or `left`, whatever its agent says.
 
 mod outcome;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +47,8 @@ pub struct Operation {
     halted: Option<String>,
     /// The strongest abort that was asked for.
     abort: Option<Abort>,
+    /// Since a person retried hosts: those, and who came back late. Nobody else begins anything that changes a host.
+    again: Option<BTreeSet<HostName>>,
 }
 
 /// Where the operation as a whole stands.
@@ -83,6 +89,8 @@ pub(crate) struct Slot {
     /// This attempt, or an earlier one that was not taken back, was told to have begun a step there.
     pub(crate) begun: bool,
     pub(crate) state: TrackState,
+    /// It only verifies what is in place.
+    pub(crate) looks: bool,
     /// The last attempt that was begun left the host neither as it was nor verified.
     left_down: bool,
     pub(crate) steps: Vec<StepReport>,
@@ -133,6 +141,7 @@ impl Operation {
             last: Elapsed(0),
             halted: None,
             abort: None,
+            again: None,
             plan,
         })
     }
@@ -183,17 +192,31 @@ impl Operation {
             Event::SeenInWork { host, stage, attempt, at } => {
                 self.slot_at(host, *stage, *attempt)?;
                 self.advance(host, *stage, &TrackEvent::SeenInWork { at: *at })?;
+                self.came_late(host);
                 self.reopen(*at);
+                if *stage == self.stage {
+                    // The stage is not over while it is in work there.
+                    self.stage_ended = None;
+                }
             }
             Event::SeenIdle { host, stage, again, at } => {
-                let seen = if !again && self.slot(host, *stage)?.left_down {
+                let slot = self.slot(host, *stage)?;
+                let seen = if !again && slot.looks {
+                    let reason = "it was out of reach; nothing was verified there".to_owned();
+                    TrackEvent::Ended { end: TrackEnd::Left, reason }
+                } else if !again && slot.left_down {
                     let reason = "the order to try it again never came there".to_owned();
                     TrackEvent::Ended { end: TrackEnd::Stuck, reason }
                 } else {
                     TrackEvent::SeenIdle { again: *again }
                 };
+                let moves = !slot.looks;
                 self.advance(host, *stage, &seen)?;
                 if *again {
+                    self.came_late(host);
+                    if moves {
+                        self.look_again(*stage)?;
+                    }
                     self.reopen(*at);
                     self.go_back_to(*stage);
                 } else {
@@ -302,6 +325,12 @@ impl Operation {
         }
     }
 
+    /// Whether a host only verifies in a stage: nothing can be taken back of that.
+    pub fn only_looks(&self, host: &HostName, stage: usize) -> bool {
+        let slot = self.hosts.get(host).and_then(|state| state.tracks.get(&stage));
+        slot.is_some_and(|slot| slot.looks)
+    }
+
     /// One step of a host in a stage.
     pub fn step(&self, host: &HostName, stage: usize, index: usize) -> Option<&Step> {
         let slot = self.hosts.get(host)?.tracks.get(&stage)?;
@@ -353,9 +382,15 @@ impl Operation {
             TrackState::InWork { goal: Goal::Undo, .. }
                 | TrackState::Unknown { goal: Goal::Undo, .. }
         );
-        let forgot =
-            taken_back && ending.end == TrackEnd::Undone && ending.steps.is_empty() && slot.begun;
+        let undone = taken_back && ending.end == TrackEnd::Undone;
+        let forgot = undone && ending.steps.is_empty() && slot.begun && !slot.looks;
         let (end, reason) = match (ending.end, slot.left_down) {
+            // Nothing was changed there, whoever says how: what is in place is not verified.
+            (TrackEnd::Undone | TrackEnd::Refused | TrackEnd::Stuck, _)
+                if slot.looks && !taken_back =>
+            {
+                (TrackEnd::Left, ending.reason.clone())
+            }
             // This attempt changed nothing, but an earlier one did.
             (TrackEnd::Refused, true) => (TrackEnd::Stuck, ending.reason.clone()),
             (_, _) if forgot => {
@@ -365,7 +400,8 @@ impl Operation {
         };
         self.advance(host, stage, &TrackEvent::Ended { end, reason })?;
         let slot = self.slot(host, stage)?;
-        slot.left_down = matches!(slot.state, TrackState::Left { .. } | TrackState::Stuck { .. });
+        let down = matches!(slot.state, TrackState::Left { .. } | TrackState::Stuck { .. });
+        slot.left_down = down && !slot.looks;
         slot.begun |= !ending.steps.is_empty();
         for step in &ending.steps {
             slot.report(step.clone());
@@ -403,9 +439,11 @@ impl Operation {
                 self.phase = Phase::Running;
                 self.halted = None;
                 self.abort = None;
+                self.again = Some(hosts.iter().cloned().collect());
                 for host in hosts {
                     self.retry(host)?;
                 }
+                self.look_again(0)?;
                 self.go_back_to(0);
                 self.deadline = at.plus(self.plan.deadline_ms);
             }
@@ -423,6 +461,34 @@ impl Operation {
             self.advance(host, stage, &TrackEvent::Retried)?;
         }
         Ok(())
+    }
+
+    /// What users get may be another thing once a host of an earlier stage moves again.
+    fn look_again(&mut self, after: usize) -> Result<(), IllegalEvent> {
+        let mut again = Vec::new();
+        for (host, state) in &self.hosts {
+            let tracks = state.tracks.range(after..).filter(|(_, slot)| slot.looks);
+            let over = |slot: &Slot| match slot.state {
+                TrackState::Done | TrackState::Undone { .. } | TrackState::Left { .. } => true,
+                TrackState::Waiting
+                | TrackState::InWork { .. }
+                | TrackState::Unknown { .. }
+                | TrackState::Stuck { .. } => false,
+            };
+            let over = tracks
+                .filter(|(stage, slot)| !self.plan.stages[**stage].cuts_capacity && over(slot));
+            again.extend(over.map(|(stage, _)| (host.clone(), *stage)));
+        }
+        for (host, stage) in again {
+            self.advance(&host, stage, &TrackEvent::Retried)?;
+        }
+        Ok(())
+    }
+
+    fn came_late(&mut self, host: &HostName) {
+        if let Some(again) = &mut self.again {
+            again.insert(host.clone());
+        }
     }
 
     /// A host that was unknown when the operation ended tells in the end how it fared.
@@ -534,8 +600,14 @@ impl Operation {
         !slots.any(|slot| matches!(slot.state, TrackState::InWork { .. }))
     }
 
-    pub(crate) fn was_aborted(&self) -> bool {
-        self.abort.is_some()
+    /// The strongest abort that was asked for since a person last retried.
+    pub(crate) fn aborted(&self) -> Option<Abort> {
+        self.abort
+    }
+
+    /// Whether a host may begin something: after a retry only those that were meant, and those that only look.
+    pub(crate) fn may_begin(&self, host: &HostName, slot: &Slot) -> bool {
+        slot.looks || self.again.as_ref().is_none_or(|again| again.contains(host))
     }
 
     pub(crate) fn deadline(&self) -> Elapsed {
@@ -555,6 +627,11 @@ impl HostState {
     /// Whether what it does in some stage is not known.
     pub(crate) fn is_unknown(&self) -> bool {
         self.tracks.values().any(|slot| matches!(slot.state, TrackState::Unknown { .. }))
+    }
+
+    /// Whether it has no part but to verify what is in place.
+    pub(crate) fn only_looks(&self) -> bool {
+        self.tracks.values().all(|slot| slot.looks)
     }
 
     /// Whether it has nothing left to do.
@@ -591,6 +668,7 @@ fn open_hosts(plan: &Plan) -> BTreeMap<HostName, HostState> {
                     attempt: 0,
                     begun: false,
                     state: TrackState::Waiting,
+                    looks: track.only_looks(),
                     left_down: false,
                     steps: Vec::new(),
                     evidence: Vec::new(),

@@ -18,7 +18,7 @@ use crate::{
 
 /// More hosts than this in one plan are refused.
 pub(crate) const HOSTS_MAX: usize = 10_000;
-/// More steps than this on one host in one stage are refused.
+/// More steps than this on one host in one stage are refused; by agents too.
 pub(crate) const STEPS_MAX: usize = 64;
 
 /// A validated, immutable plan.
@@ -146,6 +146,11 @@ impl Track {
         let forward: u64 = self.steps.iter().map(|step| step.deadline_ms).sum();
         forward.saturating_mul(2)
     }
+
+    /// Whether it only verifies what is in place: it changes nothing, so that nothing of it can be taken back.
+    pub fn only_looks(&self) -> bool {
+        self.steps.iter().all(|step| step.verb == Verb::Verify)
+    }
 }
 
 /// One verb on one component.
@@ -158,6 +163,9 @@ pub struct Step {
     /// The name of the hook, where the verb is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook: Option<String>,
+    /// Only for `preflight`: a person allowed the code to go back further than the database's migrations.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub across_migrations: bool,
 }
 
 /// What a step brings a component to.
@@ -222,9 +230,15 @@ pub enum PlanError {
     #[error("stage `{0}` has a step that cuts capacity but is not declared to")]
     HiddenCut(String),
     #[error(
-        "{host}: `switch {component}` does not stand between a stop and a start with a verify after them"
+        "{host}: `switch {component}` stands neither between a stop and a start nor before a reload, with a verify after them"
     )]
     SwitchOutOfOrder { host: HostName, component: ComponentName },
+    #[error(
+        "{host}: a step of {component} is a hook without a name, or has the name of one and is none"
+    )]
+    HookName { host: HostName, component: ComponentName },
+    #[error("{host}: hook `{hook}` belongs to {component}, which is not switched there")]
+    HookWithoutSwitch { host: HostName, component: ComponentName, hook: String },
     #[error("{host}: a step has no deadline")]
     NoDeadline { host: HostName },
     #[error("a plan without a deadline")]
@@ -346,17 +360,38 @@ fn check_track(stage: &Stage, track: &Track) -> Result<(), PlanError> {
     if !stage.cuts_capacity && track.steps.iter().any(|step| step.verb.cuts()) {
         return Err(PlanError::HiddenCut(stage.name.clone()));
     }
-    for (index, step) in
-        track.steps.iter().enumerate().filter(|(_, step)| step.verb == Verb::Switch)
-    {
-        let (before, after) = (&track.steps[..index], &track.steps[index + 1..]);
-        let has = |steps: &[Step], verb| {
-            steps.iter().any(|s| s.verb == verb && s.component == step.component)
-        };
-        if !has(before, Verb::Stop) || !has(after, Verb::Start) || !has(after, Verb::Verify) {
-            let component = step.component.clone();
-            return Err(PlanError::SwitchOutOfOrder { host: track.host.clone(), component });
+    for (index, step) in track.steps.iter().enumerate() {
+        if (step.verb == Verb::Hook) != step.hook.is_some() {
+            let (host, component) = (track.host.clone(), step.component.clone());
+            return Err(PlanError::HookName { host, component });
+        }
+        if step.verb == Verb::Switch {
+            check_switch(track, index)?;
+        }
+        if let Some(hook) = &step.hook
+            && !has(&track.steps, Verb::Switch, &step.component)
+        {
+            let (host, component) = (track.host.clone(), step.component.clone());
+            return Err(PlanError::HookWithoutSwitch { host, component, hook: hook.clone() });
         }
     }
     Ok(())
+}
+
+/// Its services are stopped before and started after, or read their files anew; and are verified in the end.
+fn check_switch(track: &Track, index: usize) -> Result<(), PlanError> {
+    let component = &track.steps[index].component;
+    let (before, after) = (&track.steps[..index], &track.steps[index + 1..]);
+    let restarts = has(before, Verb::Stop, component) && has(after, Verb::Start, component);
+    let stays = [Verb::Stop, Verb::Start].iter().all(|verb| !has(&track.steps, *verb, component));
+    let reloads = stays && has(after, Verb::Reload, component);
+    if (restarts || reloads) && has(after, Verb::Verify, component) {
+        return Ok(());
+    }
+    let (host, component) = (track.host.clone(), component.clone());
+    Err(PlanError::SwitchOutOfOrder { host, component })
+}
+
+fn has(steps: &[Step], verb: Verb, component: &ComponentName) -> bool {
+    steps.iter().any(|step| step.verb == verb && step.component == *component)
 }

@@ -317,6 +317,7 @@ pub fn plan_request(message: v1::create_plan_request::Request) -> Wire<Request> 
         R::Rollback(request) => Request::Rollback(planner::Request {
             to: optional("to_release", request.to_release, ReleaseName::new)?,
             hosts: hosts(request.hosts)?,
+            across_migrations: request.across_migrations,
         }),
         R::Undo(operation) => Request::Undo(field("undo", OperationId::new(operation))?),
         R::Snapshot(release) => Request::Snapshot(field("snapshot", ReleaseName::new(release))?),

@@ -543,7 +543,10 @@ impl OperatorService {
             .filter(|row| row.outcome == Outcome::Unknown)
             .map(|row| row.host.to_string())
             .collect();
-        let hosts: Vec<HostName> = outcomes.into_iter().filter(open).map(|row| row.host).collect();
+        let hosts = outcomes.into_iter().filter(open).map(|row| row.host);
+        // A host that only looked and was done may stand as before because the others were taken back.
+        let hosts: Vec<HostName> =
+            hosts.filter(|host| view.operation.allows(&Ask::Retry(vec![host.clone()]))).collect();
         if hosts.is_empty() {
             let what = if unknown.is_empty() {
                 format!("every host of {id} is on target; there is nothing to retry")

@@ -76,6 +76,7 @@ fn step(step: &engine::Step) -> v1::Step {
         snapshot: text(step.target.as_ref().and_then(|target| target.snapshot.as_ref())),
         deadline_ms: step.deadline_ms,
         hook: step.hook.clone().unwrap_or_default(),
+        across_migrations: step.across_migrations,
     }
 }
 
@@ -256,6 +257,7 @@ fn event(view: &View, event: &Event) -> v1::watch_operation_response::Event {
                 state: step_state(step.state).into(),
                 duration_ms: step.duration_ms,
                 detail: step.detail.clone(),
+                hook: planned.and_then(|step| step.hook.clone()).unwrap_or_default(),
             })
         }
         Event::TrackEnded { host, stage, ending, .. } => w::Event::HostEnded(w::HostEnded {
@@ -263,6 +265,12 @@ fn event(view: &View, event: &Event) -> v1::watch_operation_response::Event {
             stage: small(*stage),
             end: match ending.end {
                 TrackEnd::Done => v1::TrackEnd::Done,
+                // What only looks has nothing to take back.
+                TrackEnd::Undone | TrackEnd::Refused | TrackEnd::Stuck
+                    if looks(view, host, *stage) =>
+                {
+                    v1::TrackEnd::Left
+                }
                 TrackEnd::Undone | TrackEnd::Refused => v1::TrackEnd::Undone,
                 TrackEnd::Left => v1::TrackEnd::Left,
                 TrackEnd::Stuck => v1::TrackEnd::Stuck,
@@ -294,6 +302,11 @@ fn event(view: &View, event: &Event) -> v1::watch_operation_response::Event {
             w::Event::Ended(w::Ended { result: run_result(*result).into() })
         }
     }
+}
+
+fn looks(view: &View, host: &HostName, stage: usize) -> bool {
+    let cuts = view.operation.plan().stages.get(stage).is_some_and(|stage| stage.cuts_capacity);
+    !cuts && view.operation.only_looks(host, stage)
 }
 
 fn noted(host: &HostName, what: &str) -> v1::watch_operation_response::Event {

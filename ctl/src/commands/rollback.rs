@@ -29,6 +29,9 @@ pub struct RollbackArgs {
     /// Only these hosts; then no release is marked bad and nothing is frozen
     #[arg(long, value_name = "HOST,…", value_delimiter = ',')]
     pub hosts: Vec<String>,
+    /// Let the code go back further than the database's migrations, which each host refuses else; say why
+    #[arg(long, requires = "reason", conflicts_with_all = ["plan", "undo"])]
+    pub across_migrations: bool,
     /// Why; kept in the history
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub reason: String,
@@ -151,6 +154,7 @@ fn request(args: &RollbackArgs) -> v1::create_plan_request::Request {
         None => v1::create_plan_request::Request::Rollback(v1::RollbackRequest {
             to_release: args.to.clone().unwrap_or_default(),
             hosts: args.hosts.clone(),
+            across_migrations: args.across_migrations,
         }),
     }
 }

@@ -108,16 +108,21 @@ fn batches(sizes: &[usize]) -> String {
     }
 }
 
-/// Each verb once, in the order in which they come.
+/// Each verb once, hooks by their names, in the order in which they come.
 fn verbs(stage: &v1::Stage) -> String {
-    let mut seen: Vec<i32> = Vec::new();
+    let mut seen: Vec<String> = Vec::new();
     for step in stage.batches.iter().flat_map(|batch| &batch.tracks).flat_map(|track| &track.steps)
     {
-        if !seen.contains(&step.verb) {
-            seen.push(step.verb);
+        let verb = words::verb(step.verb);
+        let word = match step.hook.as_str() {
+            "" => verb,
+            hook => format!("{verb}:{}", clean(hook)),
+        };
+        if !seen.contains(&word) {
+            seen.push(word);
         }
     }
-    seen.into_iter().map(words::verb).collect::<Vec<_>>().join(" ")
+    seen.join(" ")
 }
 
 /// Hosts of which the same is true share a row, so that the plan of a large fleet stays readable.
@@ -205,6 +210,7 @@ pub(crate) mod tests {
             snapshot,
             deadline_ms: 60_000,
             hook: String::new(),
+            across_migrations: false,
         }
     }
 
@@ -274,6 +280,49 @@ pub(crate) mod tests {
     fn a_rollback() {
         let run_it = "ctl rollback --fleet prod --plan 8f21c0de --confirm prod";
         insta::assert_snapshot!(plain(&plan(&view(), &example(), run_it)));
+    }
+
+    /// The same with a proxy that reloads, hooks, and a second edge host that is in place.
+    pub(crate) fn with_edge() -> v1::Plan {
+        use v1::Verb::{Hook, Preflight, Reload, Stage, Start, Stop, Switch, Verify};
+        let mut plan = example();
+        let mut apps = stage(
+            "restore",
+            &[&["crm-c1"], &["crm-b1", "crm-b2"], &["crm-g1", "crm-g2"]],
+            &[Hook, Stop, Switch, Hook, Start, Verify],
+            true,
+        );
+        for track in apps.batches.iter_mut().flat_map(|batch| &mut batch.tracks) {
+            "drain".clone_into(&mut track.steps[0].hook);
+            "clear-cache".clone_into(&mut track.steps[3].hook);
+        }
+        plan.stages = vec![
+            stage(
+                "prepare",
+                &[&["crm-b1", "crm-b2", "crm-c1", "crm-g1", "crm-g2", "lb-1"]],
+                &[Preflight, Stage],
+                false,
+            ),
+            apps,
+            stage("restore edge", &[&["lb-1"]], &[Switch, Reload, Verify], true),
+            stage("verify from the edge", &[&["lb-2"]], &[Verify], false),
+        ];
+        let edge = |host: &str, from: &str| v1::PlannedHost {
+            host: host.to_owned(),
+            group: "edge".to_owned(),
+            from_release: from.to_owned(),
+            to_release: "v1.4.2".to_owned(),
+            left_out: String::new(),
+            reachable: true,
+        };
+        plan.hosts.retain(|host| host.host != "lb-1");
+        plan.hosts.extend([edge("lb-1", "v1.4.3"), edge("lb-2", "v1.4.2")]);
+        plan
+    }
+
+    #[test]
+    fn stages_come_in_order_with_hooks_reloads_and_the_look_from_the_edge() {
+        insta::assert_snapshot!(plain(&plan(&view(), &with_edge(), "")));
     }
 
     #[test]

@@ -185,7 +185,7 @@ impl Host {
 
     fn step(&mut self, step: &v1::watch_operation_response::StepChanged) {
         self.words.clear();
-        self.step = format!("{} {}", super::words::verb(step.verb), clean(&step.component));
+        self.step = super::words::step(step.verb, &step.component, &step.hook);
         let key = (step.stage, step.index);
         match v1::StepState::try_from(step.state) {
             Ok(v1::StepState::Done) => drop(self.done.insert(key)),

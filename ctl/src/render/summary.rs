@@ -64,6 +64,7 @@ impl Told<'_> {
         };
         let mut text = self.first_line(GOOD, "✓", &what);
         text += &self.hosts();
+        text += &self.from_the_edge();
         let frozen = format!("so that nothing puts {} back", or_dash(&self.plan.from_release));
         if self.plan.marks_from_bad {
             text += &format!("  {} is marked bad.\n", or_dash(&self.plan.from_release));
@@ -129,7 +130,35 @@ impl Told<'_> {
         };
         let mut text = self.first_line(BAD, "✗", &what);
         text += &failure::rest(self.view, &failure);
-        text + &self.hosts()
+        text + &self.hosts() + &self.from_the_edge()
+    }
+
+    /// What the hosts saw that need the others, once those had moved. Nothing where there are none.
+    fn from_the_edge(&self) -> String {
+        let after_a_cut = self.plan.stages.iter().skip_while(|stage| !stage.cuts_capacity).skip(1);
+        let tracks = after_a_cut.flat_map(|stage| &stage.batches).flat_map(|batch| &batch.tracks);
+        let mut edge: Vec<&str> = tracks.map(|track| track.host.as_str()).collect();
+        edge.dedup();
+        let mut said: Vec<(String, Vec<&str>)> = Vec::new();
+        for host in self.operation.hosts.iter().filter(|host| edge.contains(&host.host.as_str())) {
+            let what = match host.outcome() {
+                v1::Outcome::Restored => format!("verified, reports {}", observed(host)),
+                v1::Outcome::Failed => "not verified".to_owned(),
+                v1::Outcome::Unknown => "unknown".to_owned(),
+                v1::Outcome::Original | v1::Outcome::Skipped | v1::Outcome::Unspecified => {
+                    "not looked at".to_owned()
+                }
+            };
+            match said.iter_mut().find(|(known, _)| *known == what) {
+                Some((_, names)) => names.push(&host.host),
+                None => said.push((what, vec![&host.host])),
+            }
+        }
+        let lines = said.into_iter().enumerate().map(|(index, (what, names))| {
+            let label = if index == 0 { "From the edge" } else { "" };
+            format!("  {label:<15}{}: {what}\n", some_of(names, 40))
+        });
+        lines.collect()
     }
 
     fn first_line(&self, style: Style, mark: &str, what: &str) -> String {
@@ -311,6 +340,8 @@ impl Told<'_> {
         }
         let (from, to) = (or_dash(&planned.from_release), or_dash(&planned.to_release));
         match host.outcome() {
+            v1::Outcome::Restored if from == to => format!("{to}, in place"),
+            v1::Outcome::Failed | v1::Outcome::Unknown if from == to => format!("{to} ?"),
             v1::Outcome::Restored => format!("{from} → {to}"),
             v1::Outcome::Original => format!("{from}, as before"),
             v1::Outcome::Failed | v1::Outcome::Unknown => format!("{from} → {to} ?"),
@@ -427,6 +458,28 @@ mod tests {
     fn verified() {
         let operation = ended(v1::OperationResult::Verified, [(v1::Outcome::Restored, ""); 5], "");
         insta::assert_snapshot!(plain(&summary(&view(), &operation, "ctl")));
+    }
+
+    fn with_edge(result: v1::OperationResult, looked: v1::Outcome, words: &str) -> v1::Operation {
+        let mut operation = ended(result, [(v1::Outcome::Restored, ""); 5], "");
+        operation.plan = Some(crate::render::plan::tests::with_edge());
+        operation.hosts.retain(|row| row.group != "edge");
+        operation.hosts.push(host("lb-1", "edge", v1::Outcome::Restored, ""));
+        operation.hosts.push(host("lb-2", "edge", looked, words));
+        operation
+    }
+
+    #[test]
+    fn what_the_edge_saw_has_a_line() {
+        let seen = with_edge(v1::OperationResult::Verified, v1::Outcome::Restored, "");
+        insta::assert_snapshot!(plain(&summary(&view(), &seen, "ctl")));
+    }
+
+    #[test]
+    fn what_the_edge_did_not_see_is_said_in_its_words() {
+        let words = "verify proxy: GET https://crm.example/ → 502, 30 of 30";
+        let bad = with_edge(v1::OperationResult::Unverified, v1::Outcome::Failed, words);
+        insta::assert_snapshot!(plain(&summary(&view(), &bad, "ctl")));
     }
 
     #[test]

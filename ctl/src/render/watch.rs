@@ -235,8 +235,8 @@ fn event_words(progress: &Progress, event: &Event, verbose: bool) -> Option<Stri
 }
 
 fn step_words(step: &v1::watch_operation_response::StepChanged, verbose: bool) -> Option<String> {
-    let name =
-        format!("{}: {} {}", clean(&step.host), words::verb(step.verb), clean(&step.component));
+    let what = words::step(step.verb, &step.component, &step.hook);
+    let name = format!("{}: {what}", clean(&step.host));
     let took = duration_ms(step.duration_ms);
     let detail = match step.detail.as_str() {
         "" => String::new(),
@@ -321,6 +321,7 @@ pub(crate) mod tests {
             state: state.into(),
             duration_ms: 420,
             detail: detail.to_owned(),
+            hook: String::new(),
         })
     }
 

@@ -26,6 +26,15 @@ pub fn verb(verb: i32) -> String {
     word.to_owned()
 }
 
+/// `verify crm`, `hook drain of crm`.
+pub fn step(verb: i32, component: &str, hook: &str) -> String {
+    let verb = self::verb(verb);
+    match hook {
+        "" => format!("{verb} {}", clean(component)),
+        hook => format!("{verb} {} of {}", clean(hook), clean(component)),
+    }
+}
+
 /// `running`, `done`, …
 pub fn step_state(state: i32) -> String {
     let word = match v1::StepState::try_from(state) {

@@ -1,5 +1,8 @@
 //! How an operation and each of its hosts ended: derived from the state, never stored.
 //!
+//! Hosts that move decide whether the fleet is on target, put back or mixed. Hosts that only look decide whether it is
+//! verified: where one of them did not see what it should, or did not look, everything on target is `Unverified`.
+//!
 //! Invariant: what is not known is unknown, and unknown is never success.
 
 use serde::{Deserialize, Serialize};
@@ -7,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::{HostState, Operation};
 use crate::{
     Evidence,
+    event::Abort,
     name::{GroupName, HostName},
-    plan::OperationKind,
+    plan::{OperationKind, Verb},
     track::TrackState,
 };
 
@@ -23,7 +27,7 @@ pub enum RunResult {
     PutBack,
     /// Some on target and some not, or some unknown.
     Mixed,
-    /// All on target, but not all verified.
+    /// All on target, but not all verified: on a host itself, or by one that looks from the edge.
     Unverified,
 }
 
@@ -66,42 +70,55 @@ impl Operation {
             let (host, group, outcome) = (host.clone(), group.clone(), Outcome::Skipped);
             return HostOutcome { host, group, outcome, reason, evidence: Vec::new(), cut_ms: 0 };
         };
-        let (outcome, reason) = state.outcome();
+        let (outcome, reason) = self.ending(state);
         let evidence =
             state.tracks.values().flat_map(|slot| slot.evidence.iter().cloned()).collect();
         let cut_ms = self.cut_ms(state);
         HostOutcome { host: host.clone(), group: group.clone(), outcome, reason, evidence, cut_ms }
     }
 
+    fn ending(&self, state: &HostState) -> (Outcome, String) {
+        if state.only_looks() && self.abort == Some(Abort::Restore) {
+            // Whatever it saw was taken back, and it had nothing to take back itself.
+            return (Outcome::Original, "nothing was changed there".to_owned());
+        }
+        state.outcome()
+    }
+
+    /// From the first stop to the last start. What only reloads is never out.
     fn cut_ms(&self, state: &HostState) -> u64 {
         let mut total = 0;
         for (stage, slot) in &state.tracks {
-            let track = self.track(*stage, slot);
-            let cuts = slot
-                .steps
-                .iter()
-                .filter(|report| track.steps.get(report.index).is_some_and(|s| s.verb.cuts()));
-            total += cuts.map(|report| report.duration_ms).sum::<u64>();
+            let steps = &self.track(*stage, slot).steps;
+            let Some(first) = steps.iter().position(|step| step.verb == Verb::Stop) else {
+                continue;
+            };
+            let last = steps.iter().rposition(|step| step.verb == Verb::Start).unwrap_or(first);
+            let out = slot.steps.iter().filter(|report| (first..=last).contains(&report.index));
+            total += out.map(|report| report.duration_ms).sum::<u64>();
         }
         total
     }
 
     /// What the operation ends with if it ends now.
     pub(crate) fn result(&self) -> RunResult {
-        let mut restored = 0;
-        let mut left = 0;
-        let mut original = 0;
+        let (mut restored, mut left, mut original) = (0, 0, 0);
+        let (mut seen, mut unseen, mut not_looked) = (0, 0, 0);
         for state in self.hosts.values() {
-            match state.outcome().0 {
-                Outcome::Restored => restored += 1,
-                Outcome::Original => original += 1,
-                Outcome::Failed if state.is_left() => left += 1,
-                Outcome::Failed | Outcome::Unknown => return self.mixed_or_refused(),
-                Outcome::Skipped => {}
+            match (self.ending(state).0, state.only_looks()) {
+                (Outcome::Restored, true) => seen += 1,
+                (Outcome::Original, true) => not_looked += 1,
+                (Outcome::Failed, true) => unseen += 1,
+                (Outcome::Restored, false) => restored += 1,
+                (Outcome::Original, false) => original += 1,
+                (Outcome::Failed, false) if state.is_left() => left += 1,
+                (Outcome::Failed, false) | (Outcome::Unknown, _) => return self.mixed_or_refused(),
+                (Outcome::Skipped, _) => {}
             }
         }
         match (restored, left, original) {
-            (_, 0, 0) => RunResult::Verified,
+            (0, 0, 0) if seen + unseen == 0 && not_looked > 0 => self.untouched(),
+            (_, 0, 0) if unseen + not_looked == 0 => RunResult::Verified,
             (_, _, 0) => RunResult::Unverified,
             (0, 0, _) => self.untouched(),
             (_, _, _) => RunResult::Mixed,

@@ -81,9 +81,22 @@ pub(super) fn listing(inventory: &Inventory<'_>, chosen: &[Chosen<'_>]) -> Vec<P
 }
 
 /// The release that is live on all of them; absent where they differ or one is not known.
-pub(super) fn common_release(hosts: &[PlannedHost]) -> Option<ReleaseName> {
-    let mut releases =
-        hosts.iter().filter(|row| row.left_out.is_none() && row.reachable).map(|row| &row.from);
+pub(super) fn common_release<'a>(
+    hosts: impl IntoIterator<Item = &'a PlannedHost>,
+) -> Option<ReleaseName> {
+    let counted = |row: &&PlannedHost| row.left_out.is_none() && row.reachable;
+    let mut releases = hosts.into_iter().filter(counted).map(|row| &row.from);
     let first = releases.next()?.as_ref()?;
     releases.all(|other| other.as_ref() == Some(first)).then(|| first.clone())
+}
+
+/// The groups of these hosts, by name: `edge, cache`.
+pub(super) fn groups<'a, 'b: 'a>(rows: impl Iterator<Item = &'a Chosen<'b>>) -> String {
+    let mut names: Vec<&GroupName> = Vec::new();
+    for row in rows {
+        if !names.contains(&row.group) {
+            names.push(row.group);
+        }
+    }
+    names.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -1,8 +1,8 @@
 //! From a request and the inventory to a plan, or to a refusal that says why and what to do.
 //!
 //! ```text
-//! rollback  which release, then the tracks        shared by all: tracks (steps of a host), batches
-//! undo      back to what an operation replaced
+//! rollback  which release, then the stages        shared by all: stages (the order of hosts),
+//! undo      back to what an operation replaced                  tracks (steps of a host), batches
 //! snapshot  everything under one release name
 //! check     read every byte of a release
 //! ```
@@ -12,6 +12,7 @@
 mod hosts;
 mod rollback;
 mod single;
+mod stages;
 mod target;
 mod tracks;
 mod undo;

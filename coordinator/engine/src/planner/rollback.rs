@@ -1,17 +1,29 @@
 //! Back to an earlier release: stage everywhere while the old one serves, then host by host in batches.
+//!
+//! A part of the fleet (`--hosts`) goes back without a look from the edge: the fleet is mixed then on purpose, and
+//! which of its releases a request through the edge meets is chance. The plan says so. Who wants the look names the
+//! edge hosts too.
+
+use std::collections::BTreeSet;
 
 use super::{
     Planned, Refusal,
     hosts::{self, Chosen, planned},
+    stages::{self, Move, Staged},
     target,
     tracks::{self, Goes},
 };
 use crate::{
     fleet::Fleet,
     inventory::Inventory,
+    levels::Levels,
     name::{HostName, ReleaseName},
-    plan::{Batch, Budget, OperationKind, Plan, PlanDraft, PlannedHost, Stage, Target, Track},
+    plan::{OperationKind, Plan, PlanDraft, PlannedHost, Stage, Target, Verb},
 };
+
+/// What a person is told who goes back across migrations.
+const ACROSS_MIGRATIONS: &str = "the code goes back although the database may hold migrations that it does not \
+    know: no host checks that, and no data is taken back";
 
 /// What was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +32,8 @@ pub struct Request {
     pub to: Option<ReleaseName>,
     /// Empty: all.
     pub hosts: Vec<HostName>,
+    /// Whether the code may go back further than the database's migrations: a person's word, against each host's.
+    pub across_migrations: bool,
 }
 
 /// Plans a rollback.
@@ -36,10 +50,30 @@ pub fn rollback(inventory: &Inventory<'_>, request: &Request) -> Planned {
         Some(name) => target::named(inventory, &chosen, name)?,
     };
     let release = target.release.clone();
-    let about = About { to: Some(target.release), why: target.why, warnings: target.warnings };
-    let whole_fleet = request.hosts.is_empty();
-    let moves = canary_first(&chosen).map(|row| (row, goes_to(inventory, row, &release))).collect();
-    assemble(inventory, fleet, &chosen, moves, OperationKind::Rollback, about, whole_fleet)
+    let mut about = About {
+        to: Some(target.release),
+        why: target.why,
+        warnings: target.warnings,
+        whole_fleet: request.hosts.is_empty(),
+        across_migrations: request.across_migrations,
+    };
+    about.warnings.extend(not_seen_from_the_edge(fleet, &chosen));
+    let moves: Vec<Move<'_, '_>> =
+        canary_first(&chosen).map(|row| (row, goes_to(inventory, row, &release))).collect();
+    assemble(inventory, fleet, &chosen, &moves, OperationKind::Rollback, about)
+}
+
+/// The hosts through which users would see what moves, where they have no part.
+fn not_seen_from_the_edge(fleet: &Fleet, chosen: &[Chosen<'_>]) -> Option<String> {
+    let levels = Levels::of(fleet);
+    let sees = |row: &&Chosen<'_>| {
+        row.left_out.is_some()
+            && planned(chosen).any(|moved| levels.reaches(row.group, moved.group))
+    };
+    let hosts: Vec<String> = chosen.iter().filter(sees).map(|row| row.host.to_string()).collect();
+    (!hosts.is_empty()).then(|| {
+        format!("what users get through {} is not verified: it is left out", hosts.join(", "))
+    })
 }
 
 /// What a plan of moves says of its target.
@@ -47,6 +81,8 @@ pub(super) struct About {
     pub(super) to: Option<ReleaseName>,
     pub(super) why: String,
     pub(super) warnings: Vec<String>,
+    pub(super) whole_fleet: bool,
+    pub(super) across_migrations: bool,
 }
 
 /// A bare rollback after a rollback goes no further back (design: it changes nothing).
@@ -67,12 +103,20 @@ fn already_rolled_back(
         left_out: row.left_out.or_else(|| Some(format!("is on {release} already"))),
         ..row
     });
-    let about = About { to: Some(release.clone()), why, warnings: Vec::new() };
-    let draft = draft(fleet, OperationKind::Rollback, about, hosts.collect(), Vec::new(), false);
+    let about = About {
+        to: Some(release.clone()),
+        why,
+        warnings: Vec::new(),
+        whole_fleet: false,
+        across_migrations: false,
+    };
+    let (hosts, looking) = (hosts.collect(), BTreeSet::new());
+    let draft = draft(fleet, OperationKind::Rollback, about, hosts, &looking, Vec::new());
     Some(Plan::new(draft).map_err(Refusal::Defect))
 }
 
-fn goes_to<'a>(
+/// Where each component of a host goes for a release.
+pub(super) fn goes_to<'a>(
     inventory: &Inventory<'_>,
     row: &Chosen<'a>,
     release: &ReleaseName,
@@ -86,47 +130,23 @@ fn goes_to<'a>(
     goes.collect()
 }
 
-/// Stages of a plan that moves hosts; shared with `undo`.
+/// The plan of these moves; shared with `undo`.
 pub(super) fn assemble<'a>(
     inventory: &Inventory<'_>,
     fleet: &'a Fleet,
     chosen: &[Chosen<'a>],
-    moves: Vec<(&Chosen<'a>, Vec<Goes<'a>>)>,
+    moves: &[Move<'a, '_>],
     kind: OperationKind,
-    about: About,
-    whole_fleet: bool,
+    mut about: About,
 ) -> Planned {
-    let strategy = &fleet.rollback;
-    let out = strategy.budget_out.of(moves.len());
-    // One place has to be left: what is unknown counts as out, and a plan that could move no host is none.
-    let allowed = strategy.budget_unknown.min(out.saturating_sub(1));
-    refuse_unreachable(inventory, &moves, allowed)?;
-    let prepare: Vec<Track> =
-        moves.iter().filter_map(|(row, goes)| tracks::prepare(row, goes)).collect();
-    let restore: Vec<Track> = moves.iter().map(|(row, goes)| tracks::restore(row, goes)).collect();
-    let mut stages = Vec::new();
-    if !prepare.is_empty() {
-        // Nothing has been stopped yet, so one host that cannot go back is reason enough not to begin.
-        let budget = Budget { failed: 0, unknown: strategy.budget_unknown, out };
-        let batches = vec![Batch { tracks: prepare }];
-        stages.push(Stage {
-            name: "prepare".to_owned(),
-            batches,
-            budget,
-            soak_ms: 0,
-            cuts_capacity: false,
-        });
+    let Staged { stages, looking, warnings } =
+        stages::stages(inventory, fleet, moves, about.across_migrations)?;
+    about.warnings.extend(warnings);
+    if about.across_migrations {
+        about.warnings.push(ACROSS_MIGRATIONS.to_owned());
     }
-    let budget = Budget { failed: strategy.budget_failed, unknown: strategy.budget_unknown, out };
-    stages.push(Stage {
-        name: "restore".to_owned(),
-        batches: tracks::batches(restore, strategy, out),
-        budget,
-        soak_ms: strategy.soak_ms,
-        cuts_capacity: true,
-    });
     let hosts = hosts::listing(inventory, chosen);
-    let draft = draft(fleet, kind, about, hosts, stages, whole_fleet);
+    let draft = draft(fleet, kind, about, hosts, &looking, stages);
     Plan::new(draft).map_err(Refusal::Defect)
 }
 
@@ -138,31 +158,18 @@ pub(super) fn canary_first<'a, 'b>(
     planned(chosen).filter(is_canary).chain(planned(chosen).filter(move |row| !is_canary(row)))
 }
 
-fn refuse_unreachable(
-    inventory: &Inventory<'_>,
-    moves: &[(&Chosen<'_>, Vec<Goes<'_>>)],
-    allowed: u32,
-) -> Result<(), Refusal> {
-    let away =
-        moves.iter().map(|(row, _)| row.host).filter(|host| !inventory.hosts.contains_key(*host));
-    let hosts: Vec<HostName> = away.cloned().collect();
-    if hosts.len() > allowed as usize {
-        return Err(Refusal::TooManyUnreachable { hosts, planned: moves.len(), allowed });
-    }
-    Ok(())
-}
-
 fn draft(
     fleet: &Fleet,
     kind: OperationKind,
     about: About,
     hosts: Vec<PlannedHost>,
+    looking: &BTreeSet<HostName>,
     stages: Vec<Stage>,
-    whole_fleet: bool,
 ) -> PlanDraft {
-    let from = hosts::common_release(&hosts);
+    // A host that is in place and only looks says nothing of the release that the others leave.
+    let from = hosts::common_release(hosts.iter().filter(|row| !looking.contains(&row.host)));
     let moves = from.is_some() && from != about.to;
-    let consequences = whole_fleet && kind == OperationKind::Rollback && !stages.is_empty();
+    let consequences = about.whole_fleet && kind == OperationKind::Rollback && !stages.is_empty();
     let (interruption, not_rolled_back) = sentences(&stages);
     PlanDraft {
         marks_from_bad: consequences && moves,
@@ -186,17 +193,43 @@ fn draft(
 }
 
 fn sentences(stages: &[Stage]) -> (Vec<String>, Vec<String>) {
-    let Some(cut) = stages.iter().find(|stage| stage.cuts_capacity) else {
+    let cuts: Vec<&Stage> = stages.iter().filter(|stage| stage.cuts_capacity).collect();
+    if cuts.is_empty() {
         return Default::default();
+    }
+    let interruption = cuts.iter().map(|stage| match cuts.len() {
+        1 => interrupted(stage),
+        _ => format!("{}: {}", stage.name, interrupted(stage)),
+    });
+    let stays = "data that the app wrote: databases, `keep` paths, mail already sent".to_owned();
+    let hooks = hooks(stages);
+    let hooks = (!hooks.is_empty()).then(|| {
+        let names: Vec<String> =
+            hooks.into_iter().map(|(c, hook)| format!("{hook} of {c}")).collect();
+        format!("what hooks did: {}", names.join(", "))
+    });
+    (interruption.collect(), [stays].into_iter().chain(hooks).collect())
+}
+
+fn interrupted(stage: &Stage) -> String {
+    let stops = stage.tracks().flat_map(|track| &track.steps).any(|step| step.verb == Verb::Stop);
+    let what = if stops {
+        "each host is out from stop to start"
+    } else {
+        "nothing is stopped, services read their files anew"
     };
     let sizes: Vec<String> =
-        cut.batches.iter().map(|batch| batch.tracks.len().to_string()).collect();
-    let hosts = cut.tracks().count();
-    let interruption = format!(
-        "each host is out from stop to start; {} at a time, never more than {} of {hosts}",
+        stage.batches.iter().map(|batch| batch.tracks.len().to_string()).collect();
+    format!(
+        "{what}; {} at a time, never more than {} of {}",
         sizes.join(", then "),
-        cut.budget.out
-    );
-    let stays = "data that the app wrote: databases, `keep` paths, mail already sent".to_owned();
-    (vec![interruption], vec![stays])
+        stage.budget.out,
+        stage.tracks().count()
+    )
+}
+
+/// Every hook that runs, once, with its component.
+fn hooks(stages: &[Stage]) -> BTreeSet<(&str, &str)> {
+    let steps = stages.iter().flat_map(Stage::tracks).flat_map(|track| &track.steps);
+    steps.filter_map(|step| Some((step.component.as_str(), step.hook.as_deref()?))).collect()
 }

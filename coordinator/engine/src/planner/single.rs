@@ -1,36 +1,54 @@
 //! Plans of one step per component that cut nothing: take a snapshot, read one.
+//!
+//! A snapshot is taken in the order in which components need each other across hosts, as a rollback moves them: what
+//! the edge verifies is an app that was verified before it.
+
+use std::collections::BTreeMap;
 
 use super::{
     Planned, Refusal,
     hosts::{self, Chosen, planned},
-    target,
+    stages, target,
     tracks::{self, COPY_MS, Goes},
 };
 use crate::{
     fleet::Fleet,
     inventory::Inventory,
+    levels::Levels,
     name::{HostName, ReleaseName},
-    plan::{Batch, Budget, OperationKind, Plan, PlanDraft, Stage, Step, Target, Track, Verb},
+    plan::{OperationKind, Plan, PlanDraft, Stage, Step, Target, Track, Verb},
 };
 
 /// Plans a snapshot of every host under one name. The checks run after it: that proves the release.
 pub fn snapshot(inventory: &Inventory<'_>, release: &ReleaseName) -> Planned {
     let fleet = hosts::fleet(inventory)?;
     let chosen = hosts::choose(fleet, &[])?;
-    let tracks = planned(&chosen).map(|row| {
+    let levels = Levels::of(fleet);
+    let mut by_level: BTreeMap<usize, Vec<&Chosen<'_>>> = BTreeMap::new();
+    for row in planned(&chosen) {
+        by_level.entry(levels.level(row.group)).or_default().push(row);
+    }
+    let track = |row: &&Chosen<'_>| {
         let mut steps = Vec::new();
         for component in &row.components {
             let target = Target { release: release.clone(), snapshot: None };
             let go = Goes { component, target, there: false };
-            let verify_ms = component.ready_within_ms + component.stable_for_ms + 10_000;
             steps.push(tracks::step(Verb::Snapshot, &go, COPY_MS));
-            steps.push(tracks::step(Verb::Verify, &go, verify_ms));
+            steps.push(tracks::verify(&go));
         }
         Track { host: row.host.clone(), steps }
+    };
+    let stages = by_level.values().enumerate().map(|(index, rows)| {
+        let name = if index == 0 {
+            "snapshot".to_owned()
+        } else {
+            format!("snapshot {}", hosts::groups(rows.iter().copied()))
+        };
+        stages::together(&name, rows.iter().map(track).collect())
     });
     let why = format!("everything as it is now, under the name {release}");
-    let about = About { kind: OperationKind::Snapshot, release, why, stage: "snapshot" };
-    plan(inventory, fleet, &chosen, tracks.collect(), about)
+    let about = About { kind: OperationKind::Snapshot, release, why };
+    plan(inventory, fleet, &chosen, stages.collect(), about)
 }
 
 /// Plans a full read of a release's snapshots.
@@ -64,41 +82,33 @@ pub fn check(inventory: &Inventory<'_>, release: &ReleaseName) -> Planned {
                 target: Some(target),
                 deadline_ms: COPY_MS,
                 hook: None,
+                across_migrations: false,
             }
         });
         Track { host: row.host.clone(), steps: steps.collect() }
     });
-    let tracks = tracks.collect();
+    let stage = stages::together("check", tracks.collect());
     let why = format!("every byte of {release} is read");
-    let about = About { kind: OperationKind::Check, release, why, stage: "check" };
-    plan(inventory, fleet, &chosen, tracks, about)
+    let about = About { kind: OperationKind::Check, release, why };
+    plan(inventory, fleet, &chosen, vec![stage], about)
 }
 
 struct About<'a> {
     kind: OperationKind,
     release: &'a ReleaseName,
     why: String,
-    stage: &'static str,
 }
 
 fn plan(
     inventory: &Inventory<'_>,
     fleet: &Fleet,
     chosen: &[Chosen<'_>],
-    tracks: Vec<Track>,
+    stages: Vec<Stage>,
     about: About<'_>,
 ) -> Planned {
-    let all = u32::try_from(tracks.len()).unwrap_or(u32::MAX);
     let hosts = hosts::listing(inventory, chosen);
-    let deadline_ms = tracks.iter().map(Track::deadline_ms).max().unwrap_or(COPY_MS);
-    // One host's failure is no reason to keep the others from it: nothing is at stake.
-    let stage = Stage {
-        name: about.stage.to_owned(),
-        batches: vec![Batch { tracks }],
-        budget: Budget { failed: all, unknown: all, out: all },
-        soak_ms: 0,
-        cuts_capacity: false,
-    };
+    let longest = |stage: &Stage| stage.tracks().map(Track::deadline_ms).max().unwrap_or(COPY_MS);
+    let deadline_ms = stages.iter().map(longest).sum();
     let draft = PlanDraft {
         kind: about.kind,
         fleet: fleet.name.clone(),
@@ -106,7 +116,7 @@ fn plan(
         from: hosts::common_release(&hosts),
         to: Some(about.release.clone()),
         why_target: about.why,
-        stages: vec![stage],
+        stages,
         hosts,
         marks_from_bad: false,
         freezes: false,

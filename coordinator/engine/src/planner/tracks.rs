@@ -2,7 +2,7 @@
 
 use super::hosts::Chosen;
 use crate::{
-    fleet::{Component, Rollback, Share},
+    fleet::{Component, HookPoint, Rollback, Share},
     inventory::Inventory,
     name::{ComponentName, ReleaseName, SnapshotHash},
     plan::{Batch, Step, Target, Track, Verb},
@@ -26,29 +26,59 @@ pub(super) struct Goes<'a> {
 }
 
 /// Everything that can be done while the old release still serves.
-pub(super) fn prepare(row: &Chosen<'_>, goes: &[Goes<'_>]) -> Option<Track> {
+pub(super) fn prepare(
+    row: &Chosen<'_>,
+    goes: &[Goes<'_>],
+    across_migrations: bool,
+) -> Option<Track> {
     let mut steps = Vec::new();
     for go in goes.iter().filter(|go| !go.there) {
-        steps.push(step(Verb::Preflight, go, PREFLIGHT_MS));
+        steps.push(Step { across_migrations, ..step(Verb::Preflight, go, PREFLIGHT_MS) });
         steps.push(step(Verb::Stage, go, COPY_MS));
     }
     (!steps.is_empty()).then(|| Track { host: row.host.clone(), steps })
 }
 
 /// Stop all, in the reverse of the order in which they need each other; switch all; start all; verify all.
+///
+/// A component that reloads is never stopped: it is switched with the others and reads its files anew in its place
+/// among the starts. Hooks run at their points, those before a stop in the order of the stops; never for what is only
+/// verified.
 pub(super) fn restore(row: &Chosen<'_>, goes: &[Goes<'_>]) -> Track {
     let moves = || goes.iter().filter(|go| !go.there);
+    let stops = || moves().rev().filter(|go| !go.component.reloads);
     let mut steps = Vec::new();
-    steps.extend(
-        moves().rev().map(|go| step(Verb::Stop, go, go.component.stop_within_ms + MARGIN_MS)),
-    );
+    steps.extend(moves().rev().flat_map(|go| hooks(go, HookPoint::BeforeStop)));
+    steps.extend(stops().map(|go| step(Verb::Stop, go, go.component.stop_within_ms + MARGIN_MS)));
     steps.extend(moves().map(|go| step(Verb::Switch, go, SWITCH_MS)));
-    steps.extend(moves().map(|go| step(Verb::Start, go, go.component.ready_within_ms + MARGIN_MS)));
-    steps.extend(goes.iter().map(|go| {
-        let component = go.component;
-        step(Verb::Verify, go, component.ready_within_ms + component.stable_for_ms + MARGIN_MS)
+    steps.extend(moves().flat_map(|go| hooks(go, HookPoint::BeforeStart)));
+    steps.extend(moves().map(|go| {
+        let verb = if go.component.reloads { Verb::Reload } else { Verb::Start };
+        step(verb, go, go.component.ready_within_ms + MARGIN_MS)
     }));
+    steps.extend(moves().flat_map(|go| hooks(go, HookPoint::AfterStart)));
+    steps.extend(goes.iter().map(verify));
+    steps.extend(moves().flat_map(|go| hooks(go, HookPoint::AfterVerify)));
     Track { host: row.host.clone(), steps }
+}
+
+/// Only what is in place, as it is.
+pub(super) fn look(row: &Chosen<'_>, goes: &[Goes<'_>]) -> Track {
+    Track { host: row.host.clone(), steps: goes.iter().map(verify).collect() }
+}
+
+/// Its checks hold, for as long as the fleet file says.
+pub(super) fn verify(go: &Goes<'_>) -> Step {
+    let component = go.component;
+    step(Verb::Verify, go, component.ready_within_ms + component.stable_for_ms + MARGIN_MS)
+}
+
+fn hooks<'a>(go: &'a Goes<'_>, at: HookPoint) -> impl Iterator<Item = Step> + 'a {
+    let here = go.component.hooks.iter().filter(move |hook| hook.at == at);
+    here.map(|hook| Step {
+        hook: Some(hook.name.clone()),
+        ..step(Verb::Hook, go, hook.within_ms + MARGIN_MS)
+    })
 }
 
 /// One step on one component.
@@ -59,6 +89,7 @@ pub(super) fn step(verb: Verb, go: &Goes<'_>, deadline_ms: u64) -> Step {
         target: Some(go.target.clone()),
         deadline_ms,
         hook: None,
+        across_migrations: false,
     }
 }
 

@@ -1,15 +1,21 @@
 //! Back to what was live before an operation.
+//!
+//! It is a move of its own, to another release, and not the other play backwards: what is needed goes first again,
+//! and hosts that only looked then look again in the end, where they are in place for the release that returns.
 
 use std::collections::BTreeMap;
 
 use super::{
     Planned, Refusal,
     hosts::{self, Chosen},
-    rollback::{About, assemble, canary_first},
+    rollback::{About, assemble, canary_first, goes_to},
+    stages::Move,
     tracks::{self, Goes},
 };
 use crate::{
+    fleet::Fleet,
     inventory::Inventory,
+    levels::Levels,
     name::{ComponentName, HostName, ReleaseName, SnapshotHash},
     operation::Operation,
     plan::{OperationKind, Target},
@@ -24,12 +30,16 @@ pub fn undo(inventory: &Inventory<'_>, operation: &Operation) -> Planned {
             replaced.insert((host, evidence.component.clone()), snapshot.clone());
         }
     }
-    let hosts: Vec<HostName> = replaced.keys().map(|(host, _)| host.clone()).collect();
+    let mut hosts: Vec<HostName> = replaced.keys().map(|(host, _)| host.clone()).collect();
     if hosts.is_empty() {
         return Err(Refusal::NothingToUndo(operation.id().clone()));
     }
-    let chosen = hosts::choose(fleet, &hosts)?;
     let from = operation.plan().from.as_ref();
+    let looked = looked(fleet, operation, &replaced);
+    let (looking, blind): (Vec<_>, Vec<_>) =
+        looked.into_iter().partition(|host| in_place(inventory, fleet, host, from));
+    hosts.extend(looking);
+    let chosen = hosts::choose(fleet, &hosts)?;
     let missing = missing(inventory, &chosen, &replaced);
     if !missing.is_empty() {
         let release = operation.plan().from.clone().unwrap_or_else(replaced_name);
@@ -38,13 +48,54 @@ pub fn undo(inventory: &Inventory<'_>, operation: &Operation) -> Planned {
     let about = About {
         to: operation.plan().from.clone(),
         why: format!("what was live before {}", operation.id()),
-        warnings: Vec::new(),
+        warnings: blind.iter().map(not_seen).collect(),
+        whole_fleet: false,
+        across_migrations: false,
     };
     let kind = OperationKind::Undo(operation.id().clone());
-    let moves = canary_first(&chosen)
-        .map(|row| (row, goes_back(inventory, row, &replaced, from)))
+    let goes = |row: &Chosen<'_>| replaced.keys().any(|(host, _)| host == row.host);
+    let moves: Vec<Move<'_, '_>> = canary_first(&chosen)
+        .map(|row| match (goes(row), from) {
+            (false, Some(from)) => (row, goes_to(inventory, row, from)),
+            (true, _) | (false, None) => (row, goes_back(inventory, row, &replaced, from)),
+        })
         .collect();
-    assemble(inventory, fleet, &chosen, moves, kind, about, false)
+    assemble(inventory, fleet, &chosen, &moves, kind, about)
+}
+
+/// The hosts that the operation did not change but looked through.
+fn looked(
+    fleet: &Fleet,
+    operation: &Operation,
+    replaced: &BTreeMap<(HostName, ComponentName), SnapshotHash>,
+) -> Vec<HostName> {
+    let levels = Levels::of(fleet);
+    let rows = operation.plan().hosts.iter().filter(|row| row.left_out.is_none());
+    let rows = rows.filter(|row| replaced.keys().all(|(host, _)| *host != row.host));
+    let known =
+        rows.filter(|row| fleet.group_of(&row.host).is_some_and(|g| levels.needs_others(g)));
+    known.map(|row| row.host.clone()).collect()
+}
+
+/// Whether all that is on a host is what the release that returns has there: only then it can look.
+fn in_place(
+    inventory: &Inventory<'_>,
+    fleet: &Fleet,
+    host: &HostName,
+    release: Option<&ReleaseName>,
+) -> bool {
+    let (Some(release), Ok(chosen)) = (release, hosts::choose(fleet, std::slice::from_ref(host)))
+    else {
+        return false;
+    };
+    hosts::planned(&chosen).all(|row| {
+        let goes = goes_to(inventory, row, release);
+        goes.len() == row.components.len() && goes.iter().all(|go| go.there)
+    })
+}
+
+fn not_seen(host: &HostName) -> String {
+    format!("what users get through {host} is not verified: it is not on the release that returns")
 }
 
 fn goes_back<'a>(

@@ -3,8 +3,10 @@
 //! ```text
 //! worlds   fleets and hosts to plan for            tables          every state × every event, as text
 //! plans    drafts of plans to run                  planner_tables  what a rollback goes to, case by case
+//!                                                  edge_tables     the order of hosts, and the look from the edge
 //!                                                  planner_laws    what holds for every plan
 //!                                                  results         which outcomes give which result
+//!                                                  edge_runs       runs of several stages that cut, case by case
 //!                                                  run_laws        what holds for every run
 //! ```
 //!
@@ -15,6 +17,8 @@
     reason = "builders of fixed data are test code outside of a #[test] function"
 )]
 
+mod edge_runs;
+mod edge_tables;
 mod planner_laws;
 mod planner_tables;
 mod plans;

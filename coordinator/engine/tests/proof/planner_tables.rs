@@ -13,7 +13,7 @@ fn bare(world: &World) -> Planned {
 }
 
 fn to(world: &World, name: &str) -> Planned {
-    let request = Request { to: Some(release(name)), hosts: vec![] };
+    let request = Request { to: Some(release(name)), hosts: vec![], ..Request::default() };
     planner::rollback(&world.inventory(), &request)
 }
 
@@ -197,7 +197,7 @@ fn an_unreachable_host_without_a_known_snapshot_refuses_the_release() {
 #[test]
 fn a_part_of_the_fleet_neither_marks_bad_nor_freezes() {
     let world = World::usual();
-    let request = Request { to: None, hosts: vec![host("g1")] };
+    let request = Request { to: None, hosts: vec![host("g1")], ..Request::default() };
     let plan = planner::rollback(&world.inventory(), &request).unwrap();
     assert!(!plan.marks_from_bad && !plan.freezes);
     let whole = bare(&world).unwrap();
@@ -207,7 +207,7 @@ fn a_part_of_the_fleet_neither_marks_bad_nor_freezes() {
 
 #[test]
 fn a_host_that_does_not_exist_is_refused_by_name() {
-    let request = Request { to: None, hosts: vec![host("b9")] };
+    let request = Request { to: None, hosts: vec![host("b9")], ..Request::default() };
     let error = planner::rollback(&World::usual().inventory(), &request).unwrap_err();
     assert_eq!(error.to_string(), "host `b9` is not known");
 }
@@ -278,7 +278,7 @@ fn batches_grow_as_the_file_says_and_never_over_what_may_be_out() {
 }
 
 /// Runs a plan to its end; every host does as told and says what it replaced.
-fn ran(world: &World, plan: &engine::Plan) -> Operation {
+pub(crate) fn ran(world: &World, plan: &engine::Plan) -> Operation {
     let plan = Box::new(plan.clone());
     let opened = engine::Event::Opened { plan, by: "ada".to_owned(), reason: String::new() };
     let mut run = Operation::open(operation("rb-0200"), &opened).unwrap();

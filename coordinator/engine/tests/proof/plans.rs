@@ -12,7 +12,16 @@ pub(crate) struct Shape {
     pub(crate) batches: Vec<Vec<usize>>,
     pub(crate) budget: Budget,
     pub(crate) soak_ms: u64,
-    pub(crate) cuts: bool,
+    pub(crate) does: Does,
+}
+
+/// What the tracks of a stage are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Does {
+    Prepare,
+    Cut,
+    /// Only verify what is in place.
+    Look,
 }
 
 /// A plan in short.
@@ -45,10 +54,10 @@ impl Sketch {
             batches: vec![all.clone()],
             budget: Budget { failed: 0, ..budget },
             soak_ms: 0,
-            cuts: false,
+            does: Does::Prepare,
         };
         let batches = all.iter().map(|n| vec![*n]).collect();
-        let restore = Shape { batches, budget, soak_ms: 0, cuts: true };
+        let restore = Shape { batches, budget, soak_ms: 0, does: Does::Cut };
         Self { hosts, away: vec![], stages: vec![prepare, restore], late_hosts: LateHosts::Wait }
     }
 
@@ -106,23 +115,23 @@ pub(crate) fn id() -> OperationId {
 
 impl Shape {
     fn stage(&self, index: usize) -> Stage {
-        let track = |n: &usize| Track { host: host(*n), steps: steps(self.cuts) };
+        let track = |n: &usize| Track { host: host(*n), steps: steps(self.does) };
         let batches = self.batches.iter();
         Stage {
             name: format!("stage {index}"),
             batches: batches.map(|b| Batch { tracks: b.iter().map(track).collect() }).collect(),
             budget: self.budget,
             soak_ms: self.soak_ms,
-            cuts_capacity: self.cuts,
+            cuts_capacity: self.does == Does::Cut,
         }
     }
 }
 
-fn steps(cuts: bool) -> Vec<Step> {
-    let verbs: &[Verb] = if cuts {
-        &[Verb::Stop, Verb::Switch, Verb::Start, Verb::Verify]
-    } else {
-        &[Verb::Preflight, Verb::Stage]
+fn steps(does: Does) -> Vec<Step> {
+    let verbs: &[Verb] = match does {
+        Does::Prepare => &[Verb::Preflight, Verb::Stage],
+        Does::Cut => &[Verb::Stop, Verb::Switch, Verb::Start, Verb::Verify],
+        Does::Look => &[Verb::Verify],
     };
     let target = Target {
         release: ReleaseName::new("v1").unwrap(),
@@ -134,6 +143,7 @@ fn steps(cuts: bool) -> Vec<Step> {
         target: Some(target.clone()),
         deadline_ms: STEP_MS,
         hook: None,
+        across_migrations: false,
     };
     verbs.iter().map(step).collect()
 }

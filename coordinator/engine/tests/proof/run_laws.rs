@@ -6,7 +6,7 @@
 //!
 //! Invariant: the [`Books`] know only events; where they and the engine differ, the test fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use engine::{
     Abort, Ask, Budget, Command, Elapsed, Event, Goal, HostName, Input, LateHosts, Operation,
@@ -15,7 +15,7 @@ use engine::{
 };
 use proptest::prelude::*;
 
-use crate::plans::{self, Shape, Sketch, host};
+use crate::plans::{self, Does, Shape, Sketch, host};
 
 /// Something that the world does to a run.
 #[derive(Clone, Debug)]
@@ -59,12 +59,12 @@ fn ask() -> impl Strategy<Value = Ask> {
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    let seen = (0..3usize, 0..4u32, proptest::option::of(end()));
+    let seen = (0..4usize, 0..4u32, proptest::option::of(end()));
     prop_oneof![
         4 => (0..30_000u64).prop_map(Act::Tick),
         12 => (any::<usize>(), end()).prop_map(|(n, end)| Act::Answer(n, end)),
         2 => any::<usize>().prop_map(Act::Step),
-        1 => (0..9usize, 0..3usize, 0..4u32, end()).prop_map(|(h, s, a, e)| Act::Stray(h, s, a, e)),
+        1 => (0..9usize, 0..4usize, 0..4u32, end()).prop_map(|(h, s, a, e)| Act::Stray(h, s, a, e)),
         3 => (0..9usize).prop_map(Act::Lost),
         4 => (0..9usize).prop_map(Act::Back),
         1 => (0..9usize, proptest::collection::vec(seen, 0..3)).prop_map(|(h, s)| Act::StrangeBack(h, s)),
@@ -73,23 +73,39 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+/// Up to four stages, each of all hosts or of some, that prepare, cut or look.
 fn sketch() -> impl Strategy<Value = Sketch> {
     let late = prop_oneof![Just(LateHosts::Rollback), Just(LateHosts::Wait)];
+    let does = prop_oneof![1 => Just(Does::Prepare), 2 => Just(Does::Cut), 1 => Just(Does::Look)];
+    let some = proptest::option::of(any::<[bool; 9]>());
     let stages = proptest::collection::vec(
-        (any::<bool>(), 1..4usize, 0..3u32, 0..3u32, 1..4u32, 0..2u64),
-        1..4,
+        (does, some, 1..4usize, (0..3u32, 0..3u32, 1..4u32), 0..2u64),
+        1..5,
     );
     let away = proptest::collection::vec(0..9usize, 0..3);
     (1..9usize, stages, away, late).prop_map(|(hosts, stages, away, late_hosts)| {
-        let shape =
-            |(cuts, size, failed, unknown, out, soak): (bool, usize, u32, u32, u32, u64)| {
-                let size = if cuts { size.min(out as usize) } else { size };
-                let all: Vec<usize> = (0..hosts).collect();
-                let batches = all.chunks(size).map(<[usize]>::to_vec).collect();
-                let budget = Budget { failed, unknown, out };
-                Shape { batches, budget, soak_ms: soak * 20_000, cuts }
-            };
-        let stages = stages.into_iter().map(shape).collect();
+        let has = |some: &Option<[bool; 9]>, n: usize| some.is_none_or(|some| some[n]);
+        let cut: Vec<Option<[bool; 9]>> =
+            stages.iter().filter(|row| row.0 == Does::Cut).map(|row| row.1).collect();
+        // Nobody prepares for nothing, where anybody moves.
+        let prepares = |n: usize| cut.is_empty() || cut.iter().any(|some| has(some, n));
+        let shape = |(does, some, size, (failed, unknown, out), soak): (
+            Does,
+            Option<[bool; 9]>,
+            usize,
+            (u32, u32, u32),
+            u64,
+        )| {
+            let size = if does == Does::Cut { size.min(out as usize) } else { size };
+            let here = (0..hosts).filter(|n| has(&some, *n));
+            let here = here.filter(|n| does != Does::Prepare || prepares(*n));
+            let here: Vec<usize> = here.collect();
+            let batches = here.chunks(size).map(<[usize]>::to_vec).collect();
+            let budget = Budget { failed, unknown, out };
+            Shape { batches, budget, soak_ms: soak * 20_000, does }
+        };
+        let stages: Vec<Shape> = stages.into_iter().map(shape).collect();
+        let stages = stages.into_iter().filter(|shape| !shape.batches.is_empty()).collect();
         let away = away.into_iter().filter(|n| *n < hosts).collect();
         Sketch { hosts, away, stages, late_hosts }
     })
@@ -113,6 +129,10 @@ struct Books {
     /// Hosts that an ended attempt left neither as they were nor verified: down until an attempt ends well.
     down: BTreeMap<(HostName, usize), bool>,
     goals: BTreeMap<(HostName, usize), Goal>,
+    /// Since a retry: the hosts that may begin something that changes them.
+    again: Option<BTreeSet<HostName>>,
+    /// Hosts that were seen at work on what they were unknown in.
+    late: BTreeSet<(HostName, usize)>,
     /// No forward order may follow until a person says so.
     stopped: bool,
     cut: bool,
@@ -133,11 +153,20 @@ impl Books {
             }
         }
         let (plan, down, goals) = (plan.clone(), BTreeMap::new(), BTreeMap::new());
-        Self { plan, places, down, goals, stopped: false, cut: false }
+        Self {
+            plan,
+            places,
+            down,
+            goals,
+            again: None,
+            late: BTreeSet::new(),
+            stopped: false,
+            cut: false,
+        }
     }
 
-    /// Hosts that count as out, each once.
-    fn out(&self) -> usize {
+    /// Hosts of a stage that count as out, each once.
+    fn out(&self, stage: usize) -> usize {
         let counts = |host: &HostName| {
             let out = |place: &Place| match place {
                 Place::Work | Place::Unknown | Place::Failed => true,
@@ -149,7 +178,87 @@ impl Books {
                 .filter(mine)
                 .any(|key| out(&self.places[key]) || self.down.get(key).copied().unwrap_or(false))
         };
-        self.plan.hosts.iter().filter(|row| counts(&row.host)).count()
+        self.plan.stages[stage].tracks().filter(|track| counts(&track.host)).count()
+    }
+
+    fn looks(&self, host: &HostName, stage: usize) -> bool {
+        let mut tracks = self.plan.stages[stage].tracks();
+        tracks.any(|track| track.host == *host && track.only_looks())
+    }
+
+    fn place(&self, host: &HostName, stage: usize) -> Option<Place> {
+        self.places.get(&(host.clone(), stage)).copied()
+    }
+
+    /// A stage begins when no host is at work in an earlier one, nor waits there although it could begin.
+    fn stages_follow_each_other(&self, stage: usize) {
+        for earlier in 0..stage {
+            for track in self.plan.stages[earlier].tracks() {
+                let host = &track.host;
+                let mut before = (0..earlier).filter_map(|index| self.place(host, index));
+                let ready =
+                    before.all(|place| place == Place::Done) && self.may_begin(host, earlier);
+                match self.place(host, earlier) {
+                    Some(Place::Work) => assert!(
+                        self.late.contains(&(host.clone(), earlier)),
+                        "{host} is at work in stage {earlier} when {stage} begins"
+                    ),
+                    Some(Place::Waiting) => {
+                        assert!(!ready, "{host} waits in stage {earlier} when {stage} begins");
+                    }
+                    Some(Place::Unknown | Place::Done | Place::Failed) | None => {}
+                }
+            }
+        }
+    }
+
+    fn may_begin(&self, host: &HostName, stage: usize) -> bool {
+        self.looks(host, stage) || self.again.as_ref().is_none_or(|again| again.contains(host))
+    }
+
+    /// What is done is taken back last stage first; what is unknown or stuck holds up nobody.
+    fn undo_goes_backwards(&self, stage: usize, hosts: &[HostName]) {
+        if hosts.iter().any(|host| self.place(host, stage) == Some(Place::Work)) {
+            return;
+        }
+        for later in stage + 1..self.plan.stages.len() {
+            for track in
+                self.plan.stages[later].tracks().filter(|_| self.plan.stages[later].cuts_capacity)
+            {
+                let place = self.place(&track.host, later);
+                let there = matches!(place, Some(Place::Work | Place::Done));
+                assert!(!there, "{} is not back yet in stage {later}", track.host);
+            }
+        }
+    }
+
+    /// Something moves again: looks of that stage and later ones that were over are taken anew.
+    fn look_again(&mut self, from: usize) {
+        let looks: Vec<(HostName, usize)> = self
+            .places
+            .iter()
+            .filter(|((_, stage), place)| {
+                *stage >= from
+                    && !self.plan.stages[*stage].cuts_capacity
+                    && matches!(place, Place::Done | Place::Failed)
+            })
+            .map(|(key, _)| key.clone())
+            .filter(|(host, stage)| self.looks(host, *stage))
+            .collect();
+        for key in looks {
+            self.places.insert(key, Place::Waiting);
+        }
+    }
+
+    fn came_late(&mut self, host: &HostName) {
+        if let Some(again) = &mut self.again {
+            again.insert(host.clone());
+        }
+    }
+
+    fn only_looks(&self, host: &HostName) -> bool {
+        let mine = self.places.keys().filter(|(other, _)| other == host);
+        mine.into_iter().all(|(_, stage)| self.looks(host, *stage))
     }
 
     /// Whether an attempt left it neither as it was nor verified.
@@ -160,23 +269,38 @@ impl Books {
     fn enter(&mut self, event: &Event) {
         match event {
             Event::Dispatched { stage, hosts, goal, .. } => {
+                let before = self.out(*stage);
+                if *goal == Goal::Undo {
+                    self.undo_goes_backwards(*stage, hosts);
+                }
                 for host in hosts {
+                    let meant = *goal == Goal::Undo || self.may_begin(host, *stage);
+                    assert!(meant, "{host} was not meant by the retry");
+                    self.late.remove(&(host.clone(), *stage));
                     self.places.insert((host.clone(), *stage), Place::Work);
                     self.goals.insert((host.clone(), *stage), *goal);
                 }
+                let out = self.out(*stage);
                 let stage = &self.plan.stages[*stage];
                 self.cut |= stage.cuts_capacity;
                 if *goal == Goal::Forward {
                     assert!(!self.stopped, "a forward order after a halt or an abort");
-                    let (out, may) = (self.out(), stage.budget.out as usize);
-                    let fits = !stage.cuts_capacity || out <= may;
+                    let may = stage.budget.out as usize;
+                    // To try a host again that is down takes no other out.
+                    let fits = !stage.cuts_capacity || out <= may || out == before;
                     assert!(fits, "p07: {out} hosts out, stage `{}` allows {may}", stage.name);
                 }
             }
             Event::TrackEnded { host, stage, ending, .. } => {
                 let key = (host.clone(), *stage);
                 let forward = self.goals.get(&key) == Some(&Goal::Forward);
+                let looks = self.looks(host, *stage);
                 let (place, down) = match ending.end {
+                    // Nothing was changed there, whatever is said of it.
+                    end if looks => (
+                        if end == TrackEnd::Done && forward { Place::Done } else { Place::Failed },
+                        None,
+                    ),
                     TrackEnd::Done if forward => (Place::Done, Some(false)),
                     TrackEnd::Undone => (Place::Failed, Some(false)),
                     TrackEnd::Refused if forward => (Place::Failed, None),
@@ -193,14 +317,25 @@ impl Books {
                 self.places.insert((host.clone(), *stage), Place::Unknown);
             }
             Event::SeenInWork { host, stage, .. } => {
+                self.came_late(host);
+                self.late.insert((host.clone(), *stage));
                 self.places.insert((host.clone(), *stage), Place::Work);
             }
             Event::SeenIdle { host, stage, again, .. } => {
+                if *again {
+                    self.came_late(host);
+                    if !self.looks(host, *stage) {
+                        self.look_again(*stage);
+                    }
+                }
                 let place = if *again { Place::Waiting } else { Place::Failed };
                 self.places.insert((host.clone(), *stage), place);
             }
+            Event::StageBegan { stage, .. } => self.stages_follow_each_other(*stage),
             Event::Asked { ask: Ask::Retry(hosts), .. } => {
                 self.stopped = false;
+                self.again = Some(hosts.iter().cloned().collect());
+                self.look_again(0);
                 for (_, place) in
                     self.places.iter_mut().filter(|((host, _), _)| hosts.contains(host))
                 {
@@ -209,7 +344,6 @@ impl Books {
             }
             Event::Halted { .. } | Event::Asked { ask: Ask::Abort(_), .. } => self.stopped = true,
             Event::Opened { .. }
-            | Event::StageBegan { .. }
             | Event::StepReported { .. }
             | Event::HostLost { .. }
             | Event::HostBack { .. }
@@ -276,14 +410,26 @@ impl Run {
             self.operation.outcomes().into_iter().map(|row| row.outcome).collect();
         let any = |wanted| outcomes.contains(&wanted);
         let can_cut = self.operation.plan().stages.iter().any(|stage| stage.cuts_capacity);
+        // Hosts that only look have nothing to say of what was moved or put back.
+        let moved = self.operation.outcomes().into_iter();
+        let moved: Vec<Outcome> = moved
+            .filter(|row| !self.books.only_looks(&row.host))
+            .map(|row| row.outcome)
+            .filter(|outcome| *outcome != Outcome::Skipped)
+            .collect();
+        let moved_any = |wanted| moved.contains(&wanted);
         match result {
             RunResult::Verified => {
                 assert!(!any(Outcome::Original) && !any(Outcome::Failed) && !any(Outcome::Unknown));
             }
-            RunResult::Unverified => assert!(any(Outcome::Failed) && !any(Outcome::Original)),
+            RunResult::Unverified => {
+                assert!(any(Outcome::Failed) || any(Outcome::Original));
+                assert!(!moved_any(Outcome::Original) && !any(Outcome::Unknown));
+            }
             // Nothing that cuts was sent to an unknown host: it is as it was, as far as this run goes.
             RunResult::PutBack => {
-                assert!(!any(Outcome::Restored) && (any(Outcome::Original) || !self.books.cut));
+                assert!(!moved_any(Outcome::Restored));
+                assert!(moved_any(Outcome::Original) || !self.books.cut || moved.is_empty());
             }
             RunResult::Refused => assert!(!self.books.cut, "something was begun"),
             RunResult::Mixed => {

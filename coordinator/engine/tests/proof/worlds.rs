@@ -96,6 +96,30 @@ impl World {
         world
     }
 
+    /// Apps on two blue hosts and a proxy before them that reloads; v1 good, v2 good, v3 live.
+    pub(crate) fn with_edge() -> Self {
+        let mut world = Self::new(&[("blue", &["b1", "b2"]), ("edge", &["lb"])], &[("crm", &[])]);
+        let fleet = world.state.fleet.as_mut().unwrap();
+        fleet.components[0].groups = vec![group("blue")];
+        let mut proxy = fleet.components[0].clone();
+        (proxy.name, proxy.groups) = (component("proxy"), vec![group("edge")]);
+        (proxy.needs, proxy.reloads) = (vec![component("crm")], true);
+        fleet.components.push(proxy);
+        for (name, age) in [("v1", 1), ("v2", 2), ("v3", 3)] {
+            world.release(name, age);
+        }
+        for name in ["v1", "v2"] {
+            world.proven(name, &["b1", "b2", "lb"], Standing::Good);
+        }
+        world.live("v3");
+        world
+    }
+
+    pub(crate) fn component(&mut self, name: &str) -> &mut Component {
+        let fleet = self.state.fleet.as_mut().unwrap();
+        fleet.components.iter_mut().find(|row| row.name.as_str() == name).unwrap()
+    }
+
     /// A fleet without a past.
     pub(crate) fn of(fleet: Fleet) -> Self {
         fleet.check().unwrap();
@@ -231,6 +255,9 @@ pub(crate) fn show(plan: &Plan) -> String {
     for text in &plan.interruption {
         line(format!("interruption: {text}"));
     }
+    for text in &plan.not_rolled_back {
+        line(format!("not rolled back: {text}"));
+    }
     for text in &plan.warnings {
         line(format!("warning: {text}"));
     }
@@ -239,5 +266,7 @@ pub(crate) fn show(plan: &Plan) -> String {
 
 fn step(step: &Step) -> String {
     let verb = format!("{:?}", step.verb).to_lowercase();
-    format!("{verb} {}", step.component)
+    let hook = step.hook.as_ref().map_or(String::new(), |hook| format!(" {hook} of"));
+    let across = if step.across_migrations { " across migrations" } else { "" };
+    format!("{verb}{hook} {}{across}", step.component)
 }

@@ -69,6 +69,8 @@ pub struct Step {
     pub deadline_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hook: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub across_migrations: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -136,6 +138,7 @@ fn track(track: &v1::Track) -> Track {
         snapshot: text(&step.snapshot),
         deadline_ms: step.deadline_ms,
         hook: text(&step.hook),
+        across_migrations: step.across_migrations,
     };
     Track { host: track.host.clone(), steps: track.steps.iter().map(step).collect() }
 }
@@ -309,7 +312,7 @@ pub fn event(operation: &str, response: &v1::WatchOperationResponse) -> Value {
 }
 
 fn step_event(step: &v1::watch_operation_response::StepChanged) -> Value {
-    json!({
+    let mut event = json!({
         "host": step.host,
         "stage": step.stage,
         "attempt": step.attempt,
@@ -319,7 +322,11 @@ fn step_event(step: &v1::watch_operation_response::StepChanged) -> Value {
         "state": words::step_state(step.state),
         "duration_ms": step.duration_ms,
         "detail": text(&step.detail),
-    })
+    });
+    if let (Some(hook), Value::Object(fields)) = (text(&step.hook), &mut event) {
+        fields.insert("hook".to_owned(), hook.into());
+    }
+    event
 }
 
 /// The connection to the coordinator was lost or is back, as a line of a stream.

@@ -52,7 +52,7 @@ fn order(order: &Order) -> v1::Order {
             OnFailure::Leave => v1::OnFailure::Leave,
         }
         .into(),
-        traceparent: String::new(),
+        traceparent: order.traceparent.clone(),
     }
 }
 
@@ -176,6 +176,7 @@ pub fn operation(view: &View, environment: &str) -> v1::Operation {
         halted: operation.halted().unwrap_or_default().to_owned(),
         stage: small(operation.stage()),
         events: view.entries.len() as u64,
+        trace_id: view.trace_id(),
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{
     ledger::{Found, Ledger, LedgerError, LedgerFile, Record, StepResult},
     order::{Before, Fence, Order, Verb},
     text::shortened,
+    trace,
     worker::{self, Input, Reply, Work},
 };
 
@@ -185,7 +186,8 @@ impl<H: Hands> Core<H> {
         written?;
         let ledger = Arc::make_mut(&mut self.ledger);
         for record in &records {
-            log(record);
+            trace::recorded(ledger, record);
+            trace::log_span_of(ledger, record).in_scope(|| log(record));
             ledger.apply(record);
         }
         self.published.send_replace(self.ledger.clone());
@@ -220,7 +222,10 @@ impl<H: Hands> Core<H> {
 
     fn begin(&self, work: Work) -> JoinHandle<Input> {
         let (ledger, hands) = (self.ledger.clone(), self.hands.clone());
-        tokio::spawn(async move { do_work(&ledger, &*hands, work).await })
+        tokio::spawn(async move {
+            let doing = do_work(&ledger, &*hands, work.clone());
+            trace::traced(&ledger, &work, doing).await
+        })
     }
 }
 

@@ -81,14 +81,6 @@ impl TraceContext {
         Self { span: RandomIdGenerator::default().new_span_id(), ..self }
     }
 
-    /// The span below this one that `name` names: the same in every process that asks.
-    pub fn named_child(self, name: &str) -> Self {
-        let hash = blake3::hash(format!("{self}/{name}").as_bytes());
-        let mut id = [0; 8];
-        id.copy_from_slice(&hash.as_bytes()[..8]);
-        Self { span: SpanId::from_bytes(id), ..self }
-    }
-
     /// The caller's, from the environment; none where there is none or it cannot be read.
     pub fn of_caller() -> Option<Self> {
         std::env::var(VARIABLE).ok()?.parse().ok()
@@ -191,10 +183,13 @@ impl Span {
                 span.above = Some(held);
                 span
             }
-            Ok(Scope { context: None, .. }) | Err(_) => {
-                Self { exported: None, context: None, within: Held::default(), above: None }
-            }
+            Ok(Scope { context: None, .. }) | Err(_) => Self::nothing(),
         }
+    }
+
+    /// No span: what has no place in any trace.
+    pub fn nothing() -> Self {
+        Self { exported: None, context: None, within: Held::default(), above: None }
     }
 
     /// Where spans below it hang; its own parent, where nothing is exported.
@@ -364,16 +359,6 @@ mod tests {
         ] {
             assert_eq!(text.parse::<TraceContext>(), Err(NoContext), "{text}");
         }
-    }
-
-    #[test]
-    fn a_named_child_is_the_same_for_all_and_differs_by_name_and_parent() {
-        let context: TraceContext = TEXT.parse().unwrap();
-        let child = context.named_child("h1/2/1");
-        assert_eq!(child, context.named_child("h1/2/1"));
-        assert_eq!(child.trace_id(), context.trace_id());
-        assert_ne!(child, context.named_child("h1/2/2"));
-        assert_ne!(child, context.child().named_child("h1/2/1"));
     }
 
     #[tokio::test]

@@ -256,6 +256,7 @@ impl World {
                 OnFailure::Leave => order::OnFailure::Leave,
             },
             traceparent: String::new(),
+            taken: None,
         }
     }
 

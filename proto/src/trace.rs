@@ -9,8 +9,9 @@
 //! track, has an id that is written down first; its span is a [`Past`], made when it has ended.
 //!
 //! Invariant: who exports nothing is not in the tree: its children hang on its own parent.
-//! Invariant: no span is exported before the span that it hangs on has ended in the same process or has an id that is
-//! written down: a process that is killed leaves no span without its parent.
+//! Invariant: no span is exported while the one that it hangs on could still be lost with its process: that one has
+//! ended as well, or its id is written down and whoever goes on makes it. What is ended and not yet sent is lost with a
+//! process that is killed: the last second.
 //! Invariant: attributes are names, numbers and results; never a host's words, which may quote anything.
 
 use std::{

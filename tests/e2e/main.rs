@@ -5,3 +5,4 @@
 mod golden;
 mod operations;
 mod refusals;
+mod traces;

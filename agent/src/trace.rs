@@ -7,9 +7,11 @@
 //!
 //! Invariant: a track's own place is on disk before its first step, so that an agent that is started again goes on in
 //! the same trace.
+//! Invariant: the spans of a track's steps leave after the track's own. An agent that is killed in a track loses those of
+//! the steps that it had done; the ledger has them.
 //! Invariant: names and results only: what a host said stays out of it.
 
-use proto::trace::{self, Past, Span, SpanKind, TraceContext};
+use proto::trace::{self, Held, Past, Span, SpanKind, TraceContext};
 use serde::{Deserialize, Serialize};
 use tracing::Instrument as _;
 
@@ -43,22 +45,28 @@ impl Taken {
 }
 
 /// Does a piece of a track's work within its span, and with its log lines marked.
-pub async fn traced(ledger: &Ledger, work: &Work, doing: impl Future<Output = Input>) -> Input {
+pub async fn traced(
+    ledger: &Ledger,
+    work: &Work,
+    steps: &Held,
+    doing: impl Future<Output = Input>,
+) -> Input {
     let Some(track) = ledger.open() else { return doing.await };
-    let mut span = step_span(track.order(), work);
+    let mut span = step_span(track.order(), work).held_by(steps);
     let input = span.scope(doing.instrument(log_span(track.order()))).await;
     span.result(result(&input));
     input
 }
 
-/// What a record means for its track's span; before it is applied.
-pub fn recorded(ledger: &Ledger, record: &Record) {
+/// What a record means for its track's span, and those of its steps; before it is applied.
+pub fn recorded(ledger: &Ledger, record: &Record, steps: &Held) {
     match record {
         Record::Accepted(order) => {
             // The steps that an earlier attempt began hang on that one's span.
             let earlier = ledger.open().filter(|track| track.order().key == order.key);
             if let Some(earlier) = earlier {
                 export(earlier.order(), Err("superseded"));
+                steps.release();
             }
         }
         Record::Ended { key, ending } => {
@@ -71,6 +79,7 @@ pub fn recorded(ledger: &Ledger, record: &Record) {
                 (End::Stuck, _) => Err("stuck"),
             };
             export(order, result);
+            steps.release();
         }
         Record::Fenced(_)
         | Record::StepBegan { .. }

@@ -200,7 +200,9 @@ impl Runner {
     /// An operation from its journal.
     pub fn recover(id: OperationId, shared: Shared) -> Result<(Self, RunnerHandle), RunnerError> {
         let entries = read(&id, &*shared.journal)?;
-        Self::from_entries(id, entries, shared)
+        let recovered = Self::from_entries(id, entries, shared)?;
+        trace::ended_before_start(&recovered.0.operation, &recovered.0.entries);
+        Ok(recovered)
     }
 
     fn from_entries(

@@ -1,9 +1,13 @@
 //! What the coordinator adds to a trace: a span per call that came with one, and one per operation.
 //!
 //! ```text
-//! header ─▶ TraceLayer: the call's span ─▶ Operations::start: Trace, journaled with the operation ─▶ orders
-//!                                                              └─ ended: its span, from the journal
+//! header ─┬─▶ TraceLayer: the call's span
+//!         └─▶ Operations::start: Trace, journaled with the operation ─▶ orders
+//!                                  └─ ended: its span, from the journal
 //! ```
+//!
+//! The operation hangs on the caller's span, beside the call's: that one would be lost with a coordinator that is
+//! killed just after it has answered.
 //!
 //! Invariant: an operation's place in its trace is durable before the first order carries it, so that a coordinator
 //! that is started again goes on in the same trace.
@@ -23,10 +27,13 @@ use tonic::{
     codegen::{Service, http},
 };
 
-use crate::runner::Entry;
+use crate::{host::wall, runner::Entry};
 
 /// The calls that get a span, where they come with a trace.
 const TRACED: &str = "/lastgood.v1.OperatorService/";
+
+/// A span older than this was sent or given up before the process ended, whatever ended it.
+const MAYBE_LOST_MS: i64 = 10_000;
 
 /// An operation's place: its own span, and the one that it hangs on. As W3C's `traceparent`; persisted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +119,15 @@ pub fn ended(operation: &Operation, entries: &[Arc<Entry>]) {
     .export();
 }
 
+/// After a start: exports the span of an operation that had ended just before, for it may have been lost on its way.
+/// Where it was not, it is the same once more: same ids, same times.
+pub fn ended_before_start(operation: &Operation, entries: &[Arc<Entry>]) {
+    let end = entries.iter().rev().find(|entry| matches!(entry.event, Event::Ended { .. }));
+    if end.is_some_and(|end| wall().0.saturating_sub(end.at.0) < MAYBE_LOST_MS) {
+        ended(operation, entries);
+    }
+}
+
 /// The span that an operation's log lines are in.
 pub fn log_span(operation: &Operation, entries: &[Arc<Entry>]) -> tracing::Span {
     let trace_id = of(entries).map_or_else(String::new, Trace::trace_id);
@@ -145,7 +161,7 @@ fn result_word(result: RunResult) -> Result<(), &'static str> {
     }
 }
 
-/// Makes a span of each call that came with a trace, and lets the handler hang on it.
+/// Makes a span of each call that came with a trace; what the handler begins hangs on the caller's own.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TraceLayer;
 
@@ -187,7 +203,7 @@ where
         let mut span = Span::begin(method.clone(), SpanKind::Server, Some(caller));
         span.attribute("rpc.system.name", "grpc");
         span.attribute("rpc.method", method);
-        let answer = span.scope(self.inner.call(request));
+        let answer = trace::within(caller, self.inner.call(request));
         Box::pin(async move {
             let answer = answer.await;
             if let Ok(response) = &answer {

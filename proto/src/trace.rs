@@ -9,9 +9,9 @@
 //! track, has an id that is written down first; its span is a [`Past`], made when it has ended.
 //!
 //! Invariant: who exports nothing is not in the tree: its children hang on its own parent.
-//! Invariant: no span is exported while the one that it hangs on could still be lost with its process: that one has
-//! ended as well, or its id is written down and whoever goes on makes it. What is ended and not yet sent is lost with a
-//! process that is killed: the last second.
+//! Invariant: a span leaves this process after the one that it hangs on, or hangs on one that outlives this process:
+//! the caller's, or one whose id is written down. So a process that is killed takes whole branches with it (what had
+//! not been sent), and leaves none without its stem. A full queue or a failed export can.
 //! Invariant: attributes are names, numbers and results; never a host's words, which may quote anything.
 
 use std::{
@@ -138,12 +138,36 @@ struct Scope {
     held: Held,
 }
 
-/// Ended spans that wait for the one above them.
-type Held = Arc<Mutex<Vec<(SdkSpan, SystemTime)>>>;
+/// Ended spans that wait for the one above them. What waits is sent after it, so that no collector has them without it.
+#[derive(Clone, Debug, Default)]
+pub struct Held(Arc<Mutex<Vec<(SdkSpan, SystemTime)>>>);
+
+impl Held {
+    /// Exports what waits: the span above has been.
+    pub fn release(&self) {
+        self.take().into_iter().for_each(|(mut span, at)| span.end_with_timestamp(at));
+    }
+
+    fn take(&self) -> Vec<(SdkSpan, SystemTime)> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(SdkSpan, SystemTime)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Where the work of this task hangs: the span whose [`Span::scope`] it runs in.
 pub fn current() -> Option<TraceContext> {
     CURRENT.try_with(|scope| scope.context).ok().flatten()
+}
+
+/// Does `work` where it hangs on `context` itself.
+pub fn within<F: Future>(
+    context: TraceContext,
+    work: F,
+) -> impl Future<Output = F::Output> + use<F> {
+    CURRENT.scope(Scope { context: Some(context), held: Held::default() }, work)
 }
 
 /// What is going on now. Ends when it is dropped.
@@ -180,12 +204,16 @@ impl Span {
     pub fn inner(name: impl Into<Cow<'static, str>>) -> Self {
         match CURRENT.try_with(Scope::clone) {
             Ok(Scope { context: Some(context), held }) => {
-                let mut span = Self::begin(name, SpanKind::Internal, Some(context));
-                span.above = Some(held);
-                span
+                Self::begin(name, SpanKind::Internal, Some(context)).held_by(&held)
             }
             Ok(Scope { context: None, .. }) | Err(_) => Self::nothing(),
         }
+    }
+
+    /// Lets it wait, once it has ended, until `above` is released.
+    pub fn held_by(mut self, above: &Held) -> Self {
+        self.above = Some(above.clone());
+        self
     }
 
     /// No span: what has no place in any trace.
@@ -223,18 +251,14 @@ impl Span {
 
 impl Drop for Span {
     fn drop(&mut self) {
-        let held = std::mem::take(&mut *lock(&self.within));
+        let held = self.within.take();
         let Some(span) = self.exported.take() else { return };
         let ended = std::iter::once((span, SystemTime::now())).chain(held);
         match &self.above {
-            Some(above) => lock(above).extend(ended),
+            Some(above) => above.lock().extend(ended),
             None => ended.for_each(|(mut span, at)| span.end_with_timestamp(at)),
         }
     }
-}
-
-fn lock(held: &Held) -> std::sync::MutexGuard<'_, Vec<(SdkSpan, SystemTime)>> {
-    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What has ended, with the id that it was given when it began.

@@ -12,6 +12,8 @@
 
 use std::sync::Arc;
 
+use proto::trace::Held;
+
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -22,6 +24,7 @@ use crate::{
     ledger::{Found, Ledger, LedgerError, LedgerFile, Record, StepResult},
     order::{Before, Fence, Order, Verb},
     text::shortened,
+    trace,
     worker::{self, Input, Reply, Work},
 };
 
@@ -91,6 +94,8 @@ pub struct Core<H> {
     messages: mpsc::Receiver<Message>,
     published: watch::Sender<Arc<Ledger>>,
     reports: Option<mpsc::Sender<Report>>,
+    /// Spans of the open track's steps.
+    steps: Held,
 }
 
 impl<H> std::fmt::Debug for Core<H> {
@@ -105,7 +110,8 @@ impl<H: Hands> Core<H> {
         let (sender, messages) = mpsc::channel(QUEUED_MAX);
         let ledger = Arc::new(ledger);
         let (published, watched) = watch::channel(ledger.clone());
-        let core = Self { file: Some(file), ledger, hands, messages, published, reports: None };
+        let (file, steps) = (Some(file), Held::default());
+        let core = Self { file, ledger, hands, messages, published, reports: None, steps };
         (core, CoreHandle { messages: sender, ledger: watched })
     }
 
@@ -185,7 +191,8 @@ impl<H: Hands> Core<H> {
         written?;
         let ledger = Arc::make_mut(&mut self.ledger);
         for record in &records {
-            log(record);
+            trace::recorded(ledger, record, &self.steps);
+            trace::log_span_of(ledger, record).in_scope(|| log(record));
             ledger.apply(record);
         }
         self.published.send_replace(self.ledger.clone());
@@ -219,8 +226,11 @@ impl<H: Hands> Core<H> {
     }
 
     fn begin(&self, work: Work) -> JoinHandle<Input> {
-        let (ledger, hands) = (self.ledger.clone(), self.hands.clone());
-        tokio::spawn(async move { do_work(&ledger, &*hands, work).await })
+        let (ledger, hands, steps) = (self.ledger.clone(), self.hands.clone(), self.steps.clone());
+        tokio::spawn(async move {
+            let doing = do_work(&ledger, &*hands, work.clone());
+            trace::traced(&ledger, &work, &steps, doing).await
+        })
     }
 }
 

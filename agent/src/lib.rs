@@ -29,6 +29,7 @@ pub mod session;
 pub mod status;
 pub mod store;
 mod text;
+pub mod trace;
 pub mod worker;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};

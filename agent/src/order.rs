@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::trace::Taken;
+
 /// The fence of an order: whose term, and how far in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fence {
@@ -35,6 +37,9 @@ pub struct Order {
     pub on_failure: OnFailure,
     /// W3C trace context of the operation; may be empty.
     pub traceparent: String,
+    /// Set by the session that it came in by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<Taken>,
 }
 
 /// Which way an order goes.

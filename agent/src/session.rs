@@ -25,6 +25,7 @@ use crate::{
     order::{Fence, Verb},
     retry::Policy,
     status::HostStatus,
+    trace::Taken,
 };
 
 /// Messages up that wait for the connection.
@@ -188,7 +189,8 @@ impl<H: Hands> Talk<'_, H> {
         match answer.message {
             Some(v1::session_response::Message::Order(order)) => {
                 match from_proto::order(order, &self.host) {
-                    Ok(order) => {
+                    Ok(mut order) => {
+                        order.taken = Some(Taken::now(&self.host, &order));
                         if self.session.core.order(order).await {
                             Ok(())
                         } else {

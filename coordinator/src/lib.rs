@@ -24,6 +24,7 @@ pub mod operations;
 pub mod roles;
 pub mod runner;
 pub mod sessions;
+pub mod trace;
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
@@ -43,6 +44,7 @@ use crate::{
     roles::RoleLayer,
     runner::{RunnerError, Shared},
     sessions::Sessions,
+    trace::TraceLayer,
 };
 
 /// Streams that one connection may have open: an agent needs one, an operator a few watches.
@@ -140,7 +142,10 @@ impl Drop for Coordinator {
 }
 
 type Router = tonic::transport::server::Router<
-    tower::layer::util::Stack<RoleLayer, tower::layer::util::Identity>,
+    tower::layer::util::Stack<
+        TraceLayer,
+        tower::layer::util::Stack<RoleLayer, tower::layer::util::Identity>,
+    >,
 >;
 
 fn router(agents: AgentService, operators: OperatorService) -> anyhow::Result<Router> {
@@ -165,6 +170,7 @@ fn router(agents: AgentService, operators: OperatorService) -> anyhow::Result<Ro
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .layer(RoleLayer)
+        .layer(TraceLayer)
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)

@@ -18,6 +18,7 @@ use engine::{
     OperationRow, Phase, Plan, ReleaseName, RunResult,
     planner::{self, Refusal},
 };
+use tracing::Instrument as _;
 
 use crate::{
     fleets::{FleetsError, nearest},
@@ -25,6 +26,7 @@ use crate::{
     journal::JournalError,
     runner::{self, Runner, RunnerError, RunnerHandle, Shared, View},
     sessions::Sessions,
+    trace::Trace,
 };
 
 /// How long a plan may be started after it was made.
@@ -195,8 +197,8 @@ impl Operations {
             return Err(StartError::Stale(plan_id.to_owned()));
         }
         // From here on it goes through, whether or not the caller waits for it: a fleet that was taken has a runner.
-        let this = self.clone();
-        let opened = tokio::spawn(async move { this.open(again, by, reason, key).await });
+        let (this, trace) = (self.clone(), Trace::begin());
+        let opened = tokio::spawn(async move { this.open(again, by, reason, key, trace).await });
         opened.await.expect("opening does not panic")
     }
 
@@ -206,6 +208,7 @@ impl Operations {
         by: String,
         reason: String,
         key: String,
+        trace: Trace,
     ) -> Result<OperationId, StartError> {
         let fleet = plan.fleet.clone();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -230,7 +233,7 @@ impl Operations {
             return Ok(known);
         }
         let (runner, handle) =
-            match Runner::open(id.clone(), plan, by, reason, self.shared.clone()).await {
+            match Runner::open(id.clone(), plan, by, reason, trace, self.shared.clone()).await {
                 Ok(opened) => opened,
                 Err(error) => {
                     let end = FleetEvent::OperationEnded {
@@ -326,7 +329,8 @@ impl Operations {
         self.runners().insert(id.clone(), handle);
         let fatal = self.fatal.clone();
         tokio::spawn(async move {
-            let error = match tokio::spawn(runner.run()).await {
+            let span = runner.log_span();
+            let error = match tokio::spawn(runner.run().instrument(span)).await {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error,
                 // A defect: a restarted coordinator goes on from the journal.

@@ -25,6 +25,7 @@ use crate::{
     host::{OperationClock, wall},
     journal::{Journal, JournalError, Stream},
     sessions::{Generation, Order, Sessions},
+    trace::{self, Trace},
 };
 
 /// Inputs that wait for a runner. When it is full the senders wait: the agents' reports are not lost.
@@ -39,6 +40,9 @@ const IDLE: Duration = Duration::from_secs(3600);
 pub struct Entry {
     pub at: Timestamp,
     pub event: Event,
+    /// The operation's place in its trace; with its first event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
 }
 
 /// Why an operation could not go on or be read.
@@ -92,6 +96,11 @@ impl View {
     /// When it was opened.
     pub fn started(&self) -> Timestamp {
         self.entries.first().map_or(Timestamp(0), |entry| entry.at)
+    }
+
+    /// The id of its trace; empty for an operation of before there were any.
+    pub fn trace_id(&self) -> String {
+        trace::of(&self.entries).map_or_else(String::new, Trace::trace_id)
     }
 
     /// When it ended; absent while it runs.
@@ -178,9 +187,11 @@ impl Runner {
         plan: Plan,
         by: String,
         reason: String,
+        trace: Trace,
         shared: Shared,
     ) -> Result<(Self, RunnerHandle), RunnerError> {
-        let entry = Entry { at: wall(), event: Event::Opened { plan: Box::new(plan), by, reason } };
+        let event = Event::Opened { plan: Box::new(plan), by, reason };
+        let entry = Entry { at: wall(), event, trace: Some(trace) };
         let appended = shared.journal.append(stream(&id), 0, vec![encode(&entry)]).await;
         appended.map_err(RunnerError::Append)?;
         Self::from_entries(id, vec![entry], shared)
@@ -189,7 +200,9 @@ impl Runner {
     /// An operation from its journal.
     pub fn recover(id: OperationId, shared: Shared) -> Result<(Self, RunnerHandle), RunnerError> {
         let entries = read(&id, &*shared.journal)?;
-        Self::from_entries(id, entries, shared)
+        let recovered = Self::from_entries(id, entries, shared)?;
+        trace::ended_before_start(&recovered.0.operation, &recovered.0.entries);
+        Ok(recovered)
     }
 
     fn from_entries(
@@ -211,6 +224,11 @@ impl Runner {
             Self { operation, entries, clock, journal, sessions, fleets, inputs, view, sent },
             handle,
         ))
+    }
+
+    /// The span that its log lines are in.
+    pub fn log_span(&self) -> tracing::Span {
+        trace::log_span(&self.operation, &self.entries)
     }
 
     /// Runs until nobody holds a handle any more. An error is a journal that can no longer be written: the
@@ -356,11 +374,13 @@ impl Runner {
             return Ok(());
         }
         let at = wall();
-        let entries: Vec<Entry> = events.into_iter().map(|event| Entry { at, event }).collect();
+        let entries: Vec<Entry> =
+            events.into_iter().map(|event| Entry { at, event, trace: None }).collect();
         let records = entries.iter().map(encode).collect();
         let expected = self.entries.len() as u64;
         let appended = self.journal.append(stream(self.operation.id()), expected, records).await;
         appended.map_err(RunnerError::Append)?;
+        let ends = entries.iter().any(|entry| matches!(entry.event, Event::Ended { .. }));
         for entry in &entries {
             log(self.operation.id(), &entry.event);
             self.operation.apply(&entry.event).expect("the engine's own events are legal");
@@ -369,6 +389,9 @@ impl Runner {
         let view =
             View { operation: Arc::new(self.operation.clone()), entries: self.entries.clone() };
         self.view.send_replace(view);
+        if ends {
+            trace::ended(&self.operation, &self.entries);
+        }
         Ok(())
     }
 
@@ -385,6 +408,8 @@ impl Runner {
     /// Sends what is outstanding to sessions that do not have it yet.
     fn send(&mut self) {
         let outstanding = self.operation.outstanding();
+        let traceparent =
+            trace::of(&self.entries).map_or_else(String::new, |trace| trace.traceparent.clone());
         let open: BTreeSet<_> =
             outstanding.iter().map(|c| (c.host.clone(), c.stage, c.attempt)).collect();
         self.sent.retain(|key, _| open.contains(key));
@@ -408,6 +433,7 @@ impl Runner {
                 on_failure: self.operation.plan().on_failure,
                 epoch,
                 sequence,
+                traceparent: traceparent.clone(),
             };
             if let Some(generation) = self.sessions.order(order, &command.host) {
                 self.sent.insert(key, generation);

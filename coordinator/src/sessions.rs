@@ -37,6 +37,8 @@ pub struct Order {
     pub on_failure: OnFailure,
     pub epoch: Epoch,
     pub sequence: u64,
+    /// The operation's place in its trace, as W3C writes it; may be empty.
+    pub traceparent: String,
 }
 
 /// A coordinator begins an epoch each time it is started; one further ahead than this is no epoch of a coordinator.

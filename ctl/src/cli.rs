@@ -9,8 +9,12 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
-use proto::{span::Span, telemetry};
+use clap::{ArgMatches, Args, CommandFactory as _, Parser, Subcommand};
+use proto::{
+    span::Span,
+    telemetry,
+    trace::{self, SpanKind, TraceContext},
+};
 
 use crate::{
     commands::{
@@ -268,6 +272,7 @@ pub fn main_impl() -> ExitCode {
 /// One command, from its arguments to its exit code.
 pub async fn run(cli: Cli) -> Exit {
     let mut out = Out::process(manner(&cli.global));
+    // Declared first, so that it ends last.
     let _telemetry = match telemetry() {
         Ok(guard) => guard,
         Err(error) => return report(&mut out, CTL, &error),
@@ -278,13 +283,37 @@ pub async fn run(cli: Cli) -> Exit {
     };
     let timeout = cli.global.timeout.map(|span: Span| -> Duration { span.0 });
     let mut session = Session::new(out, place, cli.global.fleet.clone(), timeout);
-    match Box::pin(dispatch(&cli.command, &mut session)).await {
+    if telemetry::exports() && !trace::exporting() {
+        session
+            .out
+            .talk("! no traces are exported: the OTEL_EXPORTER_OTLP_… variables cannot be used");
+    }
+    let mut span = trace::Span::begin(words(), SpanKind::Internal, TraceContext::of_caller());
+    session.hang_on(span.context());
+    let exit = match Box::pin(dispatch(&cli.command, &mut session)).await {
         Ok(exit) => exit,
         Err(error) => {
             let ctl = session.ctl();
             report(&mut session.out, &ctl, &error)
         }
+    };
+    span.attribute("process.exit.code", i64::from(exit.code()));
+    // Watched enough, or a change that a dry run found: that is what was asked.
+    let as_asked = matches!(exit, Exit::Done | Exit::Changes | Exit::Detached | Exit::TimedOut);
+    span.result(if as_asked { Ok(()) } else { Err("exit") });
+    exit
+}
+
+/// `ctl rollback`: the command without what was given to it.
+fn words() -> String {
+    let mut words = CTL.to_owned();
+    let matches = Cli::command().try_get_matches().ok();
+    let mut below = matches.as_ref().and_then(ArgMatches::subcommand);
+    while let Some((word, matches)) = below {
+        words = format!("{words} {word}");
+        below = matches.subcommand();
     }
+    words
 }
 
 /// The command on a session.
@@ -362,18 +391,23 @@ const fn manner(global: &Global) -> Manner {
     }
 }
 
-/// Logs and traces only where they are asked for: stderr belongs to the live view.
-fn telemetry() -> Result<Option<telemetry::Guard>, CtlError> {
-    let asked = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    if !asked(telemetry::LOG_VARIABLE) && !asked(telemetry::OTLP_VARIABLE) {
-        return Ok(None);
-    }
-    telemetry::init("ctl", telemetry::Format::Text).map(Some).map_err(CtlError::Telemetry)
+/// How long the prompt waits for the last spans.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Logs only where they are asked for: stderr belongs to the live view.
+fn telemetry() -> Result<telemetry::Guard, CtlError> {
+    let logs = std::env::var_os(telemetry::LOG_VARIABLE).is_some_and(|value| !value.is_empty());
+    let guard = if logs {
+        telemetry::init("lastgood-ctl", telemetry::Format::Text).map_err(CtlError::Telemetry)?
+    } else {
+        telemetry::traces_only("lastgood-ctl")
+    };
+    Ok(guard.within(FLUSH_TIMEOUT))
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory as _, error::ErrorKind};
+    use clap::error::ErrorKind;
 
     use super::*;
 

@@ -115,7 +115,12 @@ pub async fn start(session: &mut Session, start: &Start) -> Result<String, CtlEr
     let began = Instant::now();
     loop {
         match start_once(client.clone(), start).await {
-            Ok(operation) => return Ok(operation),
+            Ok(operation) => {
+                if let Some(trace_id) = session.trace_id() {
+                    session.out.talk(&format!("trace  {trace_id}"));
+                }
+                return Ok(operation);
+            }
             Err(status) if is_passing(&status) && began.elapsed() < RETRY_CALLS_FOR => {
                 sleep(pace(Duration::ZERO)).await;
             }
@@ -178,7 +183,7 @@ pub fn show(session: &mut Session, ran: &Ran) -> Result<Exit, CtlError> {
 /// # Errors
 /// [`CtlError::Output`].
 pub fn show_as(session: &mut Session, ran: &Ran, exit: Exit) -> Result<Exit, CtlError> {
-    let ctl = session.ctl();
+    let (ctl, trace_id) = (session.ctl(), session.trace_id());
     match ran {
         Ran::Planned { plan, command, .. } => session.out.show(
             |view| plan_view::plan(view, plan, command),
@@ -189,12 +194,12 @@ pub fn show_as(session: &mut Session, ran: &Ran, exit: Exit) -> Result<Exit, Ctl
             || json::Run {
                 plan: Some(json::Plan::new(plan, None)),
                 changed: false,
-                ..document(exit)
+                ..document(trace_id, exit)
             },
         )?,
         Ran::Begun { operation } => session.out.show(
             |_| watch_view::detached(&ctl, operation, "Begun"),
-            || json::Run { operation: Some(operation.clone()), ..document(exit) },
+            || json::Run { operation: Some(operation.clone()), ..document(trace_id, exit) },
         )?,
         Ran::Ended(operation) => session.out.show(
             |view| summary::summary(view, operation, &ctl),
@@ -202,7 +207,7 @@ pub fn show_as(session: &mut Session, ran: &Ran, exit: Exit) -> Result<Exit, Ctl
                 ended: true,
                 operation: Some(operation.id.clone()),
                 result: Some(json::Operation::from(operation.as_ref())),
-                ..document(exit)
+                ..document(trace_id, exit)
             },
         )?,
         Ran::Detached { operation } => left(session, operation, "No longer watching", exit)?,
@@ -217,13 +222,14 @@ pub fn show_as(session: &mut Session, ran: &Ran, exit: Exit) -> Result<Exit, Ctl
 fn left(session: &mut Session, operation: &str, why: &str, exit: Exit) -> Result<(), CtlError> {
     let text = watch_view::detached(&session.ctl(), operation, why);
     session.out.insist(&text);
+    let trace_id = session.trace_id();
     session.out.show(
         |_| String::new(),
-        || json::Run { operation: Some(operation.to_owned()), ..document(exit) },
+        || json::Run { operation: Some(operation.to_owned()), ..document(trace_id, exit) },
     )
 }
 
-fn document(exit: Exit) -> json::Run {
+fn document(trace_id: Option<String>, exit: Exit) -> json::Run {
     json::Run {
         exit_code: exit.code(),
         ended: false,
@@ -231,5 +237,6 @@ fn document(exit: Exit) -> json::Run {
         operation: None,
         result: None,
         plan: None,
+        trace_id,
     }
 }

@@ -6,9 +6,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use proto::{
     tls::{self, IdentityDir},
+    trace::{TraceContext, Traced},
     v1::operator_service_client::OperatorServiceClient,
 };
-use tonic::transport::Channel;
+use tonic::{service::interceptor::InterceptedService, transport::Channel};
 
 use crate::{
     context::{Config, Context},
@@ -17,7 +18,7 @@ use crate::{
 };
 
 /// The coordinator's operator service.
-pub type Client = OperatorServiceClient<Channel>;
+pub type Client = OperatorServiceClient<InterceptedService<Channel, Traced>>;
 
 /// How long `ctl` watches where `--timeout` does not say.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10 * 60);
@@ -30,6 +31,7 @@ pub struct Session {
     fleet: Option<String>,
     timeout: Duration,
     client: Option<Client>,
+    trace: Option<TraceContext>,
 }
 
 /// How the coordinator is found.
@@ -53,7 +55,17 @@ impl Session {
             Some(timeout) => timeout,
             None => TIMEOUT_DEFAULT,
         };
-        Self { out, place, fleet, timeout, client: None }
+        Self { out, place, fleet, timeout, client: None, trace: None }
+    }
+
+    /// Where its calls hang in a trace.
+    pub fn hang_on(&mut self, trace: Option<TraceContext>) {
+        self.trace = trace;
+    }
+
+    /// The id of the trace that its calls are in, where they are in one.
+    pub fn trace_id(&self) -> Option<String> {
+        self.trace.map(TraceContext::trace_id)
     }
 
     /// Goes on with another coordinator and fleet.
@@ -77,7 +89,7 @@ impl Session {
         let own = IdentityDir::load(&context.identity).map_err(identity)?;
         let config = Arc::new(tls::client_config(&own).map_err(identity)?);
         let channel = tls::connect(&context.coordinator, config).await.map_err(CtlError::Dial)?;
-        let client = OperatorServiceClient::new(channel)
+        let client = OperatorServiceClient::with_interceptor(channel, Traced::new(self.trace))
             .max_decoding_message_size(proto::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(proto::MESSAGE_BYTES_MAX);
         Ok(self.client.insert(client).clone())

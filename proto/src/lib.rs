@@ -6,6 +6,7 @@
 //! tls                   who is who: identities, certificates, the CA
 //! status                refusals, with why and what to type next
 //! telemetry, shutdown   what the processes do the same way
+//! trace                 how one operation becomes one trace
 //! status                refusals: what the coordinator says beside a gRPC code, and how ctl reads it
 //! ```
 //!
@@ -18,6 +19,7 @@ pub mod span;
 pub mod status;
 pub mod telemetry;
 pub mod tls;
+pub mod trace;
 
 /// Messages and services, generated from `lastgood/v1/*.proto`.
 #[allow(

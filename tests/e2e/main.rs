@@ -6,3 +6,4 @@ mod doctor;
 mod golden;
 mod operations;
 mod refusals;
+mod traces;

@@ -3,9 +3,11 @@
 //! ```text
 //! Cluster ── CA, coordinator (sled, mTLS), agents (sessions, cores, ledgers)
 //!               └─ ScriptedHands: a host in memory whose steps can be made to fail or to wait
+//! Collector ── what processes under test export of their traces
 //! ```
 
 pub mod cluster;
+pub mod collector;
 pub mod hands;
 
 use std::{

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod traces;
+
 use std::{
     path::Path,
     process::{Command, Output},
@@ -17,14 +19,18 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn sandbox(arguments: &[&str], temporary: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ctl-under-test"))
+fn sandbox_command(arguments: &[&str], temporary: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ctl-under-test"));
+    command
         .arg("sandbox")
         .args(arguments)
         .env("TMPDIR", temporary)
-        .env("LASTGOOD_CONFIG", temporary.join("config.yaml"))
-        .output()
-        .unwrap()
+        .env("LASTGOOD_CONFIG", temporary.join("config.yaml"));
+    command
+}
+
+fn sandbox(arguments: &[&str], temporary: &Path) -> Output {
+    sandbox_command(arguments, temporary).output().unwrap()
 }
 
 /// Runs a scenario; its document. Nothing of it is left, on disk or running.

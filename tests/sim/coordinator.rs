@@ -262,6 +262,7 @@ impl World {
                 OnFailure::Leave => order::OnFailure::Leave,
             },
             traceparent: String::new(),
+            taken: None,
         }
     }
 

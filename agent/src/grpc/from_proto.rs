@@ -57,6 +57,7 @@ pub fn order(message: v1::Order, host: &str) -> Result<Order, WireError> {
         steps: message.steps.into_iter().map(step).collect::<Result<_, _>>()?,
         on_failure,
         traceparent: short("traceparent", message.traceparent)?,
+        taken: None,
     })
 }
 

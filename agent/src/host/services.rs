@@ -9,9 +9,12 @@ use proto::policy::ServicePolicy;
 use tokio::time::Instant;
 
 use crate::{
-    drivers::{self, BuildError, Context, DriverError, Identity, ServiceDriver, ServiceState},
+    drivers::{
+        self, BuildError, Context, DriverError, Identity, ServiceDriver, ServiceState, Verb,
+    },
     retry::Tries,
     status::ServiceStatus,
+    trace,
 };
 
 /// How many of a service's last lines go into a failure's words.
@@ -76,7 +79,7 @@ impl Services {
     ) -> Result<String, String> {
         let mut started = Vec::new();
         for service in self.0.iter().filter(|service| wanted(&service.name)) {
-            let begun = tried(|| service.driver.start(deadline)).await;
+            let begun = service.call(Verb::Start, || service.driver.start(deadline)).await;
             if let Err(error) = begun {
                 return Err(service.failure("start", &error).await);
             }
@@ -93,7 +96,8 @@ impl Services {
     ) -> Result<String, String> {
         let mut stopped = Vec::new();
         for service in self.0.iter().rev().filter(|service| wanted(&service.name)) {
-            let begun = tried(|| service.driver.stop(service.stop_within, deadline)).await;
+            let stop = || service.driver.stop(service.stop_within, deadline);
+            let begun = service.call(Verb::Stop, stop).await;
             if let Err(error) = begun {
                 return Err(service.failure("stop", &error).await);
             }
@@ -158,6 +162,18 @@ impl Services {
 impl Service {
     async fn state(&self) -> Result<ServiceState, String> {
         tried(|| self.driver.status()).await.map_err(|error| format!("{}: {error}", self.name))
+    }
+
+    /// A call that changes something: it has a span.
+    async fn call<'a, T>(
+        &self,
+        verb: Verb,
+        call: impl Fn() -> drivers::Doing<'a, Result<T, DriverError>>,
+    ) -> Result<T, DriverError> {
+        let mut span = trace::call_span(self.driver.name(), verb, &self.name);
+        let done = tried(call).await;
+        span.result(trace::call_result(&done));
+        done
     }
 
     async fn failure(&self, verb: &str, error: &DriverError) -> String {

@@ -348,6 +348,7 @@ impl OperatorService {
             Err(refusal) => (String::new(), refusal.to_string()),
         };
         let fleet = state.fleet.as_ref();
+        let runner = state.busy.as_ref().and_then(|id| self.operations.runner(id.as_str()));
         v1::GetFleetResponse {
             fleet: name.to_string(),
             environment: fleet.map_or_else(String::new, |fleet| fleet.environment.clone()),
@@ -362,6 +363,8 @@ impl OperatorService {
             fenced: self.sessions.fenced().unwrap_or_default(),
             way_back,
             no_way_back,
+            operation_trace_id: runner
+                .map_or_else(String::new, |runner| runner.view().borrow().trace_id()),
         }
     }
 

@@ -53,7 +53,7 @@ fn order(order: &Order) -> v1::Order {
             OnFailure::Leave => v1::OnFailure::Leave,
         }
         .into(),
-        traceparent: String::new(),
+        traceparent: order.traceparent.clone(),
     }
 }
 
@@ -178,6 +178,7 @@ pub fn operation(view: &View, environment: &str) -> v1::Operation {
         halted: operation.halted().unwrap_or_default().to_owned(),
         stage: small(operation.stage()),
         events: view.entries.len() as u64,
+        trace_id: view.trace_id(),
     }
 }
 

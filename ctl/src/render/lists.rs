@@ -18,6 +18,9 @@ use crate::context::{Config, Context};
 /// A certificate that ends sooner is pointed at.
 const CERTIFICATE_SOON_MS: u64 = 14 * 24 * 3600 * 1000;
 
+/// Text at least this wide has room for the ids of traces.
+const TRACES_WIDTH_MIN: usize = 120;
+
 /// Releases, newest first; `way_back` is the one that a bare rollback takes.
 pub fn releases(view: &View, list: &v1::ListReleasesResponse, way_back: &str) -> String {
     if list.releases.is_empty() {
@@ -126,7 +129,10 @@ pub fn history(view: &View, operations: &[v1::Operation]) -> String {
     if operations.is_empty() {
         return "no operation in that time\n".to_owned();
     }
-    let mut table = Table::new(["WHEN", "ID", "WHAT", "FROM → TO", "BY", "RESULT"]);
+    let traces = view.width >= TRACES_WIDTH_MIN
+        && operations.iter().any(|operation| !operation.trace_id.is_empty());
+    let trace = if traces { "TRACE" } else { "" };
+    let mut table = Table::new(["WHEN", "ID", "WHAT", "FROM → TO", "BY", "RESULT", trace]);
     for operation in operations {
         let default = v1::Plan::default();
         let plan = operation.plan.as_ref().unwrap_or(&default);
@@ -144,6 +150,7 @@ pub fn history(view: &View, operations: &[v1::Operation]) -> String {
                 result_style(operation.result),
                 format!("{}{took}", words::result(operation.result).replace('_', " ")),
             ),
+            (if traces { or_dash(&operation.trace_id) } else { String::new() }).into(),
         ]);
     }
     table.render(view)

@@ -120,7 +120,11 @@ fn notes(host: &v1::HostView) -> Vec<String> {
 }
 
 fn operation(fleet: &v1::GetFleetResponse) -> String {
-    if fleet.operation.is_empty() { "none".to_owned() } else { clean(&fleet.operation) }
+    match (fleet.operation.as_str(), fleet.operation_trace_id.as_str()) {
+        ("", _) => "none".to_owned(),
+        (operation, "") => clean(operation),
+        (operation, trace) => format!("{}, trace {}", clean(operation), clean(trace)),
+    }
 }
 
 /// Whether new deploys may go out.

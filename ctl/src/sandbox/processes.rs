@@ -15,6 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::layout::{Layout, SandboxHost};
 
+/// How long coordinator and agents may take to end by themselves.
+const LAST_SPANS_WITHIN: Duration = Duration::from_secs(3);
 /// How long processes may take to be gone after they were killed.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -121,9 +123,15 @@ fn spawn(command: &[String], log: &Path) -> anyhow::Result<Child> {
     command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     // A terminal's Ctrl-C is for ctl alone: it ends the others in its own order.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    // Nothing of the caller's set-up leaks into the sandbox.
+    // Nothing of the caller's set-up leaks into the sandbox but where traces go.
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LASTGOOD_LOG", "info");
+    command.envs(std::env::vars_os().filter(|(name, _)| is_for_traces(name)));
     Ok(command.spawn()?)
+}
+
+/// Each part has its own service name.
+fn is_for_traces(name: &std::ffi::OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with("OTEL_") && name != "OTEL_SERVICE_NAME")
 }
 
 /// The processes of one host's services.
@@ -131,8 +139,14 @@ pub(super) fn services_of(host: &SandboxHost) -> Vec<Pid> {
     with_in_command_line(&host.tree())
 }
 
-/// Ends everything that belongs to a sandbox, whoever started it.
+/// Ends everything that belongs to a sandbox, whoever started it. Coordinator and agents may send their last spans.
 pub(super) fn end_all(root: &Path) -> anyhow::Result<()> {
+    let polite = Instant::now() + LAST_SPANS_WITHIN;
+    let parts = with_in_command_line(root).into_iter().filter(|pid| is_part(*pid));
+    let parts: Vec<Pid> = parts.filter(|pid| kill_process(*pid, Signal::TERM).is_ok()).collect();
+    while parts.iter().any(|pid| is_part(*pid)) && Instant::now() < polite {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let deadline = Instant::now() + GONE_WITHIN;
     loop {
         let left = with_in_command_line(root);
@@ -148,6 +162,14 @@ pub(super) fn end_all(root: &Path) -> anyhow::Result<()> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Whether it is a coordinator or an agent that has not ended: one that waits to be reaped has no command line.
+fn is_part(pid: Pid) -> bool {
+    let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    line.split(|byte| *byte == 0)
+        .nth(1)
+        .is_some_and(|word| word == b"sandbox-coordinator" || word == b"sandbox-agent")
 }
 
 fn with_in_command_line(path: &Path) -> Vec<Pid> {

@@ -18,6 +18,9 @@ pub struct Status {
     pub environment: String,
     pub app: String,
     pub operation: Option<String>,
+    /// Of the operation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     pub freeze: Option<Freeze>,
     pub fenced: Option<String>,
     pub way_back: Option<String>,
@@ -85,6 +88,7 @@ impl From<&v1::GetFleetResponse> for Status {
             environment: fleet.environment.clone(),
             app: fleet.app.clone(),
             operation: text(&fleet.operation),
+            trace_id: text(&fleet.operation_trace_id),
             freeze: fleet.freeze.as_ref().map(Freeze::from),
             fenced: text(&fleet.fenced),
             way_back: text(&fleet.way_back),

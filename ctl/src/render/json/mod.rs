@@ -259,6 +259,7 @@ mod tests {
             operation: Some(operation.id.clone()),
             result: Some(Operation::from(&operation)),
             plan: None,
+            trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()),
         };
         insta::assert_snapshot!(shown(&run));
     }

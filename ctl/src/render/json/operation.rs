@@ -172,6 +172,9 @@ pub struct Operation {
     pub halted: Option<String>,
     pub stage: u32,
     pub events: u64,
+    /// The W3C id of its trace, in hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     pub hosts: Vec<Host>,
 }
 
@@ -224,6 +227,7 @@ impl From<&v1::Operation> for Operation {
             halted: text(&operation.halted),
             stage: operation.stage,
             events: operation.events,
+            trace_id: text(&operation.trace_id),
             hosts: operation.hosts.iter().map(|host| self::host(host, plan)).collect(),
         }
     }
@@ -268,6 +272,9 @@ pub struct Run {
     pub result: Option<Operation>,
     /// Given where nothing was begun.
     pub plan: Option<Plan>,
+    /// Of this command, where its caller has one or it exports its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
 }
 
 impl Document for Run {

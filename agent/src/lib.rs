@@ -13,6 +13,7 @@
 
 pub mod config;
 pub mod core;
+mod dotenv;
 pub mod drivers;
 pub mod exec;
 pub mod grpc;

@@ -64,6 +64,9 @@ pub struct Step {
     /// The name of the hook, where the verb is one; else empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hook: String,
+    /// Go back across database migrations that are not declared backward-safe: a person's order.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub across_migrations: bool,
 }
 
 /// What can be done to a component.

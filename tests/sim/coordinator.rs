@@ -392,6 +392,7 @@ fn step(step: &engine::Step) -> order::Step {
         snapshot: snapshot.map(|hash| hash.as_str().to_owned()).unwrap_or_default(),
         deadline_ms: step.deadline_ms,
         hook: step.hook.clone().unwrap_or_default(),
+        across_migrations: false,
     }
 }
 

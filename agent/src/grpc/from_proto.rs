@@ -84,6 +84,7 @@ fn step(message: v1::Step) -> Result<Step, WireError> {
         snapshot: short("snapshot", message.snapshot)?,
         deadline_ms: message.deadline_ms,
         hook: short("hook", message.hook)?,
+        across_migrations: message.across_migrations,
     })
 }
 

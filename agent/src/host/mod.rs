@@ -15,6 +15,7 @@
 //! Invariant: every verb may be done again; what is done already is done.
 
 mod component;
+mod env;
 mod services;
 
 use std::{

@@ -75,6 +75,7 @@ fn step(step: &engine::Step) -> v1::Step {
         snapshot: text(step.target.as_ref().and_then(|target| target.snapshot.as_ref())),
         deadline_ms: step.deadline_ms,
         hook: step.hook.clone().unwrap_or_default(),
+        across_migrations: false,
     }
 }
 

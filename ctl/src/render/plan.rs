@@ -205,6 +205,7 @@ pub(crate) mod tests {
             snapshot,
             deadline_ms: 60_000,
             hook: String::new(),
+            across_migrations: false,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     drivers::BuildError,
     ledger::Found,
     order::{Before, Evidence, Step, Verb},
-    probe::{Prober, Tried, Windows},
+    probe::{Prober, Tried, Wanted, Windows},
     status::{CheckStatus, ComponentStatus},
     store::{ComponentFiles, Difference, Hash, Label, Observed, Store, StoreError},
 };
@@ -157,10 +157,11 @@ impl Component {
         } else {
             self.recorded_version(target(step)?).await?
         };
+        let wanted = Wanted { version: wanted, ..Wanted::default() };
         let identities = self.services.identities().await?;
         let still = || self.services.still(&identities);
         let verified =
-            match self.prober.verify(&self.checks, wanted.as_deref(), self.windows, still).await {
+            match self.prober.verify(&self.checks, &wanted, self.windows, still).await {
                 Ok(verified) => verified,
                 Err(failed) => {
                     return Err(format!("{}{}", failed.reason, self.services.logs().await));
@@ -343,7 +344,7 @@ impl Component {
         let try_once = |check: &CheckPolicy| {
             let (prober, check) = (self.prober.clone(), check.clone());
             tokio::spawn(async move {
-                tokio::time::timeout(GLANCE, prober.try_once(&check, None)).await.ok()
+                tokio::time::timeout(GLANCE, prober.try_once(&check, &Wanted::default())).await.ok()
             })
         };
         let tries: Vec<_> = self.checks.iter().map(try_once).collect();

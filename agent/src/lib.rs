@@ -16,6 +16,7 @@ pub mod core;
 mod dotenv;
 pub mod drivers;
 pub mod exec;
+pub mod facts;
 pub mod grpc;
 pub mod hands;
 pub mod host;

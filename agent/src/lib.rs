@@ -25,6 +25,7 @@ pub mod ledger;
 mod lock;
 pub mod order;
 pub mod policy;
+mod postgres;
 pub mod probe;
 pub mod retry;
 pub mod session;

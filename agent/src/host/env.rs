@@ -199,7 +199,9 @@ mod tests {
         let words = changes(&app.store, &app.files, good).unwrap();
         assert_eq!(
             words,
-            [".env.production: 1 key comes back (OLD), 2 values change (JWT_SECRET, SUPABASE_URL), 1 goes (NEW)"]
+            [
+                ".env.production: 1 key comes back (OLD), 2 values change (JWT_SECRET, SUPABASE_URL), 1 goes (NEW)"
+            ]
         );
         assert!(changes(&app.store, &app.files, bad).unwrap().is_empty());
         let key = |at| secret(&app.store, &app.files, at, "JWT_SECRET").unwrap();

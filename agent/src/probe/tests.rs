@@ -354,7 +354,8 @@ async fn a_command_passes_by_its_exit() {
         check(ProbePolicy::Command(CommandProbe { command, user: None }))
     };
     assert!(prober().try_once(&command("true"), &Wanted::default()).await.ok);
-    let tried = prober().try_once(&command("echo no database >&2; exit 7"), &Wanted::default()).await;
+    let tried =
+        prober().try_once(&command("echo no database >&2; exit 7"), &Wanted::default()).await;
     assert!(!tried.ok && tried.detail.ends_with("→ exit 7: no database"), "{tried:?}");
     let hasty = CheckPolicy { timeout: Span(Duration::from_millis(50)), ..command("sleep 600") };
     let tried = prober().try_once(&hasty, &Wanted::default()).await;
@@ -435,8 +436,7 @@ async fn passes_count_only_in_a_row() {
     })
     .await;
     let windows = Windows { ready_within: Duration::from_secs(1), ..SHORT };
-    let refused =
-        prober().verify(&[server.check()], &wanted(), windows, same).await.unwrap_err();
+    let refused = prober().verify(&[server.check()], &wanted(), windows, same).await.unwrap_err();
     assert!(refused.reason.starts_with("not ready within 1s: check `health`"), "{refused}");
     assert!(server.asked() > 3);
 }
@@ -461,8 +461,7 @@ async fn p03_one_failing_try_in_the_stability_window_fails_it() {
     })
     .await;
     let windows = Windows { stable_for: Duration::from_secs(20), ..SHORT };
-    let refused =
-        prober().verify(&[server.check()], &wanted(), windows, same).await.unwrap_err();
+    let refused = prober().verify(&[server.check()], &wanted(), windows, same).await.unwrap_err();
     assert!(refused.reason.starts_with("not stable: after "), "{refused}");
     assert!(
         refused.reason.contains("check `health`: GET ") && refused.reason.contains("→ 503"),
@@ -479,8 +478,7 @@ async fn p03_a_restart_in_the_stability_window_fails_it() {
         _ => Err("service `web` was restarted: pid 7, was 5".to_owned()),
     };
     let windows = Windows { stable_for: Duration::from_secs(20), ..SHORT };
-    let refused =
-        prober().verify(&[server.check()], &wanted(), windows, still).await.unwrap_err();
+    let refused = prober().verify(&[server.check()], &wanted(), windows, still).await.unwrap_err();
     assert!(refused.reason.ends_with("service `web` was restarted: pid 7, was 5"), "{refused}");
 }
 

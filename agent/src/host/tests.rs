@@ -77,7 +77,7 @@ impl World {
         let policy = Policy::parse(&format!(
             "version: 1\nfleet: prod\nhost: crm-b1\ncomponents:\n  crm:\n    files: [{{ tree: {app} }}, \
              {{ file: {app}/.env.production, secret: true, require: [JWT_SECRET] }}]\n    \
-             checks: [{checks}]\n    ready_within: 1s\n    stable_for: 100ms\n{more}"
+             checks: [{checks}]\n    ready_within: 2s\n    stable_for: 100ms\n{more}"
         ))
         .unwrap();
         Self { _temp: temp, root, policy }
@@ -145,22 +145,19 @@ async fn p03_a_release_is_held_to_how_fast_it_was_while_it_was_good() {
     let address = app.address;
     let world = World::new(
         &format!(
-            "{{ name: speed, http: \"http://{address}/\", requests: 3, every: 20ms, \
+            "{{ name: speed, http: \"http://{address}/\", requests: 2, every: 20ms, \
              expect: {{ p95_over_baseline: 2 }} }}"
         ),
         "",
     );
-    app.delay_ms.store(100, Ordering::SeqCst);
+    app.delay_ms.store(60, Ordering::SeqCst);
     world.deploy("1", ENV);
     let host = world.host();
     let (first, _) = snapshot(&host, "v1").await;
     let notes = done(&host, Verb::Verify, "").await.evidence.unwrap().notes;
-    assert!(
-        notes[0].starts_with("check `speed`: no baseline yet; recorded average 1"),
-        "{notes:?}"
-    );
+    assert!(notes[0].starts_with("check `speed`: no baseline yet; recorded average "), "{notes:?}");
     // A release of its own that is slower than the last good one is not good.
-    app.delay_ms.store(400, Ordering::SeqCst);
+    app.delay_ms.store(250, Ordering::SeqCst);
     world.deploy("2", ENV);
     let (second, _) = snapshot(&host, "v2").await;
     let why = refused(&host, Verb::Verify, "").await;
@@ -177,7 +174,7 @@ async fn p03_a_release_is_held_to_how_fast_it_was_while_it_was_good() {
     let notes = done(&host, Verb::Verify, &first).await.evidence.unwrap().notes;
     assert!(notes.iter().all(|note| !note.contains("baseline")), "{notes:?}");
     let facts = Facts::open(&world.root.join("state"));
-    assert!(facts.of("crm", &first).times["speed"].p95_us >= 100_000, "its own times stay");
+    assert!(facts.of("crm", &first).times["speed"].p95_us >= 60_000, "its own times stay");
     assert!(facts.of("crm", &second).times.is_empty(), "what did not hold is not recorded");
 }
 

@@ -66,17 +66,20 @@ pub(super) fn certificate_words(error: &(dyn Error + 'static)) -> Option<String>
         let io = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         let inner = io.and_then(|inner| inner.downcast_ref::<rustls::Error>());
         if let Some(found) = inner.or_else(|| error.downcast_ref()) {
-            return match found {
-                rustls::Error::InvalidCertificate(
-                    CertificateError::NotValidForName
-                    | CertificateError::NotValidForNameContext { .. },
-                ) => Some("its certificate is for another name".to_owned()),
-                other => Some(other.to_string()),
-            };
+            let words = "its certificate is for another name";
+            return Some(if is_other_name(found) { words.to_owned() } else { found.to_string() });
         }
         next = error.source();
     }
     None
+}
+
+fn is_other_name(error: &rustls::Error) -> bool {
+    use CertificateError::{NotValidForName, NotValidForNameContext};
+    matches!(
+        error,
+        rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })
+    )
 }
 
 fn roots(file: Option<PathBuf>) -> Result<RootCertStore, Unreadable> {
@@ -123,9 +126,9 @@ impl ServerCertVerifier for Verifier {
         let Some(issuers) = &self.issuers else { return Ok(ServerCertVerified::assertion()) };
         match issuers.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
             // The name is looked at last: all else holds.
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if self.any_name => Ok(ServerCertVerified::assertion()),
+            Err(error) if self.any_name && is_other_name(&error) => {
+                Ok(ServerCertVerified::assertion())
+            }
             verified => verified,
         }
     }

@@ -5,7 +5,8 @@
 //!                              │
 //!                              └─ hands ── host ─┬─ store      files: snapshot, stage, switch, hold
 //!                                                ├─ drivers    services: start, stop, status
-//!                                                └─ probe      checks: what "good" means
+//!                                                ├─ probe      checks: what "good" means
+//!                                                └─ facts      what was measured while it was good
 //! ```
 //!
 //! Invariant: it dials; it does not listen.

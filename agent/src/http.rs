@@ -6,7 +6,7 @@
 //!
 //! Invariant: the only module that knows the HTTP library.
 //! Invariant: no proxy, no redirect, no reused connection: what answers is what the URL names, now.
-//! Invariant: no bearer token, password or query of a URL is in an error.
+//! Invariant: no bearer token, secret header, password or query of a URL is in an error.
 
 use std::{
     error::Error,
@@ -15,7 +15,10 @@ use std::{
 
 use reqwest::{
     Method, Url,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
+    header::{
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
+        TRANSFER_ENCODING, UPGRADE,
+    },
     redirect,
 };
 
@@ -31,24 +34,37 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// `http` or `https`.
     pub url: &'a str,
-    /// Sent as JSON where it is JSON, else as text.
+    /// Sent as JSON where it is JSON, else as text; a `Content-Type` among the headers goes before.
     pub body: Option<&'a str>,
-    pub bearer: Option<&'a Bearer>,
+    pub headers: &'a [Header],
     /// From the connection to the last byte.
     pub within: Duration,
 }
 
-/// A token. Its value is never shown.
+/// A header to send.
 #[derive(Clone, Debug)]
-pub struct Bearer(HeaderValue);
+pub struct Header {
+    name: HeaderName,
+    value: HeaderValue,
+}
 
-impl Bearer {
-    /// `None` where `token` cannot stand in a header.
-    pub fn new(token: &str) -> Option<Self> {
-        let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+impl Header {
+    /// A header that anybody may see. `None` where it cannot be one.
+    pub fn open(name: &str, value: &str) -> Option<Self> {
+        Some(Self { name: name.parse().ok()?, value: value.parse().ok()? })
+    }
+
+    /// A header whose value is never shown. `None` where it cannot be one.
+    pub fn secret(name: &str, value: &str) -> Option<Self> {
+        let mut header = Self::open(name, value)?;
         // Its `Debug` hides it from now on.
-        value.set_sensitive(true);
-        Some(Self(value))
+        header.value.set_sensitive(true);
+        Some(header)
+    }
+
+    /// `Authorization: Bearer …`. `None` where `token` cannot stand in a header.
+    pub fn bearer(token: &str) -> Option<Self> {
+        Self::secret(AUTHORIZATION.as_str(), &format!("Bearer {token}"))
     }
 }
 
@@ -107,11 +123,14 @@ impl Client {
     pub async fn ask(&self, request: &Request<'_>) -> Result<Answer, HttpError> {
         let method = method(request.method)?;
         let mut asked = self.0.request(method, url(request.url)?).timeout(request.within);
-        if let Some(bearer) = request.bearer {
-            asked = asked.header(AUTHORIZATION, bearer.0.clone());
+        for header in request.headers {
+            asked = asked.header(header.name.clone(), header.value.clone());
         }
         if let Some(body) = request.body {
-            asked = asked.header(CONTENT_TYPE, content_type(body)).body(body.to_owned());
+            if !request.headers.iter().any(|header| header.name == CONTENT_TYPE) {
+                asked = asked.header(CONTENT_TYPE, content_type(body));
+            }
+            asked = asked.body(body.to_owned());
         }
         let failed = |error: reqwest::Error| {
             if error.is_timeout() {
@@ -138,6 +157,17 @@ impl Client {
 /// Why `method` and `url` cannot be asked, `None` where they can.
 pub fn refusal(method_name: &str, address: &str) -> Option<String> {
     method(method_name).err().or_else(|| url(address).err()).map(|error| error.to_string())
+}
+
+/// Why a check cannot send a header of this name, `None` where it can.
+pub fn header_refusal(name: &str) -> Option<String> {
+    match name.parse::<HeaderName>() {
+        Err(_) => Some(format!("`{name}` cannot be the name of a header")),
+        Ok(name) if [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE].contains(&name) => {
+            Some(format!("header `{name}` is the agent's own to send; take it out"))
+        }
+        Ok(_) => None,
+    }
 }
 
 /// A URL as it may be shown: without user, password and query.
@@ -219,8 +249,18 @@ mod tests {
     }
 
     #[test]
-    fn a_bearer_is_not_shown() {
-        assert!(!format!("{:?}", Bearer::new("hunter2").unwrap()).contains("hunter2"));
-        assert!(Bearer::new("two\nlines").is_none());
+    fn a_secret_header_is_not_shown() {
+        for header in [Header::bearer("hunter2"), Header::secret("x-key", "hunter2")] {
+            assert!(!format!("{:?}", header.unwrap()).contains("hunter2"));
+        }
+        assert!(Header::bearer("two\nlines").is_none() && Header::open("x y", "1").is_none());
+    }
+
+    #[test]
+    fn what_frames_a_request_is_not_the_checks_to_say() {
+        assert_eq!(header_refusal("X-Probe"), None);
+        for name in ["Content-Length", "transfer-encoding", "Connection", "two words"] {
+            assert!(header_refusal(name).is_some(), "{name}");
+        }
     }
 }

@@ -5,7 +5,8 @@
 //!                              │
 //!                              └─ hands ── host ─┬─ store      files: snapshot, stage, switch, hold
 //!                                                ├─ drivers    services: start, stop, status
-//!                                                └─ probe      checks: what "good" means
+//!                                                ├─ probe      checks: what "good" means
+//!                                                └─ facts      what was measured while it was good
 //! ```
 //!
 //! Invariant: it dials; it does not listen.
@@ -13,8 +14,10 @@
 
 pub mod config;
 pub mod core;
+mod dotenv;
 pub mod drivers;
 pub mod exec;
+pub mod facts;
 pub mod grpc;
 pub mod hands;
 pub mod host;
@@ -23,6 +26,7 @@ pub mod ledger;
 mod lock;
 pub mod order;
 pub mod policy;
+mod postgres;
 pub mod probe;
 pub mod retry;
 pub mod session;

@@ -1,23 +1,22 @@
 //! Tries a check: asks the app what it says of itself.
 //!
 //! ```text
-//! CheckPolicy + wanted version --Prober::try_once--> Tried (ok, the host's own words, version)
-//!             \--Prober::verify--> many tries over time --> Verified, or NotVerified (see `verify`)
+//! CheckPolicy + Wanted --Prober::try_once--> Tried (ok, the host's own words, version, answer times)
+//!        \--Prober::verify--> many tries over time --> Verified, or NotVerified (see `verify`)
 //! ```
 //!
 //! Invariant: what cannot be judged has not passed.
-//! Invariant: a bearer token is in no detail, even where the app sends it back.
+//! Invariant: a secret that was sent is in no detail, even where the app sends it back.
 
 mod judge;
+mod requests;
+mod times;
 mod verify;
 
 #[cfg(test)]
 mod tests;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use proto::policy::{CheckPolicy, CommandProbe, HttpProbe, ProbePolicy, TcpProbe};
 use tokio::{
@@ -25,15 +24,23 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::judge::Judge;
-pub use self::verify::{LastTry, NotVerified, Verified, Windows};
+pub use self::{
+    times::{NOISE, Times, compares},
+    verify::{LastTry, NotVerified, Verified, Windows},
+};
 use crate::{
     exec::{self, ExecError, Spec},
-    http::{self, Bearer, Client, HttpError, Request},
+    http::{self, Client, HttpError},
 };
 
-/// Longer than any token.
-const BEARER_BYTES_MAX: usize = 8 * 1024;
+/// What checks are held to besides their own expectations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Where it is `None`, any version is good.
+    pub version: Option<String>,
+    /// By the check's name: how long it took while the release was good.
+    pub baselines: BTreeMap<String, Times>,
+}
 
 /// One try of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +50,8 @@ pub struct Tried {
     pub detail: String,
     /// What the app calls its version, where the check asks for it and it answered.
     pub version: Option<String>,
+    /// Where all requests of an HTTP check passed by themselves.
+    pub times: Option<Times>,
     pub took: Duration,
 }
 
@@ -59,78 +68,27 @@ impl Prober {
         Client::new().map(|http| Self { http })
     }
 
-    /// Tries `check` once, for its `timeout` at most. Where `wanted_version` is `None`, any version is good.
-    pub async fn try_once(&self, check: &CheckPolicy, wanted_version: Option<&str>) -> Tried {
+    /// Tries `check` once, for its `timeout` at most.
+    pub async fn try_once(&self, check: &CheckPolicy, wanted: &Wanted) -> Tried {
         let begun = Instant::now();
+        let within = check.timeout.0;
         let seen = match unsupported(check) {
             Some(why) => Seen::bad(why),
             None => match &check.probe {
                 ProbePolicy::Http(probe) => {
-                    self.try_http(probe, wanted_version, check.timeout.0).await
+                    let baseline = wanted.baselines.get(&check.name).copied();
+                    let version = wanted.version.as_deref();
+                    requests::try_all(&self.http, probe, version, baseline, within).await
                 }
-                ProbePolicy::Tcp(probe) => try_tcp(probe, check.timeout.0).await,
-                ProbePolicy::Command(probe) => try_command(probe, check.timeout.0).await,
+                ProbePolicy::Tcp(probe) => try_tcp(probe, within).await,
+                ProbePolicy::Command(probe) => try_command(probe, within).await,
             },
         };
         let (ok, detail) = match seen.verdict {
             Ok(detail) => (true, detail),
             Err(detail) => (false, detail),
         };
-        Tried { ok, detail, version: seen.version, took: begun.elapsed() }
-    }
-
-    /// All requests of one try, one after the other: the first that fails is the try's failure.
-    async fn try_http(&self, probe: &HttpProbe, wanted: Option<&str>, within: Duration) -> Seen {
-        let token = match read_bearer(probe.bearer_file.as_deref()).await {
-            Ok(token) => token,
-            Err(why) => return Seen::bad(why),
-        };
-        let end = Instant::now() + within;
-        let requests = probe.requests.unwrap_or(1);
-        let mut seen = Seen::bad("no request was made".to_owned());
-        for number in 1..=requests {
-            let left = end.saturating_duration_since(Instant::now());
-            seen = self.ask(probe, token.as_deref(), wanted, left).await;
-            if let Err(why) = &mut seen.verdict {
-                if requests > 1 {
-                    why.push_str(&format!(" (request {number} of {requests})"));
-                }
-                break;
-            }
-        }
-        seen
-    }
-
-    async fn ask(
-        &self,
-        probe: &HttpProbe,
-        token: Option<&str>,
-        wanted: Option<&str>,
-        within: Duration,
-    ) -> Seen {
-        let method = probe.method.as_deref().unwrap_or("GET");
-        let what = format!("{method} {}", http::shown(&probe.http));
-        let bearer = match token.map(Bearer::new) {
-            None => None,
-            Some(Some(bearer)) => Some(bearer),
-            Some(None) => {
-                return Seen::bad(format!("{what} → its bearer token cannot stand in a header"));
-            }
-        };
-        let request = Request {
-            method,
-            url: &probe.http,
-            body: probe.body.as_deref(),
-            bearer: bearer.as_ref(),
-            within,
-        };
-        match self.http.ask(&request).await {
-            Ok(answer) => {
-                let (what, expect) = (&what, &probe.expect);
-                Judge { what, answer: &answer, expect, wanted_version: wanted, token }.judge()
-            }
-            Err(error) => Seen::bad(format!("{what} → {error}")),
-        }
+        Tried { ok, detail, version: seen.version, times: seen.times, took: begun.elapsed() }
     }
 }
 
@@ -153,19 +111,28 @@ pub fn unsupported(check: &CheckPolicy) -> Option<String> {
 }
 
 fn unsupported_http(probe: &HttpProbe) -> Option<String> {
-    if probe.expect.p95_over_baseline.is_some() {
-        return Some(
-            "`p95_over_baseline` is not supported by this agent yet; take it out".to_owned(),
-        );
-    }
     if probe.requests == Some(0) {
         return Some("`requests: 0` would ask nothing; write 1 or more".to_owned());
     }
-    let pointers = probe.expect.json.keys().chain(&probe.expect.version_at);
-    for pointer in pointers {
+    let expect = &probe.expect;
+    let bounds = expect.at_most.keys().chain(expect.at_least.keys());
+    for pointer in expect.json.keys().chain(&expect.version_at).chain(bounds) {
         if !pointer.is_empty() && !pointer.starts_with('/') {
             return Some(format!("`{pointer}` is not a JSON pointer; it begins with `/`"));
         }
+    }
+    let bearer = probe.bearer_file.is_some().then_some("authorization");
+    let mut names: Vec<String> = Vec::new();
+    for name in probe.headers.keys().chain(probe.header_files.keys()).map(String::as_str) {
+        if let Some(why) = http::header_refusal(name) {
+            return Some(why);
+        }
+        names.push(name.to_ascii_lowercase());
+    }
+    names.extend(bearer.map(str::to_owned));
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|two| two[0] == two[1]) {
+        return Some(format!("header `{}` is given twice; give it once", twice[0]));
     }
     http::refusal(probe.method.as_deref().unwrap_or("GET"), &probe.http)
 }
@@ -174,11 +141,12 @@ fn unsupported_http(probe: &HttpProbe) -> Option<String> {
 struct Seen {
     verdict: Result<String, String>,
     version: Option<String>,
+    times: Option<Times>,
 }
 
 impl Seen {
     fn bad(why: String) -> Self {
-        Self { verdict: Err(why), version: None }
+        Self { verdict: Err(why), version: None, times: None }
     }
 }
 
@@ -189,7 +157,7 @@ async fn try_tcp(probe: &TcpProbe, within: Duration) -> Seen {
         Ok(Err(error)) => Err(format!("{what} → {}", http::words(&error))),
         Err(_) => Err(format!("{what} → no answer within {within:?}")),
     };
-    Seen { verdict, version: None }
+    Seen { verdict, version: None, times: None }
 }
 
 async fn try_command(probe: &CommandProbe, within: Duration) -> Seen {
@@ -201,20 +169,5 @@ async fn try_command(probe: &CommandProbe, within: Duration) -> Seen {
         },
         Err(error) => Err(error.words()),
     };
-    Seen { verdict, version: None }
-}
-
-/// The token in `file`, read anew at each try: it may be rotated at any time.
-async fn read_bearer(file: Option<&Path>) -> Result<Option<String>, String> {
-    let Some(file) = file.map(PathBuf::from) else { return Ok(None) };
-    let shown = file.display().to_string();
-    let text = tokio::fs::read_to_string(&file).await;
-    let text = text.map_err(|error| format!("bearer_file {shown} → {}", http::words(&error)))?;
-    match text.trim() {
-        "" => Err(format!("bearer_file {shown} is empty")),
-        token if token.len() > BEARER_BYTES_MAX => {
-            Err(format!("bearer_file {shown} is too long for a token"))
-        }
-        token => Ok(Some(token.to_owned())),
-    }
+    Seen { verdict, version: None, times: None }
 }

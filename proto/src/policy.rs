@@ -123,7 +123,8 @@ pub struct FilePolicy {
     /// Its key names may be shown, its values never.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub secret: bool,
-    /// Keys that an env file must have with a value.
+    /// Keys that an env file must have with a value. A release whose own file lacks one is not gone back to, and while
+    /// the live file lacks one no release is good.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub require: Vec<String>,
 }
@@ -231,6 +232,9 @@ pub enum HookPoint {
 }
 
 /// Where the app records its database migrations: what a rollback must not cross unless it is backward-safe.
+///
+/// A snapshot records what is applied. Before a host goes back, and before anything stops, what is applied now is
+/// compared with that. Where it cannot be told, the host does not go back; `--across-migrations` goes back all the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MigrationsPolicy {
@@ -239,10 +243,12 @@ pub struct MigrationsPolicy {
     /// The column with their names. Default: `version`.
     #[serde(default = "default_migrations_column")]
     pub column: String,
-    /// Patterns (`0001_*`) of those that an older release can live with. Default: none.
+    /// Patterns of those that an older release can live with, such as `0001_*`: `*` stands for any signs, `?` for one.
+    /// Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backward_safe: Vec<String>,
-    /// The key in one of the component's declared env files that holds the database's URL. Default: `DATABASE_URL`.
+    /// The key in one of the component's `secret` env files that holds the database's URL. Each release is judged by the
+    /// URL in its own file. `sslmode` means what it means to libpq. Default: `DATABASE_URL`.
     #[serde(default = "default_migrations_url_key")]
     pub url_key: String,
     /// A file on the host with the database's URL, in place of `url_key`. Absolute.
@@ -334,10 +340,11 @@ pub struct HttpProbe {
     /// Headers whose values may be seen by anybody.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
-    /// Headers whose values stand in files on the host; they are never shown.
+    /// Headers whose values stand in files on the host: read anew at each try, never shown.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub header_files: BTreeMap<String, PathBuf>,
-    /// How many requests make one try; 1 where it is left out.
+    /// How many requests make one try, one after the other within the check's `timeout`; each must pass. 1 where it is
+    /// left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<u32>,
     #[serde(default)]
@@ -354,10 +361,10 @@ pub struct HttpExpect {
     /// JSON pointer → the value that must stand there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub json: BTreeMap<String, serde_json::Value>,
-    /// JSON pointer → the largest number that may stand there.
+    /// JSON pointer → the largest number that may stand there. What is missing or no number fails.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub at_most: BTreeMap<String, f64>,
-    /// JSON pointer → the smallest number that may stand there.
+    /// JSON pointer → the smallest number that may stand there. What is missing or no number fails.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub at_least: BTreeMap<String, f64>,
     /// JSON pointer to the running version; it must be the wanted one.
@@ -369,13 +376,15 @@ pub struct HttpExpect {
     /// The longest average answer time of a try's requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub average_within: Option<Span>,
-    /// The longest p95 of a try's requests.
+    /// The longest p95 of a try's requests: of 20, the 19th fastest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p95_within: Option<Span>,
-    /// The average, as a multiple of what was recorded while the release was good: 1.5 is half as slow again.
+    /// The average, as a multiple of what was recorded while the release was good: 1.5 is half as slow again. A release
+    /// without a record is compared with the last one that was verified on this host; the very first records its own.
+    /// Less than 5 ms over the record never fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub average_over_baseline: Option<f64>,
-    /// The p95, as a multiple of what was recorded while the release was good.
+    /// The p95, as a multiple of what was recorded while the release was good, in the same way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p95_over_baseline: Option<f64>,
 }

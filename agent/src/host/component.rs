@@ -1,16 +1,21 @@
 //! One component: its files, its services, its checks, and what each verb does to them.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use proto::policy::{CheckPolicy, ComponentPolicy};
 use tokio::time::Instant;
 
-use super::{VERBS, services::Services};
+use super::{VERBS, fit::Fit, services::Services};
 use crate::{
     drivers::BuildError,
+    facts::Facts,
     ledger::Found,
     order::{Before, Evidence, Step, Verb},
-    probe::{Prober, Tried, Windows},
+    probe::{Prober, Tried, Wanted, Windows},
     status::{CheckStatus, ComponentStatus},
     store::{ComponentFiles, Difference, Hash, Label, Observed, Store, StoreError},
 };
@@ -26,6 +31,7 @@ pub(super) struct Component {
     name: String,
     files: Arc<ComponentFiles>,
     services: Services,
+    fit: Fit,
     checks: Vec<CheckPolicy>,
     windows: Windows,
     store: Arc<Store>,
@@ -42,14 +48,23 @@ impl Component {
         state: &Path,
         store: &Arc<Store>,
         prober: &Prober,
+        facts: &Arc<Facts>,
     ) -> Result<Self, BuildError> {
         let hold = store.hold_path(name);
+        let files =
+            Arc::new(ComponentFiles { component: name.to_owned(), files: policy.files.clone() });
         Ok(Self {
             name: name.to_owned(),
-            files: Arc::new(ComponentFiles {
+            fit: Fit {
                 component: name.to_owned(),
-                files: policy.files.clone(),
-            }),
+                files: files.clone(),
+                store: store.clone(),
+                facts: facts.clone(),
+                migrations: policy.migrations.clone(),
+                comparing: Fit::comparing(&policy.checks),
+                applied: Mutex::default(),
+            },
+            files,
             services: Services::build(name, &policy.services, state, &hold)?,
             checks: policy.checks.clone(),
             windows: Windows {
@@ -90,6 +105,7 @@ impl Component {
             needed => vec![format!("needs {needed} bytes, {} are free", found.bytes_free)],
         };
         words.extend(found.notes);
+        words.extend(self.fit.preflight(to, step.across_migrations).await?);
         Ok(words.join("; "))
     }
 
@@ -101,6 +117,8 @@ impl Component {
             taken_at_unix_ms: jiff::Timestamp::now().as_millisecond(),
         };
         let info = self.stored(move |store, files| store.snapshot(files, label)).await?;
+        let mut words = vec![format!("{} files, {} bytes", info.files, info.size_bytes)];
+        words.extend(self.fit.taken(info.exact).await);
         let evidence = Evidence {
             component: self.name.clone(),
             snapshot: Some(info.exact.to_string()),
@@ -108,7 +126,7 @@ impl Component {
             notes: info.skipped.iter().map(|path| format!("skipped {path}")).collect(),
             ..Evidence::default()
         };
-        Ok((format!("{} files, {} bytes", info.files, info.size_bytes), Some(evidence)))
+        Ok((words.join("; "), Some(evidence)))
     }
 
     pub(super) async fn stage(&self, step: &Step) -> Shown {
@@ -121,6 +139,9 @@ impl Component {
         };
         if !staged.drift.is_empty() {
             words.push_str(&format!("; changed by hand or by the app: {}", named(&staged.drift)));
+        }
+        for more in self.fit.staged(staged.before, to).await {
+            words.push_str(&format!("; {more}"));
         }
         let evidence = Evidence {
             component: self.name.clone(),
@@ -157,24 +178,27 @@ impl Component {
     }
 
     pub(super) async fn verify(&self, step: &Step) -> Shown {
-        let wanted = if step.snapshot.is_empty() {
-            None
-        } else {
-            self.recorded_version(target(step)?).await?
+        let to = if step.snapshot.is_empty() { None } else { Some(target(step)?) };
+        self.fit.has_keys().await?;
+        let version = match to {
+            None => None,
+            Some(to) => self.recorded_version(to).await?,
         };
+        let wanted = Wanted { version, baselines: self.fit.baselines(to).await };
         let identities = self.services.identities().await?;
         let still = || self.services.still(&identities);
-        let verified =
-            match self.prober.verify(&self.checks, wanted.as_deref(), self.windows, still).await {
-                Ok(verified) => verified,
-                Err(failed) => {
-                    return Err(format!("{}{}", failed.reason, self.services.logs().await));
-                }
-            };
+        let verified = match self.prober.verify(&self.checks, &wanted, self.windows, still).await {
+            Ok(verified) => verified,
+            Err(failed) => {
+                return Err(format!("{}{}", failed.reason, self.services.logs().await));
+            }
+        };
         let mut notes = verified.notes;
-        if !step.snapshot.is_empty() {
-            notes.extend(self.unchanged(target(step)?).await?);
+        if let Some(to) = to {
+            notes.extend(self.unchanged(to).await?);
         }
+        self.fit.has_keys().await?;
+        notes.extend(self.fit.verified(to, &wanted.baselines, verified.times).await);
         let evidence = Evidence {
             component: self.name.clone(),
             version: verified.version.clone(),
@@ -348,7 +372,7 @@ impl Component {
         let try_once = |check: &CheckPolicy| {
             let (prober, check) = (self.prober.clone(), check.clone());
             tokio::spawn(async move {
-                tokio::time::timeout(GLANCE, prober.try_once(&check, None)).await.ok()
+                tokio::time::timeout(GLANCE, prober.try_once(&check, &Wanted::default())).await.ok()
             })
         };
         let tries: Vec<_> = self.checks.iter().map(try_once).collect();
@@ -428,17 +452,26 @@ impl Component {
         &self,
         work: impl FnOnce(&Store, &ComponentFiles) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, String> {
-        let (store, files) = (self.store.clone(), self.files.clone());
-        let done = tokio::task::spawn_blocking(move || work(&store, &files)).await;
-        match done {
-            Ok(done) => done.map_err(|error| {
-                end_after_failed_sync(&error);
-                error.reason()
-            }),
-            Err(error) => {
-                tracing::error!(%error, "the store panicked; the process ends");
-                std::process::abort()
-            }
+        stored(&self.store, &self.files, work).await
+    }
+}
+
+/// Runs something of the store on a thread that may block.
+pub(super) async fn stored<T: Send + 'static>(
+    store: &Arc<Store>,
+    files: &Arc<ComponentFiles>,
+    work: impl FnOnce(&Store, &ComponentFiles) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, String> {
+    let (store, files) = (store.clone(), files.clone());
+    let done = tokio::task::spawn_blocking(move || work(&store, &files)).await;
+    match done {
+        Ok(done) => done.map_err(|error| {
+            end_after_failed_sync(&error);
+            error.reason()
+        }),
+        Err(error) => {
+            tracing::error!(%error, "the store panicked; the process ends");
+            std::process::abort()
         }
     }
 }

@@ -2,20 +2,25 @@
 //!
 //! ```text
 //! verb        files (store)                    services (drivers, in order)     checks (prober)
-//! preflight   known, whole, room
-//! snapshot    everything as it is now                                           version
+//! preflight   known, whole, room, its keys, its database's schema
+//! snapshot    everything as it is now, applied migrations                       version
 //! stage       build beside, read back
 //! stop                                         last to first
 //! switch      exchange under the hold
 //! start                                        first to last
-//! verify      digest after the window          the same processes throughout    pass, hold, version
+//! verify      digest after the window, keys    the same processes throughout    pass, hold, version, speed
 //! ```
 //!
 //! Invariant: nothing is touched that the policy does not name.
 //! Invariant: every verb may be done again; what is done already is done.
 
 mod component;
+mod env;
+mod fit;
+mod gate;
 mod services;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +33,7 @@ use proto::policy::{ComponentPolicy, Policy};
 use self::component::Component;
 use crate::{
     drivers::{BuildError, Doing},
+    facts::Facts,
     hands::Hands,
     http::HttpError,
     ledger::{Found, StepResult},
@@ -79,8 +85,9 @@ impl Host {
     pub fn open(policy: &Policy, policy_hash: String, state: &Path) -> Result<Self, HostError> {
         let store = Arc::new(Store::open(state).map_err(HostError::Store)?);
         let prober = Prober::new().map_err(HostError::Checks)?;
+        let facts = Arc::new(Facts::open(state));
         let build = |(name, policy): (&String, &ComponentPolicy)| {
-            let built = Component::build(name, policy, state, &store, &prober);
+            let built = Component::build(name, policy, state, &store, &prober, &facts);
             let failed = |source| HostError::Service { component: name.clone(), source };
             Ok((name.clone(), Arc::new(built.map_err(failed)?)))
         };

@@ -1,7 +1,7 @@
 //! Judges one answer: is it what the check expects?
 //!
 //! Invariant: pure. What was not asked for is not looked at.
-//! Invariant: what the app sent is quoted only short, and only with the bearer token taken out first.
+//! Invariant: what the app sent is quoted only short, and only with every secret that it was sent taken out first.
 
 use proto::policy::HttpExpect;
 use serde_json::Value;
@@ -19,8 +19,8 @@ pub(super) struct Judge<'a> {
     pub(super) answer: &'a Answer,
     pub(super) expect: &'a HttpExpect,
     pub(super) wanted_version: Option<&'a str>,
-    /// What the app was sent and nobody else may see.
-    pub(super) token: Option<&'a str>,
+    /// What the app was sent and nobody else may see; longer ones first, should one be part of another.
+    pub(super) secrets: &'a [String],
 }
 
 impl Judge<'_> {
@@ -32,11 +32,13 @@ impl Judge<'_> {
         let verdict = self
             .status_and_speed()
             .and_then(|()| self.json(body.as_ref()))
+            .and_then(|()| self.bounds(body.as_ref()))
             .and_then(|()| self.version(version.as_deref()));
         let words = |words: String| format!("{said}{words}");
         Seen {
             verdict: verdict.map(words).map_err(words),
             version: version.map(|version| self.quote_text(&version)),
+            times: None,
         }
     }
 
@@ -55,7 +57,9 @@ impl Judge<'_> {
 
     fn json(&self, body: Option<&Value>) -> Result<(), String> {
         let Some(body) = body else {
-            if self.expect.json.is_empty() && self.expect.version_at.is_none() {
+            let HttpExpect { json, at_most, at_least, version_at, .. } = self.expect;
+            let looks = !json.is_empty() || !at_most.is_empty() || !at_least.is_empty();
+            if !looks && version_at.is_none() {
                 return Ok(());
             }
             let why = if self.answer.cut { "is longer than 64 KiB" } else { "is not JSON" };
@@ -68,6 +72,35 @@ impl Judge<'_> {
                     return Err(format!(", `{pointer}` is {}, wanted {wanted}", self.quote(found)));
                 }
                 None => return Err(format!(", `{pointer}` is missing, wanted {wanted}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers that may not be too large or too small. What is no number has not passed.
+    fn bounds(&self, body: Option<&Value>) -> Result<(), String> {
+        type Breaks = fn(&f64, &f64) -> bool;
+        let lists: [(_, _, Breaks); 2] = [
+            (&self.expect.at_most, "at most", |found, bound| found > bound),
+            (&self.expect.at_least, "at least", |found, bound| found < bound),
+        ];
+        for (bounds, words, breaks) in lists {
+            for (pointer, bound) in bounds {
+                let Some(found) = body.and_then(|body| body.pointer(pointer)) else {
+                    return Err(format!(", `{pointer}` is missing, wanted {words} {bound}"));
+                };
+                let shown = self.quote(found);
+                match found.as_f64() {
+                    Some(number) if breaks(&number, bound) => {
+                        return Err(format!(", `{pointer}` is {shown}, wanted {words} {bound}"));
+                    }
+                    Some(_) => {}
+                    None => {
+                        return Err(format!(
+                            ", `{pointer}` is {shown}, not a number; wanted {words} {bound}"
+                        ));
+                    }
+                }
             }
         }
         Ok(())
@@ -92,32 +125,43 @@ impl Judge<'_> {
 
     fn quote(&self, value: &Value) -> String {
         let mut value = value.clone();
-        self.hide_token(&mut value);
+        self.hide_secrets(&mut value);
         cut(&value.to_string())
     }
 
     fn quote_text(&self, text: &str) -> String {
-        cut(&self.without_token(text))
+        cut(&self.without_secrets(text))
     }
 
     /// In the value, not in its text: JSON may write the same string in several ways.
-    fn hide_token(&self, value: &mut Value) {
+    fn hide_secrets(&self, value: &mut Value) {
         match value {
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
-            Value::String(text) => *text = self.without_token(text),
-            Value::Array(items) => items.iter_mut().for_each(|item| self.hide_token(item)),
+            Value::Null | Value::Bool(_) => {}
+            Value::Number(number) => {
+                let shown = number.to_string();
+                let hidden = self.without_secrets(&shown);
+                if hidden != shown {
+                    *value = Value::String(hidden);
+                }
+            }
+            Value::String(text) => *text = self.without_secrets(text),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.hide_secrets(item)),
             Value::Object(entries) => {
                 let hidden = std::mem::take(entries).into_iter().map(|(key, mut value)| {
-                    self.hide_token(&mut value);
-                    (self.without_token(&key), value)
+                    self.hide_secrets(&mut value);
+                    (self.without_secrets(&key), value)
                 });
                 *entries = hidden.collect();
             }
         }
     }
 
-    fn without_token(&self, text: &str) -> String {
-        self.token.map_or_else(|| text.to_owned(), |token| text.replace(token, "(hidden)"))
+    fn without_secrets(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for secret in self.secrets {
+            text = text.replace(secret.as_str(), "(hidden)");
+        }
+        text
     }
 }
 

@@ -1,5 +1,8 @@
 //! Checks against real servers, sockets and commands.
 
+mod faults;
+mod many;
+
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -35,7 +38,10 @@ struct Asked {
     /// Counts from 0.
     number: usize,
     method: String,
+    path: String,
     authorization: Option<String>,
+    /// `X-Probe` and `X-Key`.
+    probe_and_key: [Option<String>; 2],
     content_type: Option<String>,
     body: String,
 }
@@ -113,11 +119,21 @@ async fn answer(
     let header =
         |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
     let (authorization, content_type) = (header("authorization"), header("content-type"));
+    let probe_and_key = ["x-probe", "x-key"].map(header);
+    let path = request.uri().path().to_owned();
     let number = count.fetch_add(1, Ordering::SeqCst);
     let method = request.method().to_string();
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let body = String::from_utf8(body.to_vec()).unwrap();
-    let (status, body) = match reply(&Asked { number, method, authorization, content_type, body }) {
+    let (status, body) = match reply(&Asked {
+        number,
+        method,
+        path,
+        authorization,
+        probe_and_key,
+        content_type,
+        body,
+    }) {
         Reply::Now(status, body) => (status, body),
         Reply::After(wait, status, body) => {
             tokio::time::sleep(wait).await;
@@ -144,8 +160,16 @@ fn prober() -> Prober {
     Prober::new().unwrap()
 }
 
+fn wanted() -> Wanted {
+    of(WANTED)
+}
+
+fn of(version: &str) -> Wanted {
+    Wanted { version: Some(version.to_owned()), ..Wanted::default() }
+}
+
 async fn try_http(probe: HttpProbe) -> Tried {
-    prober().try_once(&check(ProbePolicy::Http(probe)), Some(WANTED)).await
+    prober().try_once(&check(ProbePolicy::Http(probe)), &wanted()).await
 }
 
 /// The detail of a try that must fail.
@@ -169,7 +193,7 @@ async fn p03_the_right_version_passes_and_another_does_not() {
         "{tried:?}"
     );
     assert_eq!(tried.version.as_deref(), Some("2.0.0"));
-    let any = prober().try_once(&server.check(), None).await;
+    let any = prober().try_once(&server.check(), &Wanted::default()).await;
     assert!(any.ok, "{any:?}");
 
     let server = Server::saying(200, json!({ "version": ["1.0.0"] })).await;
@@ -228,7 +252,7 @@ async fn a_slow_answer_fails_where_speed_is_expected() {
 async fn one_that_hangs_fails_at_its_timeout() {
     let server = Server::start(|_| Reply::Never).await;
     let hasty = CheckPolicy { timeout: Span(Duration::from_millis(50)), ..server.check() };
-    let tried = prober().try_once(&hasty, None).await;
+    let tried = prober().try_once(&hasty, &Wanted::default()).await;
     assert!(!tried.ok && tried.detail.contains("no answer within"), "{tried:?}");
     assert!(tried.took >= Duration::from_millis(50));
 }
@@ -238,9 +262,9 @@ async fn one_that_is_not_there_fails_in_the_hosts_words() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let tcp = check(ProbePolicy::Tcp(TcpProbe { tcp: address.clone() }));
-    assert!(prober().try_once(&tcp, None).await.ok);
+    assert!(prober().try_once(&tcp, &Wanted::default()).await.ok);
     drop(listener);
-    let tried = prober().try_once(&tcp, None).await;
+    let tried = prober().try_once(&tcp, &Wanted::default()).await;
     assert_eq!(
         (tried.ok, tried.detail),
         (false, format!("connect {address} → connection refused"))
@@ -267,10 +291,13 @@ async fn all_requests_of_a_try_must_pass() {
     })
     .await;
     let probe = HttpProbe { requests: Some(5), ..server.probe() };
-    assert!(failure(probe.clone()).await.ends_with("→ 500, wanted 200 (request 3 of 5)"));
-    assert_eq!(server.asked(), 3);
-    assert!(try_http(probe).await.ok);
-    assert_eq!(server.asked(), 8);
+    let why = failure(probe.clone()).await;
+    assert!(why.starts_with("1 of 5 failed: GET http://"), "{why}");
+    assert!(why.ends_with("→ 500, wanted 200 (request 3)"), "{why}");
+    assert_eq!(server.asked(), 5, "all of them are made");
+    let tried = try_http(probe).await;
+    assert!(tried.ok && tried.detail.contains("; 5 requests: average "), "{tried:?}");
+    assert_eq!(server.asked(), 10);
 }
 
 #[tokio::test]
@@ -310,7 +337,7 @@ async fn p11_a_bearer_is_read_at_each_try_and_never_shown() {
         std::fs::write(&file, format!("{token}\n")).unwrap();
         let sent = format!("Bearer {token}");
         probe.expect.json.clear();
-        let right = prober().try_once(&check(ProbePolicy::Http(probe.clone())), Some(&sent)).await;
+        let right = prober().try_once(&check(ProbePolicy::Http(probe.clone())), &of(&sent)).await;
         assert!(right.ok, "the token in the file was not sent");
         let wrong = try_http(probe.clone()).await;
         probe.expect.json.insert("/deep".into(), json!("x"));
@@ -326,11 +353,12 @@ async fn a_command_passes_by_its_exit() {
         let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
         check(ProbePolicy::Command(CommandProbe { command, user: None }))
     };
-    assert!(prober().try_once(&command("true"), None).await.ok);
-    let tried = prober().try_once(&command("echo no database >&2; exit 7"), None).await;
+    assert!(prober().try_once(&command("true"), &Wanted::default()).await.ok);
+    let tried =
+        prober().try_once(&command("echo no database >&2; exit 7"), &Wanted::default()).await;
     assert!(!tried.ok && tried.detail.ends_with("→ exit 7: no database"), "{tried:?}");
     let hasty = CheckPolicy { timeout: Span(Duration::from_millis(50)), ..command("sleep 600") };
-    let tried = prober().try_once(&hasty, None).await;
+    let tried = prober().try_once(&hasty, &Wanted::default()).await;
     assert!(!tried.ok && tried.detail.contains("at its deadline"), "{tried:?}");
 }
 
@@ -349,8 +377,19 @@ async fn what_cannot_be_judged_is_refused_and_never_passes() {
     };
     for (check, word) in [
         (
-            refused(&|_, probe| probe.expect.p95_over_baseline = Some(1.5)),
-            "not supported by this agent yet",
+            refused(&|_, probe| drop(probe.headers.insert("Content-Length".into(), "1".into()))),
+            "the agent's own",
+        ),
+        (
+            refused(&|_, probe| {
+                probe.bearer_file = Some("/token".into());
+                probe.header_files.insert("Authorization".into(), "/token".into());
+            }),
+            "given twice",
+        ),
+        (
+            refused(&|_, probe| probe.expect.at_most = BTreeMap::from([("rate".into(), 1.0)])),
+            "JSON pointer",
         ),
         (refused(&|_, probe| probe.requests = Some(0)), "requests"),
         (refused(&|_, probe| probe.http = "localhost".into()), "url"),
@@ -361,7 +400,7 @@ async fn what_cannot_be_judged_is_refused_and_never_passes() {
     ] {
         let why = unsupported(&check).unwrap();
         assert!(why.contains(word), "{why}");
-        let tried = prober().try_once(&check, Some(WANTED)).await;
+        let tried = prober().try_once(&check, &wanted()).await;
         assert_eq!((tried.ok, tried.detail), (false, why));
     }
     assert_eq!(server.asked(), 0);
@@ -384,7 +423,7 @@ async fn p03_a_component_that_comes_up_and_holds_is_verified() {
     .await;
     let checks =
         [server.check(), check(ProbePolicy::Tcp(TcpProbe { tcp: server.address.to_string() }))];
-    let verified = prober().verify(&checks, Some(WANTED), SHORT, same).await.unwrap();
+    let verified = prober().verify(&checks, &wanted(), SHORT, same).await.unwrap();
     assert_eq!(verified.version.as_deref(), Some(WANTED));
     assert!(verified.stable_for >= SHORT.stable_for);
     assert_eq!(verified.notes, ["check `health` failed 3 times before it was ready"]);
@@ -397,8 +436,7 @@ async fn passes_count_only_in_a_row() {
     })
     .await;
     let windows = Windows { ready_within: Duration::from_secs(1), ..SHORT };
-    let refused =
-        prober().verify(&[server.check()], Some(WANTED), windows, same).await.unwrap_err();
+    let refused = prober().verify(&[server.check()], &wanted(), windows, same).await.unwrap_err();
     assert!(refused.reason.starts_with("not ready within 1s: check `health`"), "{refused}");
     assert!(server.asked() > 3);
 }
@@ -409,7 +447,7 @@ async fn p03_the_wrong_version_is_never_ready_and_the_reason_says_so() {
     let hanging = Server::start(|_| Reply::Never).await;
     let checks = [server.check(), CheckPolicy { name: "other".into(), ..hanging.check() }];
     let windows = Windows { ready_within: Duration::from_secs(1), ..SHORT };
-    let refused = prober().verify(&checks, Some(WANTED), windows, same).await.unwrap_err();
+    let refused = prober().verify(&checks, &wanted(), windows, same).await.unwrap_err();
     assert!(refused.reason.contains("version is 2.0.0, wanted 1.0.0"), "{refused}");
     assert!(refused.reason.contains("check `other`: no try has ended"), "{refused}");
     assert_eq!(refused.last[0].tried.as_ref().unwrap().version.as_deref(), Some("2.0.0"));
@@ -423,8 +461,7 @@ async fn p03_one_failing_try_in_the_stability_window_fails_it() {
     })
     .await;
     let windows = Windows { stable_for: Duration::from_secs(20), ..SHORT };
-    let refused =
-        prober().verify(&[server.check()], Some(WANTED), windows, same).await.unwrap_err();
+    let refused = prober().verify(&[server.check()], &wanted(), windows, same).await.unwrap_err();
     assert!(refused.reason.starts_with("not stable: after "), "{refused}");
     assert!(
         refused.reason.contains("check `health`: GET ") && refused.reason.contains("→ 503"),
@@ -441,8 +478,7 @@ async fn p03_a_restart_in_the_stability_window_fails_it() {
         _ => Err("service `web` was restarted: pid 7, was 5".to_owned()),
     };
     let windows = Windows { stable_for: Duration::from_secs(20), ..SHORT };
-    let refused =
-        prober().verify(&[server.check()], Some(WANTED), windows, still).await.unwrap_err();
+    let refused = prober().verify(&[server.check()], &wanted(), windows, still).await.unwrap_err();
     assert!(refused.reason.ends_with("service `web` was restarted: pid 7, was 5"), "{refused}");
 }
 
@@ -454,15 +490,15 @@ async fn p03_the_end_of_the_window_is_looked_at_even_if_no_try_falls_into_it() {
     })
     .await;
     let rare = CheckPolicy { every: Span::seconds(3600), pass: 1, ..server.check() };
-    let refused = prober().verify(&[rare], Some(WANTED), SHORT, same).await.unwrap_err();
+    let refused = prober().verify(&[rare], &wanted(), SHORT, same).await.unwrap_err();
     assert!(refused.reason.contains("→ 503"), "{refused}");
     assert_eq!(server.asked(), 2);
 }
 
 #[tokio::test]
 async fn without_checks_only_the_processes_are_watched() {
-    let verified = prober().verify(&[], None, SHORT, same).await.unwrap();
+    let verified = prober().verify(&[], &Wanted::default(), SHORT, same).await.unwrap();
     assert_eq!((verified.version, verified.notes), (None, Vec::new()));
     let dead = async || Err("service `web` does not run".to_owned());
-    assert!(prober().verify(&[], None, SHORT, dead).await.is_err());
+    assert!(prober().verify(&[], &Wanted::default(), SHORT, dead).await.is_err());
 }

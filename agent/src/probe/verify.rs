@@ -9,7 +9,7 @@
 //! Invariant: one failing try in the stability window is a failure; there is no majority.
 //! Invariant: what is called verified was looked at when the window ended, not only before.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use proto::policy::CheckPolicy;
 use tokio::{
@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Prober, Tried};
+use super::{Prober, Times, Tried, Wanted};
 
 /// The shortest `every`: less would be a load test.
 const EVERY_MIN: Duration = Duration::from_millis(10);
@@ -43,6 +43,8 @@ pub struct Verified {
     pub version: Option<String>,
     /// How long it was watched after it was ready.
     pub stable_for: Duration,
+    /// By the check's name: how long its last try's requests took.
+    pub times: BTreeMap<String, Times>,
     /// What a person may want to know all the same.
     pub notes: Vec<String>,
 }
@@ -75,7 +77,7 @@ impl Prober {
     pub async fn verify<S, F>(
         &self,
         checks: &[CheckPolicy],
-        wanted_version: Option<&str>,
+        wanted: &Wanted,
         windows: Windows,
         still: S,
     ) -> Result<Verified, NotVerified>
@@ -83,7 +85,7 @@ impl Prober {
         S: Fn() -> F,
         F: Future<Output = Result<(), String>>,
     {
-        let mut watched = Watched::begin(self, checks, wanted_version);
+        let mut watched = Watched::begin(self, checks, wanted);
         let judged = watched.judge(windows, &still).await;
         // Ended and not only told to end: a command of a check must not outlive this.
         watched.tasks.shutdown().await;
@@ -94,7 +96,7 @@ impl Prober {
 /// The checks under way, and what they showed so far.
 struct Watched<'a> {
     prober: &'a Prober,
-    wanted_version: Option<&'a str>,
+    wanted: &'a Wanted,
     checks: Vec<Checked<'a>>,
     tries: mpsc::Receiver<(usize, Tried)>,
     tasks: JoinSet<()>,
@@ -108,20 +110,16 @@ struct Checked<'a> {
 }
 
 impl<'a> Watched<'a> {
-    fn begin(
-        prober: &'a Prober,
-        checks: &'a [CheckPolicy],
-        wanted_version: Option<&'a str>,
-    ) -> Self {
+    fn begin(prober: &'a Prober, checks: &'a [CheckPolicy], wanted: &'a Wanted) -> Self {
         let (sender, tries) = mpsc::channel(TRIES_MAX);
         let mut tasks = JoinSet::new();
         for (index, check) in checks.iter().enumerate() {
             let (prober, check, sender) = (prober.clone(), check.clone(), sender.clone());
-            let wanted = wanted_version.map(str::to_owned);
+            let wanted = wanted.clone();
             tasks.spawn(async move {
                 loop {
                     let next = Instant::now() + check.every.0.max(EVERY_MIN);
-                    let tried = prober.try_once(&check, wanted.as_deref()).await;
+                    let tried = prober.try_once(&check, &wanted).await;
                     if sender.send((index, tried)).await.is_err() {
                         return;
                     }
@@ -130,7 +128,7 @@ impl<'a> Watched<'a> {
             });
         }
         let checked = |policy| Checked { policy, passed_in_a_row: 0, failed: 0, last: None };
-        Self { prober, wanted_version, checks: checks.iter().map(checked).collect(), tries, tasks }
+        Self { prober, wanted, checks: checks.iter().map(checked).collect(), tries, tasks }
     }
 
     async fn judge<S, F>(&mut self, windows: Windows, still: &S) -> Result<Verified, String>
@@ -150,7 +148,12 @@ impl<'a> Watched<'a> {
         still().await.map_err(unstable)?;
         let tried = self.checks.iter().filter_map(|check| check.last.as_ref());
         let version = tried.filter_map(|tried| tried.version.clone()).next();
-        Ok(Verified { version, stable_for: ready.elapsed(), notes })
+        let times = self.checks.iter().filter_map(|check| {
+            let times = check.last.as_ref().and_then(|tried| tried.times)?;
+            Some((check.policy.name.clone(), times))
+        });
+        let times = times.collect();
+        Ok(Verified { version, stable_for: ready.elapsed(), times, notes })
     }
 
     /// Until every check has passed often enough in a row.
@@ -198,8 +201,8 @@ impl<'a> Watched<'a> {
         let mut last = JoinSet::new();
         for (index, check) in self.checks.iter().enumerate() {
             let (prober, check) = (self.prober.clone(), check.policy.clone());
-            let wanted = self.wanted_version.map(str::to_owned);
-            last.spawn(async move { (index, prober.try_once(&check, wanted.as_deref()).await) });
+            let wanted = self.wanted.clone();
+            last.spawn(async move { (index, prober.try_once(&check, &wanted).await) });
         }
         while let Some(ended) = last.join_next().await {
             let (index, tried) =

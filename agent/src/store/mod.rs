@@ -35,6 +35,7 @@ mod records;
 mod remove;
 mod scan;
 mod set;
+mod single;
 mod snapshot;
 mod space;
 mod stage;

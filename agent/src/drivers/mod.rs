@@ -16,6 +16,7 @@
 
 pub mod conformance;
 pub mod fake;
+mod log;
 pub mod process;
 
 use std::{fmt, path::PathBuf, pin::Pin, time::Duration};

@@ -22,7 +22,10 @@ use std::{
     fmt,
     fs::File,
     io,
-    os::unix::process::{CommandExt, ExitStatusExt},
+    os::unix::{
+        fs::PermissionsExt as _,
+        process::{CommandExt, ExitStatusExt},
+    },
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -143,11 +146,11 @@ impl fmt::Display for CommandFailure {
 /// A command that could not be run to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
-    #[error("the command is empty; declare a program and its arguments")]
+    #[error("the command is empty; mend: declare a program and its arguments")]
     Empty,
-    #[error("program `{0}` is not an absolute path; write it in full")]
+    #[error("program `{0}` is not an absolute path; mend: write it in full")]
     Relative(String),
-    #[error("user `{0}` is not in /etc/passwd; create it or declare another")]
+    #[error("user `{0}` is not in /etc/passwd; mend: create it or declare another")]
     NoUser(String),
     #[error("cannot look up user `{user}`")]
     LookUpUser {
@@ -155,7 +158,7 @@ pub enum ExecError {
         #[source]
         source: io::Error,
     },
-    #[error("working directory {} is not there", .0.display())]
+    #[error("working directory {} is not there; mend: create it or declare another", .0.display())]
     NoDirectory(PathBuf),
     #[error("`{program}` is not started")]
     Untrusted {
@@ -295,6 +298,35 @@ pub fn prepare(spec: &Spec) -> Result<Prepared, ExecError> {
         groups = Some(Groups { first: Gid::from_raw(user.gid), all });
     }
     Ok(Prepared::new(command, groups))
+}
+
+/// Why a command would not be run as it is declared, with the mend; `None` where nothing is known against it. Runs
+/// nothing.
+pub fn refusal(spec: &Spec) -> Option<String> {
+    let program = spec.argv.first().map(Path::new).filter(|program| program.is_absolute());
+    if let Some(program) = program {
+        let shown = program.display();
+        match program.metadata() {
+            Err(error) => {
+                return Some(format!("program {shown}: {error}; mend: install it or name another"));
+            }
+            Ok(found) if !found.is_file() || found.permissions().mode() & 0o111 == 0 => {
+                return Some(format!(
+                    "program {shown} is not executable; mend: `chmod a+x {shown}`"
+                ));
+            }
+            Ok(_) => {}
+        }
+    }
+    if let Err(error) = prepare(spec) {
+        return Some(error.words());
+    }
+    let name = spec.user.as_ref().filter(|_| !geteuid().is_root())?;
+    let user = user::look_up(name).ok().flatten().filter(|user| !user::is_own(user))?;
+    let uid = user.uid;
+    Some(format!(
+        "only root can run it as `{name}` (user {uid}); mend: run the agent as root, or as `{name}`"
+    ))
 }
 
 /// How a process ended, in words.

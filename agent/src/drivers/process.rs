@@ -41,7 +41,7 @@ use self::{
     supervisor::{Service, Supervisor},
 };
 use super::{Context, Doing, DriverError, ServiceDriver, ServiceState, Verb, log};
-use crate::exec::{self, ExecError, Spec, members::Mark};
+use crate::exec::{self, Spec, members::Mark};
 
 /// A command under supervision. Dropping it ends the supervision, not the command.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl ProcessDriver {
 
     /// Why this agent would refuse to start the command, `None` where nothing is known against it. For `agent check`.
     pub fn refusal(policy: &ProcessPolicy) -> Option<String> {
-        exec::prepare(&spec(policy)).err().as_ref().map(ExecError::words)
+        exec::refusal(&spec(policy))
     }
 }
 

@@ -58,6 +58,19 @@ impl Mark {
         leader.map_or(Ok(None), |proc| Identity::of(proc.pid))
     }
 
+    /// Those of `commands` that run with this mark, as they were spawned: each leads a group in a session that is not
+    /// its own. A daemon has left that session. Blocking.
+    pub(crate) fn scripts(&self, commands: &[Vec<String>]) -> io::Result<Vec<Proc>> {
+        let is_one = |proc: &Proc| {
+            proc.alive
+                && proc.pid == proc.group
+                && proc.pid != proc.session
+                && proc.has_in_environment(&self.entries)
+                && commands.iter().any(|argv| proc.is_command(argv))
+        };
+        Ok(Proc::all()?.into_iter().filter(is_one).collect())
+    }
+
     /// Every process of the service that is alive.
     pub(crate) async fn members(&self, leader: Option<&Identity>) -> io::Result<Members> {
         let (entries, leader) = (self.entries.clone(), leader.cloned());
@@ -226,7 +239,7 @@ mod tests {
 
     #[test]
     fn what_survives_kill_is_named() {
-        let proc = |pid| Proc { pid, group: 7, start_time: 1, alive: true };
+        let proc = |pid| Proc { pid, group: 7, session: 7, start_time: 1, alive: true };
         let error = EndError::StillAlive(vec![proc(7), proc(9)]);
         assert_eq!(error.to_string(), "still alive after KILL: process 7, 9");
     }

@@ -24,6 +24,7 @@ mod lock;
 pub mod order;
 pub mod policy;
 pub mod probe;
+mod redact;
 pub mod retry;
 pub mod session;
 pub mod status;

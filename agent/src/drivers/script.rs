@@ -178,7 +178,8 @@ impl ScriptDriver {
         match asked {
             Ok(true) => return Ok(()),
             Ok(false) => {}
-            Err(error) => tracing::warn!(log = %self.log.display(), %error, "stop failed; forced"),
+            // Its words stay in the log of the service: they may hold secrets.
+            Err(_) => tracing::warn!(log = %self.log.display(), "stop failed; forced"),
         }
         let deadline = deadline.max(Instant::now() + FORCE_WITHIN.min(left));
         self.run_to_end(force_stop, deadline).await?;

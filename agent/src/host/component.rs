@@ -1,16 +1,22 @@
 //! One component: its files, its services, its checks, and what each verb does to them.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use proto::policy::{CheckPolicy, ComponentPolicy};
 use tokio::time::Instant;
 
-use super::{VERBS, services::Services};
+use super::{VERBS, hooks::Hooks, secrets, services::Services};
 use crate::{
     drivers::BuildError,
     ledger::Found,
     order::{Before, Evidence, Step, Verb},
     probe::{Prober, Tried, Windows},
+    redact::Redactor,
     status::{CheckStatus, ComponentStatus},
     store::{ComponentFiles, Difference, Hash, Label, Observed, Store, StoreError},
 };
@@ -26,6 +32,9 @@ pub(super) struct Component {
     name: String,
     files: Arc<ComponentFiles>,
     services: Services,
+    hooks: Hooks,
+    /// Files beside its own that hold secrets.
+    secret_files: BTreeSet<PathBuf>,
     checks: Vec<CheckPolicy>,
     windows: Windows,
     store: Arc<Store>,
@@ -51,6 +60,8 @@ impl Component {
                 files: policy.files.clone(),
             }),
             services: Services::build(name, &policy.services, state, &hold)?,
+            hooks: Hooks::new(name, &policy.hooks, state),
+            secret_files: secrets::files(policy),
             checks: policy.checks.clone(),
             windows: Windows {
                 ready_within: policy.ready_within.0,
@@ -59,6 +70,52 @@ impl Component {
             store: store.clone(),
             prober: prober.clone(),
         })
+    }
+
+    /// Why a step is refused before anything begins, where it is.
+    pub(super) fn forbidden(&self, step: &Step) -> Option<String> {
+        match step.verb {
+            Verb::Hook => self.hooks.named(&step.hook).err(),
+            Verb::Preflight
+            | Verb::Snapshot
+            | Verb::Stage
+            | Verb::Stop
+            | Verb::Switch
+            | Verb::Start
+            | Verb::Verify
+            | Verb::Discard
+            | Verb::Check
+            | Verb::Reload => None,
+        }
+    }
+
+    /// What a step says, without the values of secrets: those that were there before it, and those that are there now.
+    /// Only where somebody else's words may be in it; the store's own name paths.
+    pub(super) async fn shown(&self, step: &Step, work: impl Future<Output = Shown>) -> Shown {
+        match step.verb {
+            Verb::Stop | Verb::Start | Verb::Reload | Verb::Verify | Verb::Hook => {}
+            Verb::Preflight
+            | Verb::Snapshot
+            | Verb::Stage
+            | Verb::Switch
+            | Verb::Discard
+            | Verb::Check => return work.await,
+        }
+        let before = self.redactor().await;
+        match work.await {
+            Ok((words, evidence)) if step.verb == Verb::Hook => {
+                Ok((secrets::hide(&words, &[before, self.redactor().await]), evidence))
+            }
+            Ok(done) => Ok(done),
+            Err(words) => Err(secrets::hide(&words, &[before, self.redactor().await])),
+        }
+    }
+
+    /// What hides the secrets that the component has now.
+    async fn redactor(&self) -> Result<Redactor, String> {
+        let files = self.secret_files.clone();
+        let own = self.stored(|store, files| store.secrets(files)).await?;
+        secrets::redactor(&files, own)
     }
 
     /// The services that run.
@@ -167,6 +224,7 @@ impl Component {
                 }
             };
         let mut notes = verified.notes;
+        notes.extend(self.services.unwatched());
         if !step.snapshot.is_empty() {
             notes.extend(self.unchanged(target(step)?).await?);
         }
@@ -203,7 +261,7 @@ impl Component {
 
     /// Runs a declared hook.
     pub(super) async fn hook(&self, step: &Step) -> Done {
-        Err(format!("hook `{}` is not in this host's policy", step.hook))
+        self.hooks.run(step).await
     }
 
     /// Takes a step back that was done wholly or in part.
@@ -284,6 +342,7 @@ impl Component {
                     (Observed::Unknown(why), _) => (Found::Unknown(why), None),
                 })
             }
+            (Verb::Hook, _) => Ok((self.hooks.observe(step).await?, None)),
             // These may simply be done again: they change nothing that serves.
             (
                 Verb::Preflight
@@ -295,8 +354,7 @@ impl Component {
                 | Verb::Verify
                 | Verb::Discard
                 | Verb::Check
-                | Verb::Reload
-                | Verb::Hook,
+                | Verb::Reload,
                 _,
             ) => Ok((Found::NotDone, None)),
         }
@@ -321,7 +379,11 @@ impl Component {
         }
         let held = self.store.held().unwrap_or_default();
         status.held = held.contains(&self.name);
+        let redactor = [self.redactor().await];
         status.services = self.services.status().await;
+        for service in &mut status.services {
+            service.detail = secrets::hide(&service.detail, &redactor);
+        }
         for (check, tried) in self.checks.iter().zip(self.tried().await) {
             let name = check.name.clone();
             let Some(tried) = tried else {
@@ -332,7 +394,8 @@ impl Component {
             if let (Some(version), true) = (tried.version, status.version.is_empty()) {
                 status.version = version;
             }
-            status.checks.push(CheckStatus { check: name, ok: tried.ok, detail: tried.detail });
+            let detail = secrets::hide(&tried.detail, &redactor);
+            status.checks.push(CheckStatus { check: name, ok: tried.ok, detail });
         }
         status
     }

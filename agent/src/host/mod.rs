@@ -15,6 +15,8 @@
 //! Invariant: every verb may be done again; what is done already is done.
 
 mod component;
+mod hooks;
+mod secrets;
 mod services;
 
 use std::{
@@ -38,7 +40,7 @@ use crate::{
 };
 
 /// What a component can do; the planner asks for nothing else.
-pub const VERBS: [Verb; 9] = [
+pub const VERBS: [Verb; 10] = [
     Verb::Preflight,
     Verb::Snapshot,
     Verb::Stage,
@@ -48,6 +50,7 @@ pub const VERBS: [Verb; 9] = [
     Verb::Verify,
     Verb::Discard,
     Verb::Check,
+    Verb::Hook,
 ];
 
 /// Why this host cannot be worked on.
@@ -124,7 +127,10 @@ impl Host {
 
 impl Hands for Host {
     fn forbidden(&self, step: &Step) -> Option<String> {
-        self.component(step).err()
+        match self.component(step) {
+            Ok(component) => component.forbidden(step),
+            Err(why) => Some(why),
+        }
     }
 
     fn look<'a>(
@@ -171,10 +177,13 @@ impl Hands for Host {
     fn undo<'a>(&'a self, step: &'a Step, before: &'a Before) -> Doing<'a, StepResult> {
         Box::pin(async move {
             let undone = match self.component(step) {
-                Ok(component) => component.undo(step, before).await,
+                Ok(component) => {
+                    let undone = component.undo(step, before);
+                    component.shown(step, async { undone.await.map(|detail| (detail, None)) }).await
+                }
                 Err(why) => Err(why),
             };
-            result(undone.map(|detail| (detail, None)))
+            result(undone)
         })
     }
 
@@ -208,6 +217,14 @@ impl Host {
         before: &Before,
     ) -> Result<(String, Option<Evidence>), String> {
         let component = self.component(step)?;
+        component.shown(step, Self::try_on(component, step, before)).await
+    }
+
+    async fn try_on(
+        component: &Component,
+        step: &Step,
+        before: &Before,
+    ) -> Result<(String, Option<Evidence>), String> {
         match step.verb {
             Verb::Preflight => component.preflight(step).await.map(|detail| (detail, None)),
             Verb::Snapshot => component.snapshot(step).await,

@@ -34,6 +34,7 @@ mod objects;
 mod records;
 mod remove;
 mod scan;
+mod secret;
 mod set;
 mod snapshot;
 mod space;

@@ -177,6 +177,23 @@ pub fn build(
     }
 }
 
+/// What on this host would keep a service from working, each with its mend. Unlike [`build`] it takes up no supervision,
+/// so it may be asked beside a running agent.
+pub async fn problems(service: &ServicePolicy, context: &Context) -> Vec<String> {
+    match &service.driver {
+        policy::ServiceDriver::Process(process) => {
+            process::ProcessDriver::refusal(process).into_iter().collect()
+        }
+        policy::ServiceDriver::Script(script) => script::ScriptDriver::refusals(script),
+        policy::ServiceDriver::Systemd(_) | policy::ServiceDriver::Nginx(_) => {
+            match build(service, context) {
+                Ok(driver) => driver.problems().await,
+                Err(error) => vec![error.to_string()],
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,8 +16,11 @@
 
 mod component;
 mod hooks;
+pub mod problems;
 mod secrets;
 mod services;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -71,6 +74,7 @@ pub enum HostError {
 /// See the module.
 #[derive(Debug)]
 pub struct Host {
+    policy: Policy,
     policy_hash: String,
     components: BTreeMap<String, Arc<Component>>,
     store: Arc<Store>,
@@ -88,7 +92,7 @@ impl Host {
             Ok((name.clone(), Arc::new(built.map_err(failed)?)))
         };
         let components = policy.components.iter().map(build).collect::<Result<_, _>>()?;
-        Ok(Self { policy_hash, components, store, state: state.to_owned() })
+        Ok(Self { policy: policy.clone(), policy_hash, components, store, state: state.to_owned() })
     }
 
     fn component(&self, step: &Step) -> Result<&Arc<Component>, String> {

@@ -46,6 +46,9 @@ pub(super) fn redactor(files: &BTreeSet<PathBuf>, own: Vec<Vec<u8>>) -> Result<R
 /// The words without the values that each hides. Where one could not be made, only how the words begin is shown, up to
 /// where somebody else's may come.
 pub(super) fn hide(words: &str, redactors: &[Result<Redactor, String>]) -> String {
+    if words.is_empty() {
+        return String::new();
+    }
     let mut hidden = words.to_owned();
     for redactor in redactors {
         match redactor {

@@ -31,6 +31,8 @@ mod manifest;
 mod meta;
 mod mounts;
 mod objects;
+mod overlay;
+pub mod problems;
 mod records;
 mod remove;
 mod scan;

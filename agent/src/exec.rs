@@ -1,34 +1,48 @@
 //! Runs commands that end: checks, hooks, the tools that drivers call. And prepares those that stay.
 //!
 //! ```text
-//! Spec --prepare--> std Command (argv, own environment, own group) --> drivers::process: services
+//! Spec --prepare--> Prepared (argv, environment, group, user) --> drivers::process: services
 //!   \---run------> child --exit or deadline--> TERM, KILL of its group --> reaped --> Output --> CommandFailure
+//!   \---run_and_leave: the same, but what it started goes on after a good end (drivers::script: start scripts)
 //! ```
 //!
-//! Invariant: no shell; the child sees the environment it was given and nothing of the agent's.
+//! Invariant: no shell; the child sees the environment, groups and umask it was given and nothing of the agent's.
 //! Invariant: when [`run`] returns, or is dropped, nothing of the command's process group goes on running.
+//! Invariant: root runs only what nobody but root could have written: see [`trust`].
 //! Invariant: output is bounded; of more than that the end is kept.
 
+pub(crate) mod members;
 pub mod proc;
+pub mod spawn;
+pub mod trust;
 pub(crate) mod user;
 
 use std::{
     collections::BTreeMap,
-    fmt, io,
-    os::unix::process::{CommandExt, ExitStatusExt},
+    fmt,
+    fs::File,
+    io,
+    os::unix::{
+        fs::PermissionsExt as _,
+        process::{CommandExt, ExitStatusExt},
+    },
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 
-use rustix::process::Signal;
+use rustix::process::{Gid, Signal, geteuid};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::Child,
     time::timeout,
 };
 
-use self::proc::{Identity, Watch, signal_group};
+use self::{
+    proc::{Identity, Watch, signal_group},
+    spawn::{Groups, Prepared},
+    trust::Untrusted,
+};
 
 /// How much of each stream is kept: enough for a stack trace, little enough for a report.
 pub const STREAM_BYTES_MAX: usize = 64 * 1024;
@@ -132,11 +146,11 @@ impl fmt::Display for CommandFailure {
 /// A command that could not be run to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
-    #[error("the command is empty; declare a program and its arguments")]
+    #[error("the command is empty; mend: declare a program and its arguments")]
     Empty,
-    #[error("program `{0}` is not an absolute path; write it in full")]
+    #[error("program `{0}` is not an absolute path; mend: write it in full")]
     Relative(String),
-    #[error("user `{0}` is not in /etc/passwd; create it or declare another")]
+    #[error("user `{0}` is not in /etc/passwd; mend: create it or declare another")]
     NoUser(String),
     #[error("cannot look up user `{user}`")]
     LookUpUser {
@@ -144,8 +158,14 @@ pub enum ExecError {
         #[source]
         source: io::Error,
     },
-    #[error("working directory {} is not there", .0.display())]
+    #[error("working directory {} is not there; mend: create it or declare another", .0.display())]
     NoDirectory(PathBuf),
+    #[error("`{program}` is not started")]
+    Untrusted {
+        program: String,
+        #[source]
+        source: Untrusted,
+    },
     #[error("cannot start `{program}`")]
     Spawn {
         program: String,
@@ -174,6 +194,7 @@ impl ExecError {
             | Self::Relative(_)
             | Self::NoUser(_)
             | Self::NoDirectory(_)
+            | Self::Untrusted { .. }
             | Self::Unkillable { .. } => {
                 return false;
             }
@@ -183,10 +204,13 @@ impl ExecError {
 
     /// The whole of it in one line: what failed and the host's own words.
     pub fn words(&self) -> String {
-        match std::error::Error::source(self) {
-            Some(source) => format!("{self}: {source}"),
-            None => self.to_string(),
+        let mut words = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            words.push_str(&format!(": {error}"));
+            source = error.source();
         }
+        words
     }
 }
 
@@ -198,8 +222,8 @@ impl ExecError {
 /// It could not be started or ended. That it failed is no error here: [`Output::success`] asks.
 pub async fn run(spec: &Spec, within: Duration) -> Result<Output, ExecError> {
     let mut command = prepare(spec)?;
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut leash = Leash::spawn(command, &spec.argv)?;
+    command.output(Stdio::piped(), Stdio::piped());
+    let mut leash = Leash::spawn(command, &spec.argv, Left::Ended)?;
     let (stdout, stderr) = (leash.child.stdout.take(), leash.child.stderr.take());
     let (mut out, mut err) = (Tail::default(), Tail::default());
     let timed_out = {
@@ -219,17 +243,46 @@ pub async fn run(spec: &Spec, within: Duration) -> Result<Output, ExecError> {
     Ok(Output { status, stdout: out.text(), stderr: err.text(), timed_out })
 }
 
+/// As [`run`], but what the command leaves in the background lives on where the command ended by itself; where it
+/// did not, all of it is ended. It writes to `log`, which what it leaves may go on doing: the texts of the output are
+/// empty.
+///
+/// # Errors
+/// It could not be started or ended, or the log not be used.
+pub async fn run_and_leave(spec: &Spec, within: Duration, log: File) -> Result<Output, ExecError> {
+    let mut command = prepare(spec)?;
+    let spawn = |source| ExecError::Spawn { program: spec.argv.join(" "), source };
+    let other = log.try_clone().map_err(spawn)?;
+    command.output(log, other);
+    let mut leash = Leash::spawn(command, &spec.argv, Left::Alone)?;
+    let timed_out = leash.end_of_life(within).await?;
+    let status = leash.reap().await?;
+    Ok(Output { status, stdout: String::new(), stderr: String::new(), timed_out })
+}
+
 /// A command that is ready to be spawned: own environment, own process group, no shell.
 ///
 /// # Errors
 /// It cannot be run as declared.
-pub fn prepare(spec: &Spec) -> Result<std::process::Command, ExecError> {
+pub fn prepare(spec: &Spec) -> Result<Prepared, ExecError> {
     let (program, arguments) = spec.argv.split_first().ok_or(ExecError::Empty)?;
     if !Path::new(program).is_absolute() {
         return Err(ExecError::Relative(program.clone()));
     }
     if !spec.directory.is_dir() {
         return Err(ExecError::NoDirectory(spec.directory.clone()));
+    }
+    let user = match &spec.user {
+        None => None,
+        Some(name) => {
+            let failed = |source| ExecError::LookUpUser { user: name.clone(), source };
+            let found = user::look_up(name).map_err(failed)?;
+            Some(found.ok_or_else(|| ExecError::NoUser(name.clone()))?)
+        }
+    };
+    if geteuid().is_root() && user.as_ref().is_none_or(|user| user.uid == 0) {
+        let refused = |source| ExecError::Untrusted { program: program.clone(), source };
+        trust::command(&spec.argv, &spec.directory).map_err(refused)?;
     }
     let mut command = std::process::Command::new(program);
     command
@@ -238,15 +291,42 @@ pub fn prepare(spec: &Spec) -> Result<std::process::Command, ExecError> {
         .env_clear()
         .envs(&spec.environment)
         .process_group(0);
-    if let Some(name) = &spec.user {
-        let user = user::look_up(name)
-            .map_err(|source| ExecError::LookUpUser { user: name.clone(), source })?
-            .ok_or_else(|| ExecError::NoUser(name.clone()))?;
-        if !user::is_own(user) {
-            command.uid(user.uid).gid(user.gid);
+    let mut groups = None;
+    if let Some(user) = user.filter(|user| !user::is_own(user)) {
+        command.uid(user.uid).gid(user.gid);
+        let all = user.groups.into_iter().map(Gid::from_raw).collect();
+        groups = Some(Groups { first: Gid::from_raw(user.gid), all });
+    }
+    Ok(Prepared::new(command, groups))
+}
+
+/// Why a command would not be run as it is declared, with the mend; `None` where nothing is known against it. Runs
+/// nothing.
+pub fn refusal(spec: &Spec) -> Option<String> {
+    let program = spec.argv.first().map(Path::new).filter(|program| program.is_absolute());
+    if let Some(program) = program {
+        let shown = program.display();
+        match program.metadata() {
+            Err(error) => {
+                return Some(format!("program {shown}: {error}; mend: install it or name another"));
+            }
+            Ok(found) if !found.is_file() || found.permissions().mode() & 0o111 == 0 => {
+                return Some(format!(
+                    "program {shown} is not executable; mend: `chmod a+x {shown}`"
+                ));
+            }
+            Ok(_) => {}
         }
     }
-    Ok(command)
+    if let Err(error) = prepare(spec) {
+        return Some(error.words());
+    }
+    let name = spec.user.as_ref().filter(|_| !geteuid().is_root())?;
+    let user = user::look_up(name).ok().flatten().filter(|user| !user::is_own(user))?;
+    let uid = user.uid;
+    Some(format!(
+        "only root can run it as `{name}` (user {uid}); mend: run the agent as root, or as `{name}`"
+    ))
 }
 
 /// How a process ended, in words.
@@ -276,20 +356,28 @@ pub fn last_lines(text: &str, count: usize) -> Vec<String> {
 struct Leash {
     child: Child,
     group: i32,
+    left: Left,
     reaped: bool,
 }
 
+/// What becomes of the rest of the group once the command itself has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Ended,
+    Alone,
+}
+
 impl Leash {
-    fn spawn(command: std::process::Command, argv: &[String]) -> Result<Self, ExecError> {
-        let spawned = tokio::process::Command::from(command).spawn();
+    fn spawn(command: Prepared, argv: &[String], left: Left) -> Result<Self, ExecError> {
         let lost = |source| ExecError::Spawn { program: argv.join(" "), source };
-        let child = spawned.map_err(lost)?;
+        let child = command.spawn().map_err(lost)?;
         let group = child.id().and_then(|pid| i32::try_from(pid).ok());
         let group = group.ok_or_else(|| lost(io::Error::other("it has no process id")))?;
-        Ok(Self { child, group, reaped: false })
+        Ok(Self { child, group, left, reaped: false })
     }
 
-    /// Waits for the exit, or makes it happen; then kills what is left of the group. True where it was made to happen.
+    /// Waits for the exit, or makes it happen; then kills what is left of the group, unless that is to live on. True
+    /// where it was made to happen.
     async fn end_of_life(&self, within: Duration) -> Result<bool, ExecError> {
         let failed = |source| ExecError::Watch { pid: self.group, source };
         let identity = Identity::of(self.group).map_err(failed)?;
@@ -303,7 +391,9 @@ impl Leash {
                 true
             }
         };
-        signal_group(self.group, Signal::KILL).map_err(failed)?;
+        if timed_out || self.left == Left::Ended {
+            signal_group(self.group, Signal::KILL).map_err(failed)?;
+        }
         Ok(timed_out)
     }
 
@@ -474,11 +564,86 @@ mod tests {
         let output = run(&spec, LONG).await.unwrap();
         assert_eq!(output.stdout.trim(), real.display().to_string());
         if rustix::process::geteuid().is_root() {
-            let spec = sh("id -u; id -g; id -G").as_user(Some("nobody".into()));
+            let spec = sh("id -u; id -ru; id -g; id -G").as_user(Some("nobody".into()));
             let nobody = user::look_up("nobody").unwrap().unwrap();
-            let wanted = format!("{0}\n{1}\n{1}\n", nobody.uid, nobody.gid);
+            let wanted = format!("{0}\n{0}\n{1}\n{1}\n", nobody.uid, nobody.gid);
             assert_eq!(run(&spec, LONG).await.unwrap().stdout, wanted);
         }
+    }
+
+    #[tokio::test]
+    async fn it_has_the_groups_of_its_user_and_a_umask_of_its_own() {
+        let before = (rustix::process::getgroups().unwrap(), rustix::process::getuid());
+        let spec = sh("umask");
+        assert_eq!(run(&spec, LONG).await.unwrap().stdout.trim(), "0022");
+        if !geteuid().is_root() {
+            return;
+        }
+        let own = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
+        let (mut command, groups) = (std::process::Command::new("/bin/sh"), [65534, 4, 6]);
+        command
+            .args(["-c", "id -G; grep -E '^(Uid|Gid|CapEff|CapPrm):' /proc/$$/status"])
+            .env_clear()
+            .envs(own)
+            .uid(65534)
+            .gid(65534);
+        let first = Gid::from_raw(65534);
+        let all = groups.map(Gid::from_raw).to_vec();
+        let mut prepared = Prepared::new(command, Some(Groups { first, all }));
+        prepared.output(Stdio::piped(), Stdio::null());
+        let output = prepared.spawn().unwrap().wait_with_output().await.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let mut lines = text.lines();
+        let groups = lines.next().unwrap_or_default().split_whitespace();
+        let found: std::collections::BTreeSet<&str> = groups.collect();
+        assert_eq!(found, ["65534", "4", "6"].into());
+        for line in lines {
+            let (name, values) = line.split_once(':').unwrap();
+            let wanted = if name.starts_with("Cap") { "0000000000000000" } else { "65534" };
+            assert!(values.split_whitespace().all(|value| value == wanted), "{text}");
+        }
+        assert_eq!(text.lines().count(), 5, "{text}");
+        // The agent itself, and this thread of it, are as they were.
+        assert_eq!((rustix::process::getgroups().unwrap(), rustix::process::getuid()), before);
+    }
+
+    #[tokio::test]
+    async fn p09_root_runs_no_file_of_another_user() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().canonicalize().unwrap().join("run.sh");
+        std::fs::write(&script, "#!/bin/sh\ntrue\n").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&script, mode).unwrap();
+        let spec = Spec::new([script.display().to_string()]);
+        run(&spec, LONG).await.unwrap().success(&spec).unwrap();
+        std::os::unix::fs::chown(&script, Some(1000), None).unwrap();
+        for user in [None, Some("root".to_owned())] {
+            let words = run(&spec.clone().as_user(user), LONG).await.unwrap_err().words();
+            assert!(words.contains("belongs to user 1000") && words.contains("mend:"), "{words}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_start_leaves_lives_on_unless_it_overran() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let log = || File::options().create(true).append(true).open(&path).unwrap();
+        let pid = |text: String| text.lines().next_back().unwrap().parse::<i32>().unwrap();
+        let spec = sh("sleep 600 & echo $!");
+        let output = run_and_leave(&spec, LONG, log()).await.unwrap();
+        output.success(&spec).unwrap();
+        let left = Proc::read(pid(std::fs::read_to_string(&path).unwrap())).unwrap();
+        assert!(left.alive);
+        left.signal(Signal::KILL).unwrap();
+
+        let spec = sh("sleep 600 & echo $!; sleep 600");
+        let output = run_and_leave(&spec, Duration::from_millis(200), log()).await.unwrap();
+        assert!(output.timed_out);
+        let left = pid(std::fs::read_to_string(&path).unwrap());
+        eventually("all of it is gone", || Proc::read(left).is_none_or(|proc| !proc.alive)).await;
     }
 
     #[tokio::test]

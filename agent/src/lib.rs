@@ -12,12 +12,14 @@
 //! Invariant: it dials; it does not listen.
 //! Invariant: every step is written down before it begins and after it ends.
 
+pub mod check;
 pub mod config;
 pub mod core;
 mod dotenv;
 pub mod drivers;
 pub mod exec;
 pub mod facts;
+pub mod finding;
 pub mod grpc;
 pub mod hands;
 pub mod host;
@@ -28,6 +30,7 @@ pub mod order;
 pub mod policy;
 mod postgres;
 pub mod probe;
+mod redact;
 pub mod retry;
 pub mod session;
 pub mod status;
@@ -40,7 +43,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use proto::{shutdown::told_to_stop, tls::IdentityDir};
+use proto::{ready::Manager, shutdown::told_to_stop, tls::IdentityDir};
 use tokio::task::JoinHandle;
 
 pub use config::{Cli, Command, Config};
@@ -114,7 +117,17 @@ pub fn main_impl() -> ExitCode {
 
 /// Runs an agent in this process until it is told to stop.
 pub fn run(config: &Config) -> ExitCode {
-    in_runtime(config.log_json, async { Agent::start(config).await?.run(told_to_stop()).await })
+    in_runtime(config.log_json, async {
+        let agent = Agent::start(config).await?;
+        // Policy taken, ledger open, services supervised: it can finish what it began, connected or not.
+        let manager = Manager::of_this_process();
+        manager.ready(&format!("serves this host; coordinator {}", config.coordinator));
+        let told = async {
+            tokio::select! { () = told_to_stop() => {}, () = manager.keep_watchdog() => {} }
+            manager.stopping();
+        };
+        agent.run(told).await
+    })
 }
 
 /// Logs, TLS and a runtime for one command of the binary; its error is the last word on stderr.
@@ -146,14 +159,14 @@ fn in_runtime(log_json: bool, work: impl Future<Output = anyhow::Result<()>>) ->
     }
 }
 
-/// Whether the agent could start, without starting it.
+/// Says of everything that a rollback needs whether it is there.
+#[expect(clippy::print_stdout, reason = "what was asked for")]
 async fn check(config: &Config) -> anyhow::Result<()> {
-    let identity = IdentityDir::load(&config.identity_dir()).context("this host's identity")?;
-    let loaded = policy::load(&config.policy, identity.identity().name())?;
-    Host::open(&loaded.policy, loaded.hash.clone(), &config.state)?;
-    #[expect(clippy::print_stdout, reason = "what was asked for")]
-    {
-        println!("{} could start; policy {}", identity.identity().name(), loaded.hash);
+    let findings = check::findings(config).await;
+    for finding in &findings {
+        println!("{finding}");
     }
+    let bad = findings.iter().filter(|finding| finding.bad.is_some()).count();
+    anyhow::ensure!(bad == 0, "{bad} of {} things are not as they have to be", findings.len());
     Ok(())
 }

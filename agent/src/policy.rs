@@ -2,6 +2,7 @@
 //!
 //! Invariant: a file that anyone but root (or the agent's own user, where that is not root) could have written is
 //! not read.
+//! Invariant: an agent that runs as root takes no policy with a command that does not say whom it runs as.
 //! Invariant: what this agent cannot do is refused when it starts, not found out in the night.
 
 use std::{
@@ -11,7 +12,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use proto::policy::{self, Policy, PolicyError};
+use proto::policy::{
+    self, CommandProbe, Policy, PolicyError, ProbePolicy, ProcessPolicy, ServiceDriver,
+};
 
 use crate::probe;
 
@@ -42,6 +45,11 @@ pub enum LoadError {
     Content { path: PathBuf, source: PolicyError },
     #[error("the policy {} is for host {named}, this agent's certificate says {own}", path.display())]
     OtherHost { path: PathBuf, named: String, own: String },
+    #[error(
+        "{what} of component {component} does not say whom it runs as, and this agent is root; \
+         mend: add `user: …` with the app's own user"
+    )]
+    NoUser { component: String, what: String },
     #[error("check `{check}` of component {component}: {why}")]
     Check { component: String, check: String, why: String },
 }
@@ -55,13 +63,22 @@ pub struct Loaded {
 
 /// Reads, checks and hashes the policy for the host of that name.
 pub fn load(path: &Path, host: &str) -> Result<Loaded, LoadError> {
+    let loaded = load_any(path)?;
+    if loaded.policy.host != host {
+        let (named, own) = (loaded.policy.host, host.to_owned());
+        return Err(LoadError::OtherHost { path: path.to_owned(), named, own });
+    }
+    Ok(loaded)
+}
+
+/// The same for whatever host it names.
+pub fn load_any(path: &Path) -> Result<Loaded, LoadError> {
     let bytes = read(path)?;
     let text = String::from_utf8_lossy(&bytes);
     let content = |source| LoadError::Content { path: path.to_owned(), source };
     let policy = Policy::parse(&text).map_err(content)?;
-    if policy.host != host {
-        let (named, own) = (policy.host, host.to_owned());
-        return Err(LoadError::OtherHost { path: path.to_owned(), named, own });
+    if rustix::process::geteuid().is_root() {
+        refuse_no_user(&policy)?;
     }
     for (name, component) in &policy.components {
         for check in &component.checks {
@@ -72,6 +89,31 @@ pub fn load(path: &Path, host: &str) -> Result<Loaded, LoadError> {
         }
     }
     Ok(Loaded { hash: policy::hash(&bytes), policy })
+}
+
+/// Refuses a command that would run as root because nobody said otherwise. Hooks and scripts cannot leave it out.
+fn refuse_no_user(policy: &Policy) -> Result<(), LoadError> {
+    for (component, declared) in &policy.components {
+        let services = declared.services.iter().filter_map(|service| match &service.driver {
+            ServiceDriver::Process(ProcessPolicy { user: None, .. }) => {
+                Some(format!("service `{}`", service.name))
+            }
+            ServiceDriver::Process(_)
+            | ServiceDriver::Systemd(_)
+            | ServiceDriver::Nginx(_)
+            | ServiceDriver::Script(_) => None,
+        });
+        let checks = declared.checks.iter().filter_map(|check| match &check.probe {
+            ProbePolicy::Command(CommandProbe { user: None, .. }) => {
+                Some(format!("check `{}`", check.name))
+            }
+            ProbePolicy::Command(_) | ProbePolicy::Http(_) | ProbePolicy::Tcp(_) => None,
+        });
+        if let Some(what) = services.chain(checks).next() {
+            return Err(LoadError::NoUser { component: component.clone(), what });
+        }
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
@@ -120,6 +162,28 @@ mod tests {
         let (_directory, path) = written(0o664);
         let error = load(&path, "crm-b1").unwrap_err().to_string();
         assert!(error.contains("chmod 0644"), "{error}");
+    }
+
+    #[test]
+    fn p09_root_takes_no_command_without_a_user() {
+        let policy = |service: &str, check: &str| {
+            let text = format!(
+                "{TEXT}components:\n  app:\n    services: [{service}]\n    checks: [{check}]\n    ready_within: 1s\n    stable_for: 1s\n"
+            );
+            refuse_no_user(&Policy::parse(&text).unwrap()).map_err(|error| error.to_string())
+        };
+        let service = |user: &str| {
+            format!("{{ name: web, process: {{ command: [/bin/true], directory: /{user} }} }}")
+        };
+        let check = |user: &str| format!("{{ name: up, command: [/bin/true]{user} }}");
+        policy(&service(", user: www"), &check(", user: www")).unwrap();
+        let refused = policy(&service(""), &check(", user: www")).unwrap_err();
+        assert!(refused.contains("service `web` of component app"), "{refused}");
+        let refused = policy(&service(", user: www"), &check("")).unwrap_err();
+        assert!(
+            refused.contains("check `up`") && refused.contains("mend: add `user: …`"),
+            "{refused}"
+        );
     }
 
     #[test]

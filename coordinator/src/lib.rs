@@ -30,7 +30,7 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use proto::{MESSAGE_BYTES_MAX, shutdown::told_to_stop, tls::IdentityDir, v1};
+use proto::{MESSAGE_BYTES_MAX, ready::Manager, shutdown::told_to_stop, tls::IdentityDir, v1};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 pub use config::Config;
@@ -195,7 +195,14 @@ pub fn run(config: Config) -> ExitCode {
     let result = runtime.context("starting the runtime").and_then(|runtime| {
         runtime.block_on(async {
             let _telemetry = proto::telemetry::init("lastgood-coordinator", format)?;
-            Coordinator::start(&config).await?.run(told_to_stop()).await
+            let coordinator = Coordinator::start(&config).await?;
+            let manager = Manager::of_this_process();
+            manager.ready(&format!("listens on {}", coordinator.address()));
+            let told = async {
+                tokio::select! { () = told_to_stop() => {}, () = manager.keep_watchdog() => {} }
+                manager.stopping();
+            };
+            coordinator.run(told).await
         })
     });
     match result {

@@ -5,7 +5,7 @@
 //! policy                the file that says what an agent may touch
 //! tls                   who is who: identities, certificates, the CA
 //! status                refusals, with why and what to type next
-//! telemetry, shutdown   what the processes do the same way
+//! telemetry, shutdown, ready   what the processes do the same way
 //! trace                 how one operation becomes one trace
 //! status                refusals: what the coordinator says beside a gRPC code, and how ctl reads it
 //! ```
@@ -14,6 +14,7 @@
 //! Invariant: no secret value has a field in any message.
 
 pub mod policy;
+pub mod ready;
 pub mod shutdown;
 pub mod span;
 pub mod status;

@@ -8,6 +8,7 @@
 //! | driver    | runs |
 //! |-----------|------|
 //! | `process` | a command that the agent itself starts and watches |
+//! | `script`  | the app's own start, stop and status scripts |
 //! | `fake`    | nothing: it stands in for a driver in tests |
 //!
 //! Invariant: every verb is idempotent: done already is done.
@@ -16,7 +17,9 @@
 
 pub mod conformance;
 pub mod fake;
+mod log;
 pub mod process;
+pub mod script;
 
 use std::{fmt, path::PathBuf, pin::Pin, time::Duration};
 
@@ -52,6 +55,11 @@ pub trait ServiceDriver: fmt::Debug + Send + Sync {
     /// Files of the service manager that go back with the release, beside those that the component declares.
     fn files(&self) -> Vec<FilesPolicy> {
         Vec::new()
+    }
+
+    /// Whether its status names the process that runs, so that a restart between two looks is seen.
+    fn watches(&self) -> bool {
+        true
     }
 
     /// What on this host would keep it from working, each with its mend. Changes nothing.
@@ -93,7 +101,7 @@ impl fmt::Display for Verb {
 pub struct ServiceState {
     pub running: bool,
     /// Which process it is. Another identity at a later look means that it was restarted in between. `None` while it does
-    /// not run.
+    /// not run, and where the driver cannot tell ([`ServiceDriver::watches`]).
     pub identity: Option<Identity>,
     /// How often it was restarted without being asked to, since its last start.
     pub restarts: u64,
@@ -134,9 +142,9 @@ pub struct Context {
 /// A service that no driver of this agent can run.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("driver `{driver}` is not in this agent (has: process)")]
+    #[error("driver `{driver}` is not in this agent (has: process, script)")]
     NotHere { driver: &'static str },
-    #[error("service `{service}` cannot be supervised on this host")]
+    #[error("service `{service}` cannot be set up on this host")]
     Process {
         service: String,
         #[source]
@@ -161,7 +169,28 @@ pub fn build(
         }
         policy::ServiceDriver::Systemd(_) => Err(BuildError::NotHere { driver: "systemd" }),
         policy::ServiceDriver::Nginx(_) => Err(BuildError::NotHere { driver: "nginx" }),
-        policy::ServiceDriver::Script(_) => Err(BuildError::NotHere { driver: "script" }),
+        policy::ServiceDriver::Script(script) => {
+            let built = script::ScriptDriver::build(&service.name, script, context);
+            let failed = |source| BuildError::Process { service: service.name.clone(), source };
+            Ok(Box::new(built.map_err(failed)?))
+        }
+    }
+}
+
+/// What on this host would keep a service from working, each with its mend. Unlike [`build`] it takes up no supervision,
+/// so it may be asked beside a running agent.
+pub async fn problems(service: &ServicePolicy, context: &Context) -> Vec<String> {
+    match &service.driver {
+        policy::ServiceDriver::Process(process) => {
+            process::ProcessDriver::refusal(process).into_iter().collect()
+        }
+        policy::ServiceDriver::Script(script) => script::ScriptDriver::refusals(script),
+        policy::ServiceDriver::Systemd(_) | policy::ServiceDriver::Nginx(_) => {
+            match build(service, context) {
+                Ok(driver) => driver.problems().await,
+                Err(error) => vec![error.to_string()],
+            }
+        }
     }
 }
 
@@ -186,11 +215,17 @@ mod tests {
         let refused =
             build(&service(policy::ServiceDriver::Systemd("web.service".into())), &context)
                 .unwrap_err();
-        assert_eq!(refused.to_string(), "driver `systemd` is not in this agent (has: process)");
+        assert_eq!(
+            refused.to_string(),
+            "driver `systemd` is not in this agent (has: process, script)"
+        );
         let refused =
             build(&service(policy::ServiceDriver::Nginx("nginx.service".into())), &context)
                 .unwrap_err();
-        assert_eq!(refused.to_string(), "driver `nginx` is not in this agent (has: process)");
+        assert_eq!(
+            refused.to_string(),
+            "driver `nginx` is not in this agent (has: process, script)"
+        );
         let process = policy::ProcessPolicy {
             command: vec!["/bin/true".into()],
             directory: "/".into(),

@@ -19,8 +19,6 @@
 //! Invariant: nothing starts while its component's hold is there.
 
 mod handle;
-mod log;
-mod members;
 mod state;
 mod supervisor;
 #[cfg(test)]
@@ -40,11 +38,10 @@ use tokio::time::Instant;
 
 use self::{
     handle::SupervisorHandle,
-    members::Mark,
     supervisor::{Service, Supervisor},
 };
-use super::{Context, Doing, DriverError, ServiceDriver, ServiceState, Verb};
-use crate::exec::{self, ExecError, Spec};
+use super::{Context, Doing, DriverError, ServiceDriver, ServiceState, Verb, log};
+use crate::exec::{self, Spec, members::Mark};
 
 /// A command under supervision. Dropping it ends the supervision, not the command.
 #[derive(Debug)]
@@ -105,7 +102,7 @@ impl ProcessDriver {
 
     /// Why this agent would refuse to start the command, `None` where nothing is known against it. For `agent check`.
     pub fn refusal(policy: &ProcessPolicy) -> Option<String> {
-        exec::prepare(&spec(policy)).err().as_ref().map(ExecError::words)
+        exec::refusal(&spec(policy))
     }
 }
 
@@ -159,7 +156,7 @@ fn spec(policy: &ProcessPolicy) -> Spec {
     }
 }
 
-fn directory(state: &Path, name: &str) -> Result<PathBuf, SetUpError> {
+pub(super) fn directory(state: &Path, name: &str) -> Result<PathBuf, SetUpError> {
     let path = state.join(name);
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
     match made {
@@ -169,7 +166,7 @@ fn directory(state: &Path, name: &str) -> Result<PathBuf, SetUpError> {
 }
 
 /// A policy's name as a part of a file name. No two names have the same, and none leaves its directory.
-fn file_name(name: &str) -> String {
+pub(super) fn file_name(name: &str) -> String {
     let mut escaped = String::new();
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {

@@ -52,6 +52,8 @@ pub struct Proc {
     pub pid: i32,
     /// Its process group.
     pub group: i32,
+    /// Its session.
+    pub session: i32,
     pub start_time: u64,
     /// Not a zombie, and not being taken away.
     pub alive: bool,
@@ -83,6 +85,15 @@ impl Proc {
         entries
             .iter()
             .all(|entry| environ.split(|byte| *byte == 0).any(|it| it == entry.as_bytes()))
+    }
+
+    /// Whether it was started as `argv`, by itself or through an interpreter of a `#!` line.
+    pub fn is_command(&self, argv: &[String]) -> bool {
+        let Ok(line) = fs::read(format!("/proc/{}/cmdline", self.pid)) else { return false };
+        let line = line.strip_suffix(b"\0").unwrap_or(&line);
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        let wanted: Vec<&[u8]> = argv.iter().map(String::as_bytes).collect();
+        !wanted.is_empty() && words.ends_with(&wanted)
     }
 
     /// Whether this very process is there still, and alive.
@@ -204,6 +215,7 @@ fn parse_stat(stat: &str) -> Option<Proc> {
     Some(Proc {
         pid,
         group: field(5)?.parse().ok()?,
+        session: field(6)?.parse().ok()?,
         start_time: field(22)?.parse().ok()?,
         alive: !dead,
     })
@@ -218,7 +230,8 @@ mod tests {
 
     #[test]
     fn a_name_with_brackets_moves_no_field() {
-        let wanted = Proc { pid: 1234, group: 1200, start_time: 153_029, alive: true };
+        let wanted =
+            Proc { pid: 1234, group: 1200, session: 1200, start_time: 153_029, alive: true };
         assert_eq!(parse_stat(STAT), Some(wanted));
     }
 

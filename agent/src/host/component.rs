@@ -1,7 +1,8 @@
 //! One component: its files, its services, its checks, and what each verb does to them.
 
 use std::{
-    path::Path,
+    collections::BTreeSet,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -9,13 +10,14 @@ use std::{
 use proto::policy::{CheckPolicy, ComponentPolicy};
 use tokio::time::Instant;
 
-use super::{VERBS, fit::Fit, services::Services};
+use super::{VERBS, fit::Fit, hooks::Hooks, secrets, services::Services};
 use crate::{
     drivers::BuildError,
     facts::Facts,
     ledger::Found,
     order::{Before, Evidence, Step, Verb},
     probe::{Prober, Tried, Wanted, Windows},
+    redact::Redactor,
     status::{CheckStatus, ComponentStatus},
     store::{ComponentFiles, Difference, Hash, Label, Observed, Store, StoreError},
 };
@@ -32,6 +34,9 @@ pub(super) struct Component {
     files: Arc<ComponentFiles>,
     services: Services,
     fit: Fit,
+    hooks: Hooks,
+    /// Files beside its own that hold secrets.
+    secret_files: BTreeSet<PathBuf>,
     checks: Vec<CheckPolicy>,
     windows: Windows,
     store: Arc<Store>,
@@ -66,6 +71,8 @@ impl Component {
             },
             files,
             services: Services::build(name, &policy.services, state, &hold)?,
+            hooks: Hooks::new(name, &policy.hooks, state),
+            secret_files: secrets::files(policy),
             checks: policy.checks.clone(),
             windows: Windows {
                 ready_within: policy.ready_within.0,
@@ -74,6 +81,52 @@ impl Component {
             store: store.clone(),
             prober: prober.clone(),
         })
+    }
+
+    /// Why a step is refused before anything begins, where it is.
+    pub(super) fn forbidden(&self, step: &Step) -> Option<String> {
+        match step.verb {
+            Verb::Hook => self.hooks.named(&step.hook).err(),
+            Verb::Preflight
+            | Verb::Snapshot
+            | Verb::Stage
+            | Verb::Stop
+            | Verb::Switch
+            | Verb::Start
+            | Verb::Verify
+            | Verb::Discard
+            | Verb::Check
+            | Verb::Reload => None,
+        }
+    }
+
+    /// What a step says, without the values of secrets: those that were there before it, and those that are there now.
+    /// Only where somebody else's words may be in it; the store's own name paths.
+    pub(super) async fn shown(&self, step: &Step, work: impl Future<Output = Shown>) -> Shown {
+        match step.verb {
+            Verb::Stop | Verb::Start | Verb::Reload | Verb::Verify | Verb::Hook => {}
+            Verb::Preflight
+            | Verb::Snapshot
+            | Verb::Stage
+            | Verb::Switch
+            | Verb::Discard
+            | Verb::Check => return work.await,
+        }
+        let before = self.redactor().await;
+        match work.await {
+            Ok((words, evidence)) if step.verb == Verb::Hook => {
+                Ok((secrets::hide(&words, &[before, self.redactor().await]), evidence))
+            }
+            Ok(done) => Ok(done),
+            Err(words) => Err(secrets::hide(&words, &[before, self.redactor().await])),
+        }
+    }
+
+    /// What hides the secrets that the component has now.
+    async fn redactor(&self) -> Result<Redactor, String> {
+        let files = self.secret_files.clone();
+        let own = self.stored(|store, files| store.secrets(files)).await?;
+        secrets::redactor(&files, own)
     }
 
     /// The services that run.
@@ -194,6 +247,7 @@ impl Component {
             }
         };
         let mut notes = verified.notes;
+        notes.extend(self.services.unwatched());
         if let Some(to) = to {
             notes.extend(self.unchanged(to).await?);
         }
@@ -232,7 +286,7 @@ impl Component {
 
     /// Runs a declared hook.
     pub(super) async fn hook(&self, step: &Step) -> Done {
-        Err(format!("hook `{}` is not in this host's policy", step.hook))
+        self.hooks.run(step).await
     }
 
     /// Takes a step back that was done wholly or in part.
@@ -313,6 +367,7 @@ impl Component {
                     (Observed::Unknown(why), _) => (Found::Unknown(why), None),
                 })
             }
+            (Verb::Hook, _) => Ok((self.hooks.observe(step).await?, None)),
             // These may simply be done again: they change nothing that serves.
             (
                 Verb::Preflight
@@ -324,8 +379,7 @@ impl Component {
                 | Verb::Verify
                 | Verb::Discard
                 | Verb::Check
-                | Verb::Reload
-                | Verb::Hook,
+                | Verb::Reload,
                 _,
             ) => Ok((Found::NotDone, None)),
         }
@@ -350,7 +404,11 @@ impl Component {
         }
         let held = self.store.held().unwrap_or_default();
         status.held = held.contains(&self.name);
+        let redactor = [self.redactor().await];
         status.services = self.services.status().await;
+        for service in &mut status.services {
+            service.detail = secrets::hide(&service.detail, &redactor);
+        }
         for (check, tried) in self.checks.iter().zip(self.tried().await) {
             let name = check.name.clone();
             let Some(tried) = tried else {
@@ -361,7 +419,8 @@ impl Component {
             if let (Some(version), true) = (tried.version, status.version.is_empty()) {
                 status.version = version;
             }
-            status.checks.push(CheckStatus { check: name, ok: tried.ok, detail: tried.detail });
+            let detail = secrets::hide(&tried.detail, &redactor);
+            status.checks.push(CheckStatus { check: name, ok: tried.ok, detail });
         }
         status
     }

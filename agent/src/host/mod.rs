@@ -18,6 +18,11 @@ mod component;
 mod env;
 mod fit;
 mod gate;
+mod hooks;
+pub mod problems;
+#[cfg(test)]
+mod script_tests;
+mod secrets;
 mod services;
 #[cfg(test)]
 mod tests;
@@ -44,7 +49,7 @@ use crate::{
 };
 
 /// What a component can do; the planner asks for nothing else.
-pub const VERBS: [Verb; 9] = [
+pub const VERBS: [Verb; 10] = [
     Verb::Preflight,
     Verb::Snapshot,
     Verb::Stage,
@@ -54,6 +59,7 @@ pub const VERBS: [Verb; 9] = [
     Verb::Verify,
     Verb::Discard,
     Verb::Check,
+    Verb::Hook,
 ];
 
 /// Why this host cannot be worked on.
@@ -74,6 +80,7 @@ pub enum HostError {
 /// See the module.
 #[derive(Debug)]
 pub struct Host {
+    policy: Policy,
     policy_hash: String,
     components: BTreeMap<String, Arc<Component>>,
     store: Arc<Store>,
@@ -92,7 +99,7 @@ impl Host {
             Ok((name.clone(), Arc::new(built.map_err(failed)?)))
         };
         let components = policy.components.iter().map(build).collect::<Result<_, _>>()?;
-        Ok(Self { policy_hash, components, store, state: state.to_owned() })
+        Ok(Self { policy: policy.clone(), policy_hash, components, store, state: state.to_owned() })
     }
 
     fn component(&self, step: &Step) -> Result<&Arc<Component>, String> {
@@ -140,7 +147,10 @@ impl Host {
 
 impl Hands for Host {
     fn forbidden(&self, step: &Step) -> Option<String> {
-        self.component(step).err()
+        match self.component(step) {
+            Ok(component) => component.forbidden(step),
+            Err(why) => Some(why),
+        }
     }
 
     fn look<'a>(
@@ -187,10 +197,13 @@ impl Hands for Host {
     fn undo<'a>(&'a self, step: &'a Step, before: &'a Before) -> Doing<'a, StepResult> {
         Box::pin(async move {
             let undone = match self.component(step) {
-                Ok(component) => component.undo(step, before).await,
+                Ok(component) => {
+                    let undone = component.undo(step, before);
+                    component.shown(step, async { undone.await.map(|detail| (detail, None)) }).await
+                }
                 Err(why) => Err(why),
             };
-            result(undone.map(|detail| (detail, None)))
+            result(undone)
         })
     }
 
@@ -224,6 +237,14 @@ impl Host {
         before: &Before,
     ) -> Result<(String, Option<Evidence>), String> {
         let component = self.component(step)?;
+        component.shown(step, Self::try_on(component, step, before)).await
+    }
+
+    async fn try_on(
+        component: &Component,
+        step: &Step,
+        before: &Before,
+    ) -> Result<(String, Option<Evidence>), String> {
         match step.verb {
             Verb::Preflight => component.preflight(step).await.map(|detail| (detail, None)),
             Verb::Snapshot => component.snapshot(step).await,

@@ -132,6 +132,18 @@ impl Services {
         }
     }
 
+    /// Those of which nobody could see whether they were restarted: what a verification may not claim.
+    pub(super) fn unwatched(&self) -> Vec<String> {
+        let not_seen = |service: &&Service| !service.driver.watches();
+        let words = |service: &Service| {
+            let (name, driver) = (&service.name, service.driver.name());
+            format!(
+                "{name}: whether it was restarted was not watched; driver `{driver}` names no process"
+            )
+        };
+        self.0.iter().filter(not_seen).map(words).collect()
+    }
+
     /// How each is.
     pub(super) async fn status(&self) -> Vec<ServiceStatus> {
         let mut rows = Vec::new();

@@ -10,16 +10,14 @@ use std::{
 
 use super::{
     error::{StoreError, shown_path},
-    set::Set,
+    set::{Part, Set},
 };
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
 /// Refuses a set of which a tree is a mount point or holds one.
 pub(super) fn refuse(set: &Set) -> Result<(), StoreError> {
-    let text = std::fs::read(MOUNTINFO)
-        .map_err(|source| StoreError::Read { path: MOUNTINFO.to_owned(), source })?;
-    let mounts = mount_points(&text);
+    let mounts = mount_points(&read()?);
     for part in &set.parts {
         if let Some(mount) = first_below(&mounts, &part.path) {
             return Err(StoreError::Mount { path: shown_path(mount) });
@@ -28,13 +26,50 @@ pub(super) fn refuse(set: &Set) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The fifth field of every line, with its octal escapes resolved.
+/// [`refuse`], of one part.
+pub(super) fn refuse_part(part: &Part) -> Result<(), StoreError> {
+    match first_below(&mount_points(&read()?), &part.path) {
+        Some(mount) => Err(StoreError::Mount { path: shown_path(mount) }),
+        None => Ok(()),
+    }
+}
+
+/// What the kernel says of the mounts of the agent's namespace.
+pub(super) fn read() -> Result<Vec<u8>, StoreError> {
+    std::fs::read(MOUNTINFO)
+        .map_err(|source| StoreError::Read { path: MOUNTINFO.to_owned(), source })
+}
+
+/// One line of it.
+#[derive(Debug)]
+pub(super) struct Mount {
+    /// What of its filesystem is mounted.
+    pub(super) root: PathBuf,
+    pub(super) point: PathBuf,
+    /// The name of the filesystem's kind.
+    pub(super) kind: Vec<u8>,
+    /// The options of the filesystem itself.
+    pub(super) options: Vec<u8>,
+}
+
+/// proc(5): `id parent device root point options … - kind source options`.
+pub(super) fn lines(mountinfo: &[u8]) -> Vec<Mount> {
+    let line = |line: &[u8]| {
+        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+        let path = |field: &[u8]| PathBuf::from(OsString::from_vec(unescaped(field)));
+        let dash = fields.iter().position(|field| *field == b"-")?;
+        Some(Mount {
+            root: path(fields.get(3)?),
+            point: path(fields.get(4)?),
+            kind: fields.get(dash + 1)?.to_vec(),
+            options: unescaped(fields.get(dash + 3)?),
+        })
+    };
+    mountinfo.split(|byte| *byte == b'\n').filter_map(line).collect()
+}
+
 fn mount_points(mountinfo: &[u8]) -> Vec<PathBuf> {
-    mountinfo
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
-        .map(|field| PathBuf::from(OsString::from_vec(unescaped(field))))
-        .collect()
+    lines(mountinfo).into_iter().map(|mount| mount.point).collect()
 }
 
 fn first_below<'a>(mounts: &'a [PathBuf], path: &Path) -> Option<&'a Path> {

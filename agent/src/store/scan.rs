@@ -343,7 +343,7 @@ impl Walk<'_, '_> {
     }
 }
 
-fn site_root(site: &Site<'_>, place: Place) -> Result<Root, StoreError> {
+pub(super) fn site_root(site: &Site<'_>, place: Place) -> Result<Root, StoreError> {
     let name = match place {
         Place::Live => site.part.name.clone(),
         Place::Staged(exact) => site.part.staged_name(exact),

@@ -226,7 +226,7 @@ pub(super) struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    fn open(index: usize, part: &'a Part) -> Result<Self, StoreError> {
+    pub(super) fn open(index: usize, part: &'a Part) -> Result<Self, StoreError> {
         let parent = Dir::open(&part.parent)?;
         let staging = parent.dir_if_there(STAGING.as_bytes())?;
         if let Some(staging) = &staging {

@@ -41,6 +41,22 @@ impl Needs {
         Ok(())
     }
 
+    /// Adds what takes so many bytes and entries on the filesystem of `dir`.
+    pub(super) fn add_size(
+        &mut self,
+        dir: &Dir,
+        bytes: u64,
+        entries: u64,
+    ) -> Result<(), StoreError> {
+        let need = self.filesystems.entry(dir.own_stat()?.st_dev).or_default();
+        need.path = dir.at(b"");
+        (need.free_bytes, need.free_inodes) = free(dir)?;
+        need.inodes = need.inodes.saturating_add(entries);
+        let overhead = entries.saturating_mul(ENTRY_BYTES);
+        need.bytes = need.bytes.saturating_add(overhead).saturating_add(bytes);
+        Ok(())
+    }
+
     /// Refuses what does not fit.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         for need in self.filesystems.values() {

@@ -202,16 +202,18 @@ impl Layout {
 
     fn host_part(&self, ctl: &Path, host: &SandboxHost) -> Value {
         let tree = host.tree();
+        // An agent that is root takes no command that does not say whom it runs as.
+        let user = rustix::process::geteuid().is_root().then_some("root");
         let service = |(name, port): &(&str, u16)| {
-            json!({
-                "name": name,
-                "stop_within": "5s",
-                "process": {
-                    "command": [ctl, "sandbox-app", "--tree", tree, "--service", name,
-                                "--listen", SocketAddr::new(host.address, *port).to_string()],
-                    "directory": tree,
-                },
-            })
+            let mut process = json!({
+                "command": [ctl, "sandbox-app", "--tree", tree, "--service", name,
+                            "--listen", SocketAddr::new(host.address, *port).to_string()],
+                "directory": tree,
+            });
+            if let (Some(user), Some(process)) = (user, process.as_object_mut()) {
+                process.insert("user".to_owned(), json!(user));
+            }
+            json!({ "name": name, "stop_within": "5s", "process": process })
         };
         let check = |(name, port): &(&str, u16)| {
             json!({

@@ -58,6 +58,11 @@ impl IdentityDir {
         &self.owner.identity
     }
 
+    /// When the certificate begins; milliseconds since 1970.
+    pub const fn not_before_unix_ms(&self) -> i64 {
+        self.owner.not_before_unix_ms
+    }
+
     /// When the certificate ends; milliseconds since 1970.
     pub const fn not_after_unix_ms(&self) -> i64 {
         self.owner.not_after_unix_ms

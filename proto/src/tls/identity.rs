@@ -104,6 +104,8 @@ impl FromStr for Identity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
     pub identity: Identity,
+    /// When the certificate begins; milliseconds since 1970.
+    pub not_before_unix_ms: i64,
     /// When the certificate ends; milliseconds since 1970.
     pub not_after_unix_ms: i64,
     /// The serial number, in hex with colons.
@@ -121,6 +123,7 @@ impl PeerIdentity {
         let [uri] = uris[..] else { return Err(IdentityError::Uris(uris.len())) };
         Ok(Self {
             identity: uri.parse()?,
+            not_before_unix_ms: certificate.validity().not_before.timestamp().saturating_mul(1000),
             not_after_unix_ms: certificate.validity().not_after.timestamp().saturating_mul(1000),
             serial: certificate.raw_serial_as_string(),
         })

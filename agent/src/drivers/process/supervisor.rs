@@ -14,7 +14,6 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
@@ -27,14 +26,13 @@ use tokio::{
 
 use super::{
     handle::{self, Answer, Request, SupervisorHandle, View},
-    log,
-    members::{EndError, Mark, Patience, end},
     state::{self, Desired, Record, RecordError},
 };
 use crate::{
-    drivers::DriverError,
+    drivers::{DriverError, log},
     exec::{
         self, ExecError, Spec,
+        members::{EndError, Mark, Patience, end},
         proc::{Identity, Watch, signal_group},
         status_words,
     },
@@ -357,11 +355,11 @@ impl Supervisor {
             DriverError::Permanent(format!("cannot open its log {}: {error}", path.display()))
         })?;
         let mut command = exec::prepare(&self.service.spec).map_err(|error| not_run(&error))?;
-        command.envs(self.service.mark.variables().iter().map(|(key, value)| (key, value)));
-        command.stdin(Stdio::null()).stdout(out).stderr(err);
+        let mark = self.service.mark.variables();
+        command.envs(mark.iter().map(|(key, value)| (*key, value.as_str())));
+        command.output(out, err);
         let program = || self.service.spec.argv.first().cloned().unwrap_or_default();
-        let spawned = tokio::process::Command::from(command).spawn();
-        spawned.map_err(|source| not_run(&ExecError::Spawn { program: program(), source }))
+        command.spawn().map_err(|source| not_run(&ExecError::Spawn { program: program(), source }))
     }
 
     async fn end_all(&self, term_until: Instant) -> Result<(), EndError> {

@@ -9,7 +9,6 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::{
-    members::Mark,
     state::{Desired, Record},
     *,
 };

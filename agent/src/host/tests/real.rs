@@ -69,7 +69,9 @@ impl Cluster {
         argv.extend(settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting]));
         let spec = Spec::new(argv).as_user(user.clone());
         let log = fs::File::create(sockets.join("log")).unwrap();
-        (exec::prepare(&spec).unwrap().stderr(log).spawn().unwrap(), port)
+        let mut server = exec::prepare(&spec).unwrap();
+        server.output(std::process::Stdio::null(), log);
+        (server.spawn().unwrap(), port)
     }
 
     async fn crm(&self, statement: &str) {

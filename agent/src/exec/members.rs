@@ -15,7 +15,7 @@ use std::{collections::BTreeSet, fs, io, os::unix::fs::MetadataExt, path::Path, 
 use rustix::process::{Signal, getpgrp, getpid};
 use tokio::time::{Instant, sleep};
 
-use crate::exec::proc::{Identity, Proc, signal_group};
+use super::proc::{Identity, Proc, signal_group};
 
 /// How often the members that were signalled are looked at: it bounds what a stop loses.
 const POLL: Duration = Duration::from_millis(5);
@@ -24,7 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// What a service's processes carry in their environment.
 #[derive(Clone, Debug)]
-pub(super) struct Mark {
+pub(crate) struct Mark {
     variables: [(&'static str, String); 2],
     entries: [String; 2],
 }
@@ -32,7 +32,7 @@ pub(super) struct Mark {
 impl Mark {
     /// The mark of `service` under the agent of `state_dir`. Device and inode are part of it: in a container the same path is
     /// another directory.
-    pub(super) fn new(service: &str, state_dir: &Path) -> io::Result<Self> {
+    pub(crate) fn new(service: &str, state_dir: &Path) -> io::Result<Self> {
         let state_dir = state_dir.canonicalize()?;
         let metadata = fs::metadata(&state_dir)?;
         let home = format!("{}:{}:{}", state_dir.display(), metadata.dev(), metadata.ino());
@@ -43,12 +43,12 @@ impl Mark {
     }
 
     /// What goes into the environment.
-    pub(super) fn variables(&self) -> &[(&'static str, String)] {
+    pub(crate) fn variables(&self) -> &[(&'static str, String)] {
         &self.variables
     }
 
     /// The process that was started with this mark: the oldest leader of a group that carries it.
-    pub(super) async fn find_leader(&self) -> io::Result<Option<Identity>> {
+    pub(crate) async fn find_leader(&self) -> io::Result<Option<Identity>> {
         let members = self.members(None).await?;
         let leader = members
             .all
@@ -58,8 +58,21 @@ impl Mark {
         leader.map_or(Ok(None), |proc| Identity::of(proc.pid))
     }
 
+    /// Those of `commands` that run with this mark, as they were spawned: each leads a group in a session that is not
+    /// its own. A daemon has left that session. Blocking.
+    pub(crate) fn scripts(&self, commands: &[Vec<String>]) -> io::Result<Vec<Proc>> {
+        let is_one = |proc: &Proc| {
+            proc.alive
+                && proc.pid == proc.group
+                && proc.pid != proc.session
+                && proc.has_in_environment(&self.entries)
+                && commands.iter().any(|argv| proc.is_command(argv))
+        };
+        Ok(Proc::all()?.into_iter().filter(is_one).collect())
+    }
+
     /// Every process of the service that is alive.
-    pub(super) async fn members(&self, leader: Option<&Identity>) -> io::Result<Members> {
+    pub(crate) async fn members(&self, leader: Option<&Identity>) -> io::Result<Members> {
         let (entries, leader) = (self.entries.clone(), leader.cloned());
         tokio::task::spawn_blocking(move || look(&entries, leader.as_ref())).await?
     }
@@ -67,7 +80,7 @@ impl Mark {
 
 /// The processes of a service at one moment.
 #[derive(Debug, Default)]
-pub(super) struct Members {
+pub(crate) struct Members {
     all: Vec<Proc>,
     /// The process groups that are the service's as a whole.
     groups: BTreeSet<i32>,
@@ -75,16 +88,16 @@ pub(super) struct Members {
 
 /// How long the two ways of ending may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     /// KILL comes then.
-    pub(super) term_until: Instant,
+    pub(crate) term_until: Instant,
     /// How long the kernel may take after KILL.
-    pub(super) kill_for: Duration,
+    pub(crate) kill_for: Duration,
 }
 
 /// Why a service could not be ended.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum EndError {
+pub(crate) enum EndError {
     #[error("cannot look for its processes")]
     Look(#[from] io::Error),
     #[error("cannot signal process {pid}")]
@@ -98,7 +111,7 @@ pub(super) enum EndError {
 }
 
 /// Ends every member: TERM, once, then KILL. Nothing to end is fine.
-pub(super) async fn end(
+pub(crate) async fn end(
     mark: &Mark,
     leader: Option<&Identity>,
     patience: Patience,
@@ -226,7 +239,7 @@ mod tests {
 
     #[test]
     fn what_survives_kill_is_named() {
-        let proc = |pid| Proc { pid, group: 7, start_time: 1, alive: true };
+        let proc = |pid| Proc { pid, group: 7, session: 7, start_time: 1, alive: true };
         let error = EndError::StillAlive(vec![proc(7), proc(9)]);
         assert_eq!(error.to_string(), "still alive after KILL: process 7, 9");
     }

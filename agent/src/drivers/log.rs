@@ -1,4 +1,4 @@
-//! What a supervised process writes: one file per service, kept across restarts.
+//! What a service writes: one file per service, kept across restarts.
 //!
 //! Invariant: the service appends to it by itself: no agent is needed for it to go on writing.
 //! Invariant: at most one older file is kept. While a service runs its file is not cut.

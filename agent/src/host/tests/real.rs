@@ -1,8 +1,9 @@
 //! The schema gate on a real PostgreSQL. Run with `--ignored`; as root it runs the server as user `postgres`.
 
-use std::{os::unix::fs::chown, process::Child};
+use std::os::unix::fs::chown;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::Child;
 
 use super::*;
 use crate::{
@@ -102,12 +103,15 @@ impl Cluster {
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.server), signal).unwrap();
+        let pid = self.server.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        kill_process(pid.unwrap(), signal).unwrap();
     }
 
     fn stop(&mut self) {
         self.signal(Signal::INT);
-        self.server.wait().unwrap();
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(self.server.wait()).unwrap();
+        });
     }
 }
 
@@ -126,7 +130,7 @@ async fn run(argv: &[&str], user: &Option<String>) {
     output.success(&spec).unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "real: needs postgresql"]
 async fn real_schema_gate_on_postgresql() {
     let mut cluster = Cluster::start(OPEN).await;
@@ -190,7 +194,7 @@ async fn real_schema_gate_on_postgresql() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "real: needs postgresql"]
 async fn real_locked_table_does_not_hang_the_gate() {
     let cluster = Cluster::start(OPEN).await;
@@ -212,7 +216,7 @@ async fn real_locked_table_does_not_hang_the_gate() {
     assert!(why.contains("the table may be locked (SQLSTATE 57014)"), "{why}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "real: needs postgresql"]
 async fn real_tls_to_postgresql() {
     let cluster = Cluster::start(TLS_ONLY).await;

@@ -61,6 +61,7 @@ impl Agent {
         let identity = IdentityDir::load(&config.identity_dir()).context("this host's identity")?;
         let loaded = policy::load(&config.policy, identity.identity().name())?;
         let host = Host::open(&loaded.policy, loaded.hash, &config.state)?;
+        host.set_up().await;
         Self::start_with(
             config.coordinator.clone(),
             config.identity_dir(),
@@ -145,7 +146,11 @@ fn in_runtime(log_json: bool, work: impl Future<Output = anyhow::Result<()>>) ->
 async fn check(config: &Config) -> anyhow::Result<()> {
     let identity = IdentityDir::load(&config.identity_dir()).context("this host's identity")?;
     let loaded = policy::load(&config.policy, identity.identity().name())?;
-    Host::open(&loaded.policy, loaded.hash.clone(), &config.state)?;
+    let host = Host::open(&loaded.policy, loaded.hash.clone(), &config.state)?;
+    let problems = host.problems().await;
+    if !problems.is_empty() {
+        anyhow::bail!("this host is not ready:\n  {}", problems.join("\n  "));
+    }
     #[expect(clippy::print_stdout, reason = "what was asked for")]
     {
         println!("{} could start; policy {}", identity.identity().name(), loaded.hash);

@@ -8,6 +8,8 @@
 //! | driver    | runs |
 //! |-----------|------|
 //! | `process` | a command that the agent itself starts and watches |
+//! | `systemd` | a unit of the host's service manager |
+//! | `nginx`   | a unit that is reloaded, never stopped |
 //! | `fake`    | nothing: it stands in for a driver in tests |
 //!
 //! Invariant: every verb is idempotent: done already is done.
@@ -16,14 +18,16 @@
 
 pub mod conformance;
 pub mod fake;
+pub mod nginx;
 pub mod process;
+pub mod systemd;
 
 use std::{fmt, path::PathBuf, pin::Pin, time::Duration};
 
 use proto::policy::{self, FilesPolicy, ServicePolicy};
 use tokio::time::Instant;
 
-pub use crate::exec::proc::Identity;
+use crate::exec::proc;
 
 /// What a driver's verb returns: something to be awaited.
 pub type Doing<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -36,6 +40,12 @@ pub trait ServiceDriver: fmt::Debug + Send + Sync {
     /// What it can do. Any other verb answers [`DriverError::Unsupported`].
     fn verbs(&self) -> &'static [Verb];
 
+    /// Makes the host ready for the other verbs, and for a crash in the middle of them. Changes nothing that serves.
+    fn set_up(&self, deadline: Instant) -> Doing<'_, Result<(), DriverError>> {
+        let _ = deadline;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Starts the service. Whether it is any good, the checks say.
     fn start(&self, deadline: Instant) -> Doing<'_, Result<(), DriverError>>;
 
@@ -47,6 +57,23 @@ pub trait ServiceDriver: fmt::Debug + Send + Sync {
         let _ = deadline;
         let why = format!("driver `{}` cannot reload; stop and start it", self.name());
         Box::pin(std::future::ready(Err(DriverError::Unsupported(why))))
+    }
+
+    /// Whether the service, which reads its files at a reload, would take them as they stand now.
+    fn accepts(&self, deadline: Instant) -> Doing<'_, Result<(), DriverError>> {
+        let _ = deadline;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// How what starts the service by itself is: a stop stops it too, a start starts it again.
+    fn triggers(&self) -> Triggers {
+        Triggers::Armed
+    }
+
+    /// Starts again what starts the service by itself, and not the service: what undoes a stop of one that did not run.
+    fn rearm(&self, deadline: Instant) -> Doing<'_, Result<(), DriverError>> {
+        let _ = deadline;
+        Box::pin(std::future::ready(Ok(())))
     }
 
     /// Files of the service manager that go back with the release, beside those that the component declares.
@@ -86,6 +113,26 @@ impl fmt::Display for Verb {
             Self::Log => "log",
         })
     }
+}
+
+/// How what starts a service by itself (a socket, a timer) is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Triggers {
+    /// As its owner had it.
+    Armed,
+    /// A stop or a start has begun with it, and has not ended.
+    Between,
+    /// A stop stopped it.
+    Disarmed,
+}
+
+/// Which run of a service it is: no other run has the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// The service is one process.
+    Process(proc::Identity),
+    /// The service manager's own name for the run.
+    Run(String),
 }
 
 /// What a look at a service showed.
@@ -134,7 +181,7 @@ pub struct Context {
 /// A service that no driver of this agent can run.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("driver `{driver}` is not in this agent (has: process)")]
+    #[error("driver `{driver}` is not in this agent (has: process, systemd, nginx)")]
     NotHere { driver: &'static str },
     #[error("service `{service}` cannot be supervised on this host")]
     Process {
@@ -159,8 +206,10 @@ pub fn build(
             let failed = |source| BuildError::Process { service: service.name.clone(), source };
             Ok(Box::new(built.map_err(failed)?))
         }
-        policy::ServiceDriver::Systemd(_) => Err(BuildError::NotHere { driver: "systemd" }),
-        policy::ServiceDriver::Nginx(_) => Err(BuildError::NotHere { driver: "nginx" }),
+        policy::ServiceDriver::Systemd(unit) => {
+            Ok(Box::new(systemd::SystemdDriver::new(&service.name, unit, context)))
+        }
+        policy::ServiceDriver::Nginx(unit) => Ok(Box::new(nginx::NginxDriver::new(unit, context))),
         policy::ServiceDriver::Script(_) => Err(BuildError::NotHere { driver: "script" }),
     }
 }
@@ -183,14 +232,18 @@ mod tests {
             driver,
             stop_within: policy::default_stop_within(),
         };
-        let refused =
-            build(&service(policy::ServiceDriver::Systemd("web.service".into())), &context)
-                .unwrap_err();
-        assert_eq!(refused.to_string(), "driver `systemd` is not in this agent (has: process)");
-        let refused =
-            build(&service(policy::ServiceDriver::Nginx("nginx.service".into())), &context)
-                .unwrap_err();
-        assert_eq!(refused.to_string(), "driver `nginx` is not in this agent (has: process)");
+        let script = policy::ScriptPolicy {
+            start: vec!["/bin/true".into()],
+            stop: vec!["/bin/true".into()],
+            force_stop: None,
+            status: vec!["/bin/true".into()],
+            directory: "/".into(),
+            environment: Default::default(),
+            user: "root".into(),
+        };
+        let refused = build(&service(policy::ServiceDriver::Script(script)), &context).unwrap_err();
+        let why = "driver `script` is not in this agent (has: process, systemd, nginx)";
+        assert_eq!(refused.to_string(), why);
         let process = policy::ProcessPolicy {
             command: vec!["/bin/true".into()],
             directory: "/".into(),

@@ -133,7 +133,7 @@ impl ServiceDriver for ProcessDriver {
             let identity = view.process.filter(|process| process.is_alive());
             Ok(ServiceState {
                 running: identity.is_some(),
-                identity,
+                identity: identity.map(super::Identity::Process),
                 restarts: view.restarts,
                 detail: view.detail,
             })
@@ -169,7 +169,7 @@ fn directory(state: &Path, name: &str) -> Result<PathBuf, SetUpError> {
 }
 
 /// A policy's name as a part of a file name. No two names have the same, and none leaves its directory.
-fn file_name(name: &str) -> String {
+pub(super) fn file_name(name: &str) -> String {
     let mut escaped = String::new();
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {

@@ -6,8 +6,9 @@
 //! snapshot    everything as it is now                                           version
 //! stage       build beside, read back
 //! stop                                         last to first
-//! switch      exchange under the hold
+//! switch      exchange under the hold          reloaded ones test their files
 //! start                                        first to last
+//! reload                                       what serves has read its files
 //! verify      digest after the window          the same processes throughout    pass, hold, version
 //! ```
 //!
@@ -15,15 +16,18 @@
 //! Invariant: every verb may be done again; what is done already is done.
 
 mod component;
+mod managers;
 mod services;
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use proto::policy::{ComponentPolicy, Policy};
+use tokio::time::Instant;
 
 use self::component::Component;
 use crate::{
@@ -49,6 +53,21 @@ pub const VERBS: [Verb; 9] = [
     Verb::Discard,
     Verb::Check,
 ];
+
+/// The same for one whose services are reloaded while they run.
+pub const RELOAD_VERBS: [Verb; 8] = [
+    Verb::Preflight,
+    Verb::Snapshot,
+    Verb::Stage,
+    Verb::Switch,
+    Verb::Reload,
+    Verb::Verify,
+    Verb::Discard,
+    Verb::Check,
+];
+
+/// How long the services of one component may take to be made ready when the agent starts.
+const SET_UP_WITHIN: Duration = Duration::from_secs(15);
 
 /// Why this host cannot be worked on.
 #[derive(Debug, thiserror::Error)]
@@ -82,10 +101,37 @@ impl Host {
         let build = |(name, policy): (&String, &ComponentPolicy)| {
             let built = Component::build(name, policy, state, &store, &prober);
             let failed = |source| HostError::Service { component: name.clone(), source };
-            Ok((name.clone(), Arc::new(built.map_err(failed)?)))
+            Ok((name.clone(), built.map_err(failed)?))
         };
-        let components = policy.components.iter().map(build).collect::<Result<_, _>>()?;
+        let built = policy.components.iter().map(build).collect::<Result<BTreeMap<_, _>, _>>()?;
+        let asked = built.iter().map(|(name, built)| (name.clone(), built.manager_files()));
+        let mut managers = managers::assign(policy, asked.collect());
+        let components = built.into_iter().map(|(name, built)| {
+            let own = managers.remove(&name).unwrap_or_default();
+            (name, Arc::new(built.with_managers(own)))
+        });
+        let components = components.collect();
         Ok(Self { policy_hash, components, store, state: state.to_owned() })
+    }
+
+    /// Makes the host ready for every component, so that none starts in the middle of a switch. What fails is asked for
+    /// again by each preflight.
+    pub async fn set_up(&self) {
+        for (component, built) in &self.components {
+            if let Err(why) = built.set_up(Instant::now() + SET_UP_WITHIN).await {
+                tracing::warn!(component, why, "the host is not ready for this component");
+            }
+        }
+    }
+
+    /// What on this host would keep a component from going back, each with its mend.
+    pub async fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (component, built) in &self.components {
+            let found = built.problems().await;
+            problems.extend(found.into_iter().map(|why| format!("{component}: {why}")));
+        }
+        problems
     }
 
     fn component(&self, step: &Step) -> Result<&Arc<Component>, String> {

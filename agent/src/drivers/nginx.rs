@@ -108,7 +108,7 @@ impl NginxDriver {
             if self.workers(master)?.newer_than(&before) {
                 return Ok(());
             }
-            if log.since().iter().any(|line| line.contains("[emerg]")) {
+            if log.since().iter().any(|line| is_final(line)) {
                 return Err(self.kept(&log, "nginx kept its old files"));
             }
             if Instant::now() >= deadline {
@@ -260,6 +260,11 @@ fn master(unit: &Unit) -> Result<i32, DriverError> {
     }
 }
 
+/// Whether the master gave up on new files. An address that is in use it tries again a few times, and then says so.
+fn is_final(line: &str) -> bool {
+    line.contains("[emerg]") && !line.contains(" bind() to ")
+}
+
 fn only_reloaded() -> DriverError {
     DriverError::Unsupported("driver `nginx` neither starts nor stops: it reloads".to_owned())
 }
@@ -317,5 +322,18 @@ mod tests {
         let wanted = ["/usr/sbin/nginx", "-t", "-c", "/srv/edge/nginx.conf", "-g", "daemon on;"];
         assert_eq!(argv, wanted);
         assert_eq!(test_argv(&[]), ["/usr/sbin/nginx", "-t"]);
+    }
+
+    #[test]
+    fn an_address_in_use_is_tried_again_before_the_master_gives_up() {
+        let at = "2026/11/22 10:00:00 [emerg] 77#77:";
+        assert!(!is_final(&format!(
+            "{at} bind() to 127.0.0.1:80 failed (98: Address already in use)"
+        )));
+        assert!(is_final(&format!("{at} still could not bind()")));
+        assert!(is_final(&format!(
+            "{at} open() \"/srv/x.conf\" failed (2: No such file or directory)"
+        )));
+        assert!(!is_final("2026/11/22 10:00:00 [notice] 77#77: reconfiguring"));
     }
 }

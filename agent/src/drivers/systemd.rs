@@ -21,7 +21,7 @@ mod files;
 mod hold;
 mod journal;
 #[cfg(test)]
-mod real;
+pub(super) mod real;
 mod triggers;
 pub(super) mod unit;
 

@@ -67,7 +67,7 @@ pub const RELOAD_VERBS: [Verb; 8] = [
 ];
 
 /// How long the services of one component may take to be made ready when the agent starts.
-const SET_UP_WITHIN: Duration = Duration::from_secs(15);
+const SET_UP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why this host cannot be worked on.
 #[derive(Debug, thiserror::Error)]

@@ -45,6 +45,8 @@ const PASSING: [&str; 8] = [
 ];
 /// systemd has no such unit, not even by name.
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
+/// This connection had a job before.
+const SUBSCRIBED: &str = "org.freedesktop.systemd1.AlreadySubscribed";
 /// There is no process to signal.
 const NO_SUCH_PROCESS: &str = "org.freedesktop.DBus.Error.UnixProcessIdUnknown";
 
@@ -112,20 +114,15 @@ impl Bus {
 
     /// Forgets that a unit failed, and how often it was started: manual starts count for its limit too.
     pub(in crate::drivers) async fn reset_failed(&self, unit: &str) -> Result<(), DriverError> {
-        self.manager("ResetFailedUnit", &(unit,)).await
+        let call = self.call(MANAGER_PATH, MANAGER, "ResetFailedUnit", &(unit,)).await;
+        // systemd drops a unit that it has nothing to remember of.
+        self.answer("ResetFailedUnit", unless(&[NO_SUCH_UNIT], call))
     }
 
     /// Kills every process of a unit. That there is none is fine.
     pub(in crate::drivers) async fn kill(&self, unit: &str) -> Result<(), DriverError> {
         let call = self.call(MANAGER_PATH, MANAGER, "KillUnit", &(unit, "all", SIGKILL)).await;
-        match call {
-            Err(zbus::Error::MethodError(name, _, _))
-                if [NO_SUCH_UNIT, NO_SUCH_PROCESS].contains(&name.as_str()) =>
-            {
-                Ok(())
-            }
-            call => self.answer("KillUnit", call),
-        }
+        self.answer("KillUnit", unless(&[NO_SUCH_UNIT, NO_SUCH_PROCESS], call))
     }
 
     /// The processes in a unit's control group: pid and command line.
@@ -134,12 +131,8 @@ impl Bus {
         unit: &str,
     ) -> Result<Vec<(u32, String)>, DriverError> {
         let call = self.call(MANAGER_PATH, MANAGER, "GetUnitProcesses", &(unit,)).await;
-        let rows: Vec<(String, u32, String)> = match call {
-            Err(zbus::Error::MethodError(name, _, _)) if name.as_str() == NO_SUCH_UNIT => {
-                Vec::new()
-            }
-            call => self.answer("GetUnitProcesses", call)?,
-        };
+        let rows: Vec<(String, u32, String)> =
+            self.answer("GetUnitProcesses", unless(&[NO_SUCH_UNIT], call))?;
         Ok(rows.into_iter().map(|(_, pid, command)| (pid, command)).collect())
     }
 
@@ -161,7 +154,8 @@ impl Bus {
             MessageStream::for_match_rule(rule, &self.connection, Some(SIGNALS_QUEUED_MAX));
         let removed = timeout_at(self.deadline, listening).await.map_err(|_| late(method))?;
         let removed = self.answer(method, removed)?;
-        self.manager::<_, ()>("Subscribe", &()).await?;
+        let subscribed = self.call(MANAGER_PATH, MANAGER, "Subscribe", &()).await;
+        self.answer("Subscribe", unless::<()>(&[SUBSCRIBED], subscribed))?;
         let path = self.manager(method, &(unit, "replace")).await?;
         Ok(Job { path, removed })
     }
@@ -218,6 +212,16 @@ impl Job {
         }
         let why = "the connection to D-Bus ended before systemd's job did";
         Err(DriverError::Transient(why.to_owned()))
+    }
+}
+
+/// Nothing, where systemd refused with one of `names`.
+fn unless<T: Default>(names: &[&str], answered: zbus::Result<T>) -> zbus::Result<T> {
+    match answered {
+        Err(zbus::Error::MethodError(name, _, _)) if names.contains(&name.as_str()) => {
+            Ok(T::default())
+        }
+        answered => answered,
     }
 }
 

@@ -434,10 +434,9 @@ pub(super) async fn status(unit: &str) -> Result<ServiceState, DriverError> {
 
 /// The last lines of a unit's last run.
 pub(super) async fn log_lines(unit: &str, count: usize) -> Vec<String> {
-    let invocation = async {
+    let begun = async {
         let bus = Bus::connect(Instant::now() + LOOK_WITHIN).await?;
-        Ok::<_, DriverError>(Unit::look(&bus, unit).await?.invocation)
+        Ok::<_, DriverError>(Unit::look(&bus, unit).await?.begun_unix_us)
     };
-    let invocation = invocation.await.unwrap_or_default();
-    journal::lines(unit, &invocation, count).await
+    journal::lines(unit, begun.await.unwrap_or_default(), count).await
 }

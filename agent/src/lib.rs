@@ -61,6 +61,8 @@ use crate::{
 pub struct Agent {
     core: JoinHandle<Result<(), LedgerError>>,
     session: JoinHandle<()>,
+    /// Looks the host over.
+    watch: Option<JoinHandle<()>>,
 }
 
 impl Agent {
@@ -69,12 +71,16 @@ impl Agent {
         let identity = IdentityDir::load(&config.identity_dir()).context("this host's identity")?;
         let loaded = policy::load(&config.policy, identity.identity().name())?;
         let host = Host::open(&loaded.policy, loaded.hash, &config.state)?;
-        Self::start_with(
+        host.set_up().await;
+        let host = Arc::new(host);
+        let mut agent = Self::start_with(
             config.coordinator.clone(),
             config.identity_dir(),
             &config.state,
-            Arc::new(host),
-        )
+            host.clone(),
+        )?;
+        agent.watch = Some(tokio::spawn(host.watch_problems()));
+        Ok(agent)
     }
 
     /// The same with hands of the caller's.
@@ -87,7 +93,8 @@ impl Agent {
         let (file, ledger) = LedgerFile::open(&state.join("ledger"))?;
         let (core, handle) = Core::new(file, ledger, hands.clone());
         let session = Session { coordinator, identity, hands, core: handle };
-        Ok(Self { core: tokio::spawn(core.run()), session: tokio::spawn(session.run()) })
+        let (core, session) = (tokio::spawn(core.run()), tokio::spawn(session.run()));
+        Ok(Self { core, session, watch: None })
     }
 
     /// Runs until `shutdown`, or until the ledger cannot be written.
@@ -102,6 +109,9 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.abort();
+        }
         self.session.abort();
         self.core.abort();
     }

@@ -111,8 +111,7 @@ impl ServiceDriver for FakeDriver {
         Box::pin(async {
             let state = self.state();
             state.refused(Verb::Status)?;
-            let identity =
-                Identity { pid: 1, start_time: state.starts, boot_id: "fake".to_owned() };
+            let identity = Identity::Run(format!("start {}", state.starts));
             Ok(ServiceState {
                 running: state.running,
                 identity: state.running.then_some(identity),

@@ -9,6 +9,8 @@
 //! |-----------|------|
 //! | `process` | a command that the agent itself starts and watches |
 //! | `script`  | the app's own start, stop and status scripts |
+//! | `systemd` | a unit of the host's service manager |
+//! | `nginx`   | a unit that is reloaded, never stopped |
 //! | `fake`    | nothing: it stands in for a driver in tests |
 //!
 //! Invariant: every verb is idempotent: done already is done.
@@ -18,15 +20,17 @@
 pub mod conformance;
 pub mod fake;
 mod log;
+pub mod nginx;
 pub mod process;
 pub mod script;
+pub mod systemd;
 
 use std::{fmt, path::PathBuf, pin::Pin, time::Duration};
 
 use proto::policy::{self, FilesPolicy, ServicePolicy};
 use tokio::time::Instant;
 
-pub use crate::exec::proc::Identity;
+use crate::exec::proc;
 
 /// What a driver's verb returns: something to be awaited.
 pub type Doing<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -39,6 +43,12 @@ pub trait ServiceDriver: fmt::Debug + Send + Sync {
     /// What it can do. Any other verb answers [`DriverError::Unsupported`].
     fn verbs(&self) -> &'static [Verb];
 
+    /// Makes the host ready for the other verbs, and for a crash in the middle of them. Changes nothing that serves.
+    fn set_up(&self, deadline: Instant) -> Doing<'_, Result<(), DriverError>> {
+        let _ = deadline;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Starts the service. Whether it is any good, the checks say.
     fn start(&self, deadline: Instant) -> Doing<'_, Result<(), DriverError>>;
 
@@ -50,6 +60,23 @@ pub trait ServiceDriver: fmt::Debug + Send + Sync {
         let _ = deadline;
         let why = format!("driver `{}` cannot reload; stop and start it", self.name());
         Box::pin(std::future::ready(Err(DriverError::Unsupported(why))))
+    }
+
+    /// Whether the service, which reads its files at a reload, would take them as they stand now.
+    fn accepts(&self, deadline: Instant) -> Doing<'_, Result<(), DriverError>> {
+        let _ = deadline;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// How what starts the service by itself is: a stop stops it too, a start starts it again.
+    fn triggers(&self) -> Triggers {
+        Triggers::Armed
+    }
+
+    /// Starts again what starts the service by itself, and not the service: what undoes a stop of one that did not run.
+    fn rearm(&self, deadline: Instant) -> Doing<'_, Result<(), DriverError>> {
+        let _ = deadline;
+        Box::pin(std::future::ready(Ok(())))
     }
 
     /// Files of the service manager that go back with the release, beside those that the component declares.
@@ -94,6 +121,26 @@ impl fmt::Display for Verb {
             Self::Log => "log",
         })
     }
+}
+
+/// How what starts a service by itself (a socket, a timer) is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Triggers {
+    /// As its owner had it.
+    Armed,
+    /// A stop or a start has begun with it, and has not ended.
+    Between,
+    /// A stop stopped it.
+    Disarmed,
+}
+
+/// Which run of a service it is: no other run has the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// The service is one process.
+    Process(proc::Identity),
+    /// The service manager's own name for the run.
+    Run(String),
 }
 
 /// What a look at a service showed.
@@ -142,8 +189,6 @@ pub struct Context {
 /// A service that no driver of this agent can run.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("driver `{driver}` is not in this agent (has: process, script)")]
-    NotHere { driver: &'static str },
     #[error("service `{service}` cannot be set up on this host")]
     Process {
         service: String,
@@ -167,8 +212,10 @@ pub fn build(
             let failed = |source| BuildError::Process { service: service.name.clone(), source };
             Ok(Box::new(built.map_err(failed)?))
         }
-        policy::ServiceDriver::Systemd(_) => Err(BuildError::NotHere { driver: "systemd" }),
-        policy::ServiceDriver::Nginx(_) => Err(BuildError::NotHere { driver: "nginx" }),
+        policy::ServiceDriver::Systemd(unit) => {
+            Ok(Box::new(systemd::SystemdDriver::new(&service.name, unit, context)))
+        }
+        policy::ServiceDriver::Nginx(unit) => Ok(Box::new(nginx::NginxDriver::new(unit, context))),
         policy::ServiceDriver::Script(script) => {
             let built = script::ScriptDriver::build(&service.name, script, context);
             let failed = |source| BuildError::Process { service: service.name.clone(), source };
@@ -199,7 +246,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_driver_that_is_not_here_is_refused_by_name() {
+    async fn each_policy_gets_its_driver() {
         let state = tempfile::tempdir().unwrap();
         let context = Context {
             component: "crm".to_owned(),
@@ -207,33 +254,32 @@ mod tests {
             hold_path: state.path().join("hold"),
             autostart: false,
         };
-        let service = |driver| ServicePolicy {
-            name: "web".to_owned(),
-            driver,
-            stop_within: policy::default_stop_within(),
-        };
-        let refused =
-            build(&service(policy::ServiceDriver::Systemd("web.service".into())), &context)
-                .unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            "driver `systemd` is not in this agent (has: process, script)"
-        );
-        let refused =
-            build(&service(policy::ServiceDriver::Nginx("nginx.service".into())), &context)
-                .unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            "driver `nginx` is not in this agent (has: process, script)"
-        );
+        let argv = || vec!["/bin/true".to_owned()];
         let process = policy::ProcessPolicy {
-            command: vec!["/bin/true".into()],
+            command: argv(),
             directory: "/".into(),
             environment: Default::default(),
             user: None,
         };
-        let built = build(&service(policy::ServiceDriver::Process(process)), &context).unwrap();
-        assert_eq!(built.name(), "process");
-        assert!(!built.status().await.unwrap().running);
+        let script = policy::ScriptPolicy {
+            start: argv(),
+            stop: argv(),
+            force_stop: None,
+            status: argv(),
+            directory: "/".into(),
+            environment: Default::default(),
+            user: "root".into(),
+        };
+        let table = [
+            (policy::ServiceDriver::Process(process), "process"),
+            (policy::ServiceDriver::Script(script), "script"),
+            (policy::ServiceDriver::Systemd("web.service".into()), "systemd"),
+            (policy::ServiceDriver::Nginx("nginx.service".into()), "nginx"),
+        ];
+        for (driver, name) in table {
+            let stop_within = policy::default_stop_within();
+            let service = ServicePolicy { name: "web".to_owned(), driver, stop_within };
+            assert_eq!(build(&service, &context).unwrap().name(), name);
+        }
     }
 }

@@ -130,7 +130,7 @@ impl ServiceDriver for ProcessDriver {
             let identity = view.process.filter(|process| process.is_alive());
             Ok(ServiceState {
                 running: identity.is_some(),
-                identity,
+                identity: identity.map(super::Identity::Process),
                 restarts: view.restarts,
                 detail: view.detail,
             })

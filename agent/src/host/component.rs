@@ -7,12 +7,12 @@ use std::{
     time::Duration,
 };
 
-use proto::policy::{CheckPolicy, ComponentPolicy};
+use proto::policy::{CheckPolicy, ComponentPolicy, FilesPolicy};
 use tokio::time::Instant;
 
-use super::{VERBS, fit::Fit, hooks::Hooks, secrets, services::Services};
+use super::{RELOAD_VERBS, VERBS, fit::Fit, hooks::Hooks, secrets, services::Services};
 use crate::{
-    drivers::BuildError,
+    drivers::{BuildError, Triggers},
     facts::Facts,
     ledger::Found,
     order::{Before, Evidence, Step, Verb},
@@ -56,8 +56,11 @@ impl Component {
         facts: &Arc<Facts>,
     ) -> Result<Self, BuildError> {
         let hold = store.hold_path(name);
-        let files =
-            Arc::new(ComponentFiles { component: name.to_owned(), files: policy.files.clone() });
+        let files = Arc::new(ComponentFiles {
+            component: name.to_owned(),
+            files: policy.files.clone(),
+            managers: Vec::new(),
+        });
         Ok(Self {
             name: name.to_owned(),
             fit: Fit {
@@ -129,6 +132,24 @@ impl Component {
         secrets::redactor(&files, own)
     }
 
+    /// The files of service managers that its services would take along.
+    pub(super) fn manager_files(&self) -> Vec<FilesPolicy> {
+        self.services.files()
+    }
+
+    /// The same component with these files of service managers.
+    pub(super) fn with_managers(mut self, managers: Vec<FilesPolicy>) -> Self {
+        let (component, files) = (self.name.clone(), self.files.files.clone());
+        self.files = Arc::new(ComponentFiles { component, files, managers });
+        self.fit.files = self.files.clone();
+        self
+    }
+
+    /// Makes the host ready for its services.
+    pub(super) async fn set_up(&self, deadline: Instant) -> Result<(), String> {
+        self.services.set_up(deadline).await
+    }
+
     /// The services that run.
     pub(super) async fn running(&self) -> Result<Vec<String>, String> {
         self.services.running().await
@@ -152,6 +173,7 @@ impl Component {
 
     pub(super) async fn preflight(&self, step: &Step) -> Done {
         let to = target(step)?;
+        self.services.set_up(deadline(step)).await?;
         let found = self.stored(move |store, files| store.preflight(files, to)).await?;
         let mut words = match found.bytes_needed {
             0 => vec!["nothing to copy".to_owned()],
@@ -215,7 +237,7 @@ impl Component {
     pub(super) async fn switch(&self, step: &Step, before: &Before) -> Shown {
         let (from, to) = (live_before(before)?, target(step)?);
         let running = self.services.running().await?;
-        if !running.is_empty() {
+        if !running.is_empty() && !self.services.reload() {
             return Err(format!(
                 "{} run; nothing is replaced under a running service",
                 running.join(", ")
@@ -225,9 +247,26 @@ impl Component {
             return Ok(("is live already".to_owned(), Some(self.switched(from, to))));
         }
         let switched = self.stored(move |store, files| store.switch(files, from, to)).await?;
+        self.accepted(from, to, deadline(step)).await?;
         let mut evidence = self.switched(from, to);
         evidence.notes.clone_from(&switched.notes);
         Ok((switched.notes.join("; "), Some(evidence)))
+    }
+
+    /// Services that run on read the new files at their next reload, whoever asks for it. Files that they would not take are
+    /// put back at once.
+    async fn accepted(&self, from: Hash, to: Hash, deadline: Instant) -> Result<(), String> {
+        if !self.services.reload() {
+            return Ok(());
+        }
+        let Err(why) = self.services.accept(deadline).await else { return Ok(()) };
+        let back = self.stored(move |store, files| store.switch(files, to, from)).await;
+        match back {
+            Ok(_) => Err(format!("{why}; the files that were live before are back")),
+            Err(error) => {
+                Err(format!("{why}; and the files before could not be put back: {error}"))
+            }
+        }
     }
 
     pub(super) async fn verify(&self, step: &Step) -> Shown {
@@ -281,7 +320,10 @@ impl Component {
 
     /// The services read their files anew.
     pub(super) async fn reload(&self, step: &Step) -> Done {
-        Err(format!("no service of {} can be reloaded", step.component))
+        if !self.services.reload() {
+            return Err(format!("no service of {} can be reloaded", step.component));
+        }
+        self.services.read_anew(deadline(step)).await
     }
 
     /// Runs a declared hook.
@@ -293,9 +335,9 @@ impl Component {
     pub(super) async fn undo(&self, step: &Step, before: &Before) -> Done {
         match (step.verb, before) {
             (Verb::Stop, Before::Running(running)) => {
-                self.services
-                    .start(|name| running.iter().any(|other| other == name), deadline(step))
-                    .await
+                let ran = |name: &str| running.iter().any(|other| other == name);
+                self.services.rearm(|name| !ran(name), deadline(step)).await?;
+                self.services.start(ran, deadline(step)).await
             }
             (Verb::Start, Before::Running(running)) => {
                 self.services
@@ -309,7 +351,14 @@ impl Component {
                 }
                 let switched =
                     self.stored(move |store, files| store.switch(files, from, to)).await?;
-                Ok(switched.notes.join("; "))
+                let mut words = switched.notes;
+                if self.services.reload() {
+                    words.push(format!(
+                        "{} reloaded",
+                        self.services.read_anew(deadline(step)).await?
+                    ));
+                }
+                Ok(words.join("; "))
             }
             (Verb::Stop | Verb::Start | Verb::Switch, _) => {
                 Err(format!("the ledger does not say how things were before {}", step.verb))
@@ -341,10 +390,12 @@ impl Component {
                 let back = running.iter().all(|name| wanted.contains(name))
                     && wanted.iter().all(|n| running.contains(n));
                 let (none, all) = (running.is_empty(), running.len() == self.services.len());
+                let triggers = self.services.triggers();
                 let done = match (undo, step.verb) {
-                    (true, _) => back,
-                    (false, Verb::Stop) => none,
-                    (false, _) => all,
+                    (true, Verb::Stop) => back && triggers == Triggers::Armed,
+                    (true, _) => back && triggers != Triggers::Between,
+                    (false, Verb::Stop) => none && triggers != Triggers::Between,
+                    (false, _) => all && triggers == Triggers::Armed,
                 };
                 let found = if done {
                     Found::Done
@@ -362,6 +413,9 @@ impl Component {
                 Ok(match (observed, undo) {
                     (Observed::Done, false) => (Found::Done, Some(self.switched(from, to))),
                     (Observed::NotDone, false) | (Observed::Done, true) => (Found::NotDone, None),
+                    // The files are back; whether what serves has read them since, a repeated reload makes sure of. How old a
+                    // process is says nothing: one that died is started again, with the files that its master still has.
+                    (Observed::NotDone, true) if self.services.reload() => (Found::Partial, None),
                     (Observed::NotDone, true) => (Found::Done, None),
                     (Observed::Partial, _) => (Found::Partial, None),
                     (Observed::Unknown(why), _) => (Found::Unknown(why), None),
@@ -389,7 +443,7 @@ impl Component {
     pub(super) async fn status(&self) -> ComponentStatus {
         let mut status = ComponentStatus {
             component: self.name.clone(),
-            verbs: VERBS.to_vec(),
+            verbs: if self.services.reload() { RELOAD_VERBS.to_vec() } else { VERBS.to_vec() },
             ..Default::default()
         };
         match self.stored(|store, files| store.live(files)).await {

@@ -156,7 +156,7 @@ mod tests {
                 require: ["SUPABASE_URL", "JWT_SECRET"].map(str::to_owned).to_vec(),
             };
             let files = vec![FilesPolicy::Tree(tree), FilesPolicy::File(file)];
-            let files = ComponentFiles { component: "crm".to_owned(), files };
+            let files = ComponentFiles { component: "crm".to_owned(), files, managers: Vec::new() };
             let store = Store::open(&root.join("state")).unwrap();
             let app = Self { _temp: temp, root, store, files };
             app.write(env);

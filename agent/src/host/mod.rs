@@ -6,8 +6,9 @@
 //! snapshot    everything as it is now, applied migrations                       version
 //! stage       build beside, read back
 //! stop                                         last to first
-//! switch      exchange under the hold
+//! switch      exchange under the hold          reloaded ones test their files
 //! start                                        first to last
+//! reload                                       what serves has read its files
 //! verify      digest after the window, keys    the same processes throughout    pass, hold, version, speed
 //! ```
 //!
@@ -19,6 +20,7 @@ mod env;
 mod fit;
 mod gate;
 mod hooks;
+mod managers;
 pub mod problems;
 #[cfg(test)]
 mod script_tests;
@@ -30,12 +32,14 @@ mod tests;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use proto::policy::{ComponentPolicy, Policy};
+use tokio::time::Instant;
 
-use self::component::Component;
+use self::{component::Component, problems::Problem};
 use crate::{
     drivers::{BuildError, Doing},
     facts::Facts,
@@ -44,7 +48,7 @@ use crate::{
     ledger::{Found, StepResult},
     order::{Before, Evidence, Step, Verb},
     probe::Prober,
-    status::{HostStatus, Snapshot},
+    status::{self, HostStatus, Snapshot},
     store::{Store, StoreError},
 };
 
@@ -61,6 +65,24 @@ pub const VERBS: [Verb; 10] = [
     Verb::Check,
     Verb::Hook,
 ];
+
+/// The same for one whose services are reloaded while they run.
+pub const RELOAD_VERBS: [Verb; 9] = [
+    Verb::Preflight,
+    Verb::Snapshot,
+    Verb::Stage,
+    Verb::Switch,
+    Verb::Reload,
+    Verb::Verify,
+    Verb::Discard,
+    Verb::Check,
+    Verb::Hook,
+];
+
+/// How often the host is looked over for problems: it walks trees.
+const PROBLEMS_EVERY: Duration = Duration::from_secs(60);
+/// How long the services of one component may take to be made ready when the agent starts.
+const SET_UP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why this host cannot be worked on.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +107,8 @@ pub struct Host {
     components: BTreeMap<String, Arc<Component>>,
     store: Arc<Store>,
     state: PathBuf,
+    /// As the last look found them.
+    problems: Mutex<Vec<Problem>>,
 }
 
 impl Host {
@@ -96,10 +120,47 @@ impl Host {
         let build = |(name, policy): (&String, &ComponentPolicy)| {
             let built = Component::build(name, policy, state, &store, &prober, &facts);
             let failed = |source| HostError::Service { component: name.clone(), source };
-            Ok((name.clone(), Arc::new(built.map_err(failed)?)))
+            Ok((name.clone(), built.map_err(failed)?))
         };
-        let components = policy.components.iter().map(build).collect::<Result<_, _>>()?;
-        Ok(Self { policy: policy.clone(), policy_hash, components, store, state: state.to_owned() })
+        let built = policy.components.iter().map(build).collect::<Result<BTreeMap<_, _>, _>>()?;
+        let asked = built.iter().map(|(name, built)| (name.clone(), built.manager_files()));
+        let mut managers = managers::assign(policy, asked.collect());
+        let components = built.into_iter().map(|(name, built)| {
+            let own = managers.remove(&name).unwrap_or_default();
+            (name, Arc::new(built.with_managers(own)))
+        });
+        let components = components.collect();
+        Ok(Self {
+            policy: policy.clone(),
+            policy_hash,
+            components,
+            store,
+            state: state.to_owned(),
+            problems: Mutex::default(),
+        })
+    }
+
+    /// Looks for problems now and then, so that whoever asks how the host is need not wait for it.
+    pub async fn watch_problems(self: Arc<Self>) {
+        loop {
+            let found = self.problems().await;
+            *self.found() = found;
+            tokio::time::sleep(PROBLEMS_EVERY).await;
+        }
+    }
+
+    fn found(&self) -> MutexGuard<'_, Vec<Problem>> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the host ready for every component, so that none starts in the middle of a switch. What fails is asked for
+    /// again by each preflight.
+    pub async fn set_up(&self) {
+        for (component, built) in &self.components {
+            if let Err(why) = built.set_up(Instant::now() + SET_UP_WITHIN).await {
+                tracing::warn!(component, why, "the host is not ready for this component");
+            }
+        }
     }
 
     fn component(&self, step: &Step) -> Result<&Arc<Component>, String> {
@@ -217,6 +278,13 @@ impl Hands for Host {
             let mut components = Vec::new();
             for look in looks {
                 components.push(look.await.expect("a look does not panic"));
+            }
+            for problem in self.found().iter() {
+                let of = components.iter_mut().find(|row| row.component == problem.component);
+                if let Some(row) = of {
+                    let (what, mend) = (problem.what.clone(), problem.mend.clone());
+                    row.problems.push(status::Problem { what, mend });
+                }
             }
             let free = rustix::fs::statvfs(&self.state);
             let free_bytes = free.map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize));

@@ -60,7 +60,11 @@ pub async fn findings(policy: &Policy, state: &Path) -> Vec<(String, Finding)> {
 async fn of_component(name: &str, policy: &ComponentPolicy, state: &Path) -> Vec<Finding> {
     let mut found = Vec::new();
     if !policy.files.is_empty() {
-        let files = ComponentFiles { component: name.to_owned(), files: policy.files.clone() };
+        let files = ComponentFiles {
+            component: name.to_owned(),
+            files: policy.files.clone(),
+            managers: Vec::new(),
+        };
         let looked = tokio::task::spawn_blocking(move || problems::look(&files)).await;
         found.extend(looked.unwrap_or_else(|error| {
             vec![Finding::bad("files", error.to_string(), "report this: it is a defect")]

@@ -291,6 +291,7 @@ async fn real_mounts_and_lower_layers_are_said_with_their_mend() {
         let found = crate::store::problems::look(&crate::store::ComponentFiles {
             component: "crm".to_owned(),
             files,
+            managers: Vec::new(),
         });
         found.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n")
     };

@@ -5,12 +5,13 @@
 
 use std::{path::Path, time::Duration};
 
-use proto::policy::ServicePolicy;
+use proto::policy::{FilesPolicy, ServicePolicy};
 use tokio::time::Instant;
 
 use crate::{
     drivers::{
-        self, BuildError, Context, DriverError, Identity, ServiceDriver, ServiceState, Verb,
+        self, BuildError, Context, DriverError, Identity, ServiceDriver, ServiceState, Triggers,
+        Verb,
     },
     retry::Tries,
     status::ServiceStatus,
@@ -29,6 +30,7 @@ struct Service {
     name: String,
     driver: Box<dyn ServiceDriver>,
     stop_within: Duration,
+    reloads: bool,
 }
 
 /// The process of each service at one moment.
@@ -50,7 +52,8 @@ impl Services {
         };
         let build = |policy: &ServicePolicy| {
             let driver = drivers::build(policy, &context)?;
-            Ok(Service { name: policy.name.clone(), driver, stop_within: policy.stop_within.0 })
+            let (name, stop_within) = (policy.name.clone(), policy.stop_within.0);
+            Ok(Service { name, driver, stop_within, reloads: policy.driver.reloads() })
         };
         policies.iter().map(build).collect::<Result<_, _>>().map(Self)
     }
@@ -69,6 +72,69 @@ impl Services {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Whether they read their files anew while they run, instead of being stopped and started: all or none do.
+    pub(super) fn reload(&self) -> bool {
+        !self.0.is_empty() && self.0.iter().all(|service| service.reloads)
+    }
+
+    /// Files of the service managers that go back with the component.
+    pub(super) fn files(&self) -> Vec<FilesPolicy> {
+        self.0.iter().flat_map(|service| service.driver.files()).collect()
+    }
+
+    /// Makes the host ready for them.
+    pub(super) async fn set_up(&self, deadline: Instant) -> Result<(), String> {
+        for service in &self.0 {
+            let ready = tried(|| service.driver.set_up(deadline)).await;
+            ready.map_err(|error| format!("{}: {error}", service.name))?;
+        }
+        Ok(())
+    }
+
+    /// How what starts them by itself is: of their states the one that is farthest from its owner's.
+    pub(super) fn triggers(&self) -> Triggers {
+        let states: Vec<_> = self.0.iter().map(|service| service.driver.triggers()).collect();
+        // A service without any is armed for ever.
+        [Triggers::Between, Triggers::Disarmed]
+            .into_iter()
+            .find(|state| states.contains(state))
+            .unwrap_or(Triggers::Armed)
+    }
+
+    /// Starts again what starts those that `wanted` names by itself, and not the services.
+    pub(super) async fn rearm(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+        deadline: Instant,
+    ) -> Result<(), String> {
+        for service in self.0.iter().filter(|service| wanted(&service.name)) {
+            let armed = tried(|| service.driver.rearm(deadline)).await;
+            armed.map_err(|error| format!("{}: {error}", service.name))?;
+        }
+        Ok(())
+    }
+
+    /// Whether they would take their files as they stand now.
+    pub(super) async fn accept(&self, deadline: Instant) -> Result<(), String> {
+        for service in &self.0 {
+            let accepted = tried(|| service.driver.accepts(deadline)).await;
+            accepted.map_err(|error| format!("{}: {error}", service.name))?;
+        }
+        Ok(())
+    }
+
+    /// Makes them read their files anew, in order.
+    pub(super) async fn read_anew(&self, deadline: Instant) -> Result<String, String> {
+        let mut reloaded = Vec::new();
+        for service in &self.0 {
+            if let Err(error) = tried(|| service.driver.reload(deadline)).await {
+                return Err(format!("reload {}: {error}", service.name));
+            }
+            reloaded.push(service.name.as_str());
+        }
+        Ok(reloaded.join(", "))
     }
 
     /// Starts those that `wanted` names, in order.

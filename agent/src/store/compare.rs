@@ -188,7 +188,8 @@ mod tests {
             keep: vec![keep.into()],
         };
         let files = vec![FilesPolicy::Tree(tree)];
-        Set::new(&ComponentFiles { component: "crm".to_owned(), files }).unwrap()
+        Set::new(&ComponentFiles { component: "crm".to_owned(), files, managers: Vec::new() })
+            .unwrap()
     }
 
     fn dirs(paths: &[&str]) -> SetManifest {

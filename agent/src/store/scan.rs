@@ -364,6 +364,7 @@ pub(super) fn site_root(site: &Site<'_>, place: Place) -> Result<Root, StoreErro
     match (tree, place) {
         (Some(tree), _) => Ok(Root::Tree(tree)),
         (None, Place::Staged(_) | Place::Building(_)) => Ok(Root::Absent),
+        (None, Place::Live) if site.part.may_be_absent() => Ok(Root::Absent),
         (None, Place::Live) => Err(StoreError::Open {
             path: shown(&[holder.path().as_os_str().as_encoded_bytes(), &name].join(&b'/')),
             source: std::io::ErrorKind::NotFound.into(),

@@ -36,6 +36,9 @@ const NAME_BYTES_MAX: usize = 200;
 pub struct ComponentFiles {
     pub component: String,
     pub files: Vec<FilesPolicy>,
+    /// Those of its service managers. A tree of these may be absent, and be so in one release and not in another; of
+    /// the component's own trees an absent one is a mistake.
+    pub managers: Vec<FilesPolicy>,
 }
 
 /// [`ComponentFiles`] that can be switched as a set.
@@ -61,6 +64,7 @@ pub(super) enum PartKind {
         keep: Vec<Vec<u8>>,
         /// Declared files below it: belong to the set, not to this tree's manifest.
         inner: Vec<Vec<u8>>,
+        may_be_absent: bool,
     },
     File,
     /// A file below the tree `tree` (an index), at `rel` in it.
@@ -84,14 +88,15 @@ impl Set {
     /// # Errors
     /// [`StoreError::Policy`] with what overlaps or cannot be a path of a release.
     pub(super) fn new(files: &ComponentFiles) -> Result<Self, StoreError> {
-        let ComponentFiles { component, files } = files;
+        let ComponentFiles { component, files, managers } = files;
         let refuse = |why: String| StoreError::Policy { component: component.clone(), why };
         if !is_component_name(component) {
             return Err(refuse("its name cannot be a file name".to_owned()));
         }
         let mut parts = Vec::new();
-        for declared in files {
-            parts.push(Part::new(declared).map_err(refuse)?);
+        let declared = files.iter().map(|files| (files, false));
+        for (files, may_be_absent) in declared.chain(managers.iter().map(|files| (files, true))) {
+            parts.push(Part::new(files, may_be_absent).map_err(refuse)?);
         }
         place_inner(&mut parts).map_err(refuse)?;
         refuse_overlaps(&parts).map_err(refuse)?;
@@ -117,13 +122,14 @@ impl Set {
 }
 
 impl Part {
-    fn new(declared: &FilesPolicy) -> Result<Self, String> {
+    fn new(declared: &FilesPolicy, may_be_absent: bool) -> Result<Self, String> {
         let (path, kind) = match declared {
             FilesPolicy::Tree(tree) => {
                 let mut keep: Vec<Vec<u8>> =
                     tree.keep.iter().map(|keep| keep_path(keep)).collect::<Result<_, _>>()?;
                 keep.sort_unstable();
-                (&tree.tree, PartKind::Tree { switch: tree.switch, keep, inner: Vec::new() })
+                let (switch, inner) = (tree.switch, Vec::new());
+                (&tree.tree, PartKind::Tree { switch, keep, inner, may_be_absent })
             }
             FilesPolicy::File(file) => (&file.file, PartKind::File),
         };
@@ -158,6 +164,14 @@ impl Part {
         match &self.kind {
             PartKind::Tree { keep, .. } => keep,
             PartKind::File | PartKind::Inner { .. } => &[],
+        }
+    }
+
+    /// Whether there may be nothing at its path.
+    pub(super) fn may_be_absent(&self) -> bool {
+        match &self.kind {
+            PartKind::Tree { may_be_absent, .. } => *may_be_absent,
+            PartKind::File | PartKind::Inner { .. } => true,
         }
     }
 
@@ -427,7 +441,7 @@ mod tests {
     }
 
     fn set(files: Vec<FilesPolicy>) -> Result<Set, StoreError> {
-        Set::new(&ComponentFiles { component: "crm".to_owned(), files })
+        Set::new(&ComponentFiles { component: "crm".to_owned(), files, managers: Vec::new() })
     }
 
     #[test]

@@ -293,7 +293,10 @@ impl Store {
         let staging = site.staging()?;
         let name = site.part.building_name(to);
         let mut own = own_parts(set, manifest, site);
-        let Some((_, first)) = own.next() else { return Ok(()) };
+        let Some((_, first)) = own.next().filter(|(_, first)| !first.entries.is_empty()) else {
+            // It is absent in this release.
+            return Ok(());
+        };
         if !matches!(site.part.kind, PartKind::Tree { .. }) {
             builder.file(staging, &name, first)?;
             return staging.sync();
@@ -360,7 +363,7 @@ impl Store {
         self.records.require(&set.component, record.exact)?;
         for (part, manifest) in own_parts(set, manifest, site) {
             let is_tree = matches!(part.kind, PartKind::Tree { .. });
-            if is_tree && record.bytes == Bytes::BesideLive {
+            if is_tree && !manifest.entries.is_empty() && record.bytes == Bytes::BesideLive {
                 let (component, exact) = (set.component.clone(), record.exact);
                 let path = site.parent.at(super::STAGING.as_bytes());
                 return Err(StoreError::NoBytes { component, exact, path });

@@ -140,7 +140,7 @@ impl Switch<'_> {
             if to == Mark::Nothing && !is_absent {
                 return Err(self.not_staged(site));
             }
-            if matches!(site.part.kind, PartKind::Tree { .. }) && from == Mark::Nothing {
+            if !site.part.may_be_absent() && from == Mark::Nothing {
                 return Err(StoreError::Open {
                     path: site.part.shown(),
                     source: std::io::ErrorKind::NotFound.into(),
@@ -396,9 +396,9 @@ impl Switch<'_> {
         })
     }
 
-    /// The tree of one side, wherever it is now. None for single files.
+    /// The tree of one side, wherever it is now. None for single files, and for a tree that one side does not have.
     fn tree_of(&self, site: &Site<'_>, wanted: &Mark) -> Result<Option<Dir>, StoreError> {
-        if !matches!(site.part.kind, PartKind::Tree { .. }) {
+        if !matches!(site.part.kind, PartKind::Tree { .. }) || *wanted == Mark::Nothing {
             return Ok(None);
         }
         if let Mark::Link(target) = wanted {

@@ -151,7 +151,11 @@ impl Tool {
 /// The component that is measured: one tree.
 pub(crate) fn files(live: &Path) -> ComponentFiles {
     let tree = TreePolicy { tree: live.to_owned(), switch: SwitchMode::Exchange, keep: Vec::new() };
-    ComponentFiles { component: "app".to_owned(), files: vec![FilesPolicy::Tree(tree)] }
+    ComponentFiles {
+        component: "app".to_owned(),
+        files: vec![FilesPolicy::Tree(tree)],
+        managers: Vec::new(),
+    }
 }
 
 /// The exact hash of a release in the store.

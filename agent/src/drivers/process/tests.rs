@@ -13,8 +13,8 @@ use super::{
     *,
 };
 use crate::{
-    drivers::{Identity, conformance},
-    exec::proc::Proc,
+    drivers::{self, conformance},
+    exec::proc::{Identity, Proc},
 };
 
 /// Longer than anything here takes: a test that gets there has failed.
@@ -95,15 +95,23 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
+/// The process that runs, where one does.
+async fn process(driver: &ProcessDriver) -> Option<Identity> {
+    match driver.status().await.unwrap().identity? {
+        drivers::Identity::Process(process) => Some(process),
+        drivers::Identity::Run(run) => panic!("{run} is no process"),
+    }
+}
+
 async fn identity(driver: &ProcessDriver) -> Identity {
-    driver.status().await.unwrap().identity.expect("it runs")
+    process(driver).await.expect("it runs")
 }
 
 /// Waits until another process than `before` runs.
 async fn next_identity(driver: &ProcessDriver, before: &Identity) -> Identity {
     let mut now = None;
     eventually("it is restarted", async || {
-        now = driver.status().await.unwrap().identity;
+        now = process(driver).await;
         now.as_ref().is_some_and(|now| now != before)
     })
     .await;

@@ -32,7 +32,8 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// A host with one component: two trees, a file inside the first, two files of their own.
+/// A host with one component: two trees, a file inside the first, two files of their own; and of its service manager a
+/// unit file that is never there and two directories of drop-ins, of which each release has one.
 struct World {
     _temp: TempDir,
     root: PathBuf,
@@ -90,7 +91,12 @@ impl World {
             tree("srv/portal", SwitchMode::Exchange, &[]),
             file("etc/only-v2.conf"),
         ];
-        ComponentFiles { component: "crm".to_owned(), files }
+        let managers = vec![
+            file("etc/app.service"),
+            tree("etc/app.service.d", SwitchMode::Exchange, &[]),
+            tree("etc/web.service.d", SwitchMode::Exchange, &[]),
+        ];
+        ComponentFiles { component: "crm".to_owned(), files, managers }
     }
 
     /// What a deploy by hand does: everything but the kept paths is written anew, in place.
@@ -130,6 +136,8 @@ impl World {
         symlink("/nowhere/at/all", app.join("dangling")).unwrap();
         fs::write(self.root.join("etc/app.conf"), format!("conf {version}")).unwrap();
         if version == 1 {
+            fs::create_dir_all(self.root.join("etc/app.service.d")).unwrap();
+            fs::write(self.root.join("etc/app.service.d/10.conf"), "[Service]").unwrap();
             fs::create_dir(app.join("empty")).unwrap();
             fs::set_permissions(app.join("empty"), Permissions::from_mode(0o2750)).unwrap();
         } else {
@@ -139,13 +147,17 @@ impl World {
             fs::create_dir_all(app.join("only-v2/deep")).unwrap();
             fs::write(app.join("only-v2/deep/file"), "new").unwrap();
             fs::write(self.root.join("etc/only-v2.conf"), "new").unwrap();
+            fs::remove_dir_all(self.root.join("etc/app.service.d")).unwrap();
+            fs::create_dir_all(self.root.join("etc/web.service.d")).unwrap();
+            fs::write(self.root.join("etc/web.service.d/10.conf"), "[Unit]").unwrap();
         }
     }
 
     /// What goes back with a release.
     fn picture(&self) -> Picture {
         let mut picture = Picture::new();
-        for top in ["srv/app", "srv/portal", "etc/app.conf", "etc/only-v2.conf"] {
+        let etc = ["etc/app.conf", "etc/only-v2.conf", "etc/app.service.d", "etc/web.service.d"];
+        for top in ["srv/app", "srv/portal"].into_iter().chain(etc) {
             let mut top = self.root.join(top);
             if top.is_dir() {
                 top = top.canonicalize().unwrap();

@@ -39,8 +39,11 @@ fn real_disk_full_during_staging() {
     let app = disk.root().join("app");
     fs::create_dir(&app).unwrap();
     let tree = TreePolicy { tree: app.clone(), switch: SwitchMode::Exchange, keep: Vec::new() };
-    let files =
-        ComponentFiles { component: "app".to_owned(), files: vec![FilesPolicy::Tree(tree)] };
+    let files = ComponentFiles {
+        component: "app".to_owned(),
+        files: vec![FilesPolicy::Tree(tree)],
+        managers: Vec::new(),
+    };
     for name in 0..12 {
         fs::write(app.join(name.to_string()), vec![name; MIB as usize]).unwrap();
     }

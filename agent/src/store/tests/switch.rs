@@ -13,6 +13,8 @@ fn p04_a_rollback_restores_everything_and_can_be_undone() {
         assert_eq!(without_carrier(world.picture()), first_picture);
         assert!(!world.app().join("only-v2").exists());
         assert!(!world.root.join("etc/only-v2.conf").exists());
+        assert!(!world.root.join("etc/web.service.d").exists());
+        assert!(world.root.join("etc/app.service.d/10.conf").exists());
         assert_eq!(world.kept(), [Some("mine".to_owned()), Some("log".to_owned())]);
         assert_eq!(store.held().unwrap(), Vec::<String>::new());
         assert_eq!(store.observe(&world.files(), second, first).unwrap(), Observed::Done);

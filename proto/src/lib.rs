@@ -10,9 +10,10 @@
 //! ```
 //!
 //! Invariant: depends on nothing of ours.
-//! Invariant: no secret value has a field in any message.
+//! Invariant: no secret value has a field in any message, but for the one-time token of a join, which is never shown.
 
 pub mod policy;
+mod secret;
 pub mod shutdown;
 pub mod span;
 pub mod status;

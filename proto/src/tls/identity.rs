@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
+use super::ca::BACKDATE_MS;
+
 const SCHEME: &str = "spiffe://";
 /// The longest domain or name, in bytes.
 const NAME_BYTES_MAX: usize = 128;
@@ -104,10 +106,14 @@ impl FromStr for Identity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
     pub identity: Identity,
+    /// When the certificate was issued, by the clock of whoever has the CA's key; milliseconds since 1970.
+    pub issued_unix_ms: i64,
     /// When the certificate ends; milliseconds since 1970.
     pub not_after_unix_ms: i64,
     /// The serial number, in hex with colons.
     pub serial: String,
+    /// Which key it is for: blake3 of the public key, in hex.
+    pub key: String,
 }
 
 impl PeerIdentity {
@@ -119,10 +125,13 @@ impl PeerIdentity {
         let certificate = parse(der)?;
         let uris = uris(&certificate)?;
         let [uri] = uris[..] else { return Err(IdentityError::Uris(uris.len())) };
+        let from = certificate.validity().not_before.timestamp().saturating_mul(1000);
         Ok(Self {
             identity: uri.parse()?,
+            issued_unix_ms: from.saturating_add(BACKDATE_MS),
             not_after_unix_ms: certificate.validity().not_after.timestamp().saturating_mul(1000),
             serial: certificate.raw_serial_as_string(),
+            key: key_hash(certificate.public_key().raw),
         })
     }
 }
@@ -149,6 +158,21 @@ pub(super) fn domain_of_ca(der: &[u8]) -> Result<String, IdentityError> {
     let [uri] = uris[..] else { return Err(IdentityError::Uris(uris.len())) };
     let domain = uri.strip_prefix(SCHEME).ok_or_else(|| IdentityError::Domain(uri.to_owned()))?;
     Identity::new(domain, Role::Coordinator, "x").map(|checked| checked.domain)
+}
+
+/// Names a key by its SubjectPublicKeyInfo in DER.
+pub(super) fn key_hash(spki: &[u8]) -> String {
+    blake3::hash(spki).to_hex().to_string()
+}
+
+/// Whether a certificate is for the key with this SubjectPublicKeyInfo.
+pub(super) fn is_of_key(der: &[u8], spki: &[u8]) -> Result<bool, IdentityError> {
+    Ok(parse(der)?.public_key().raw == spki)
+}
+
+/// Whether `ca` is named as the issuer of a certificate.
+pub(super) fn is_issued_by(der: &[u8], ca: &[u8]) -> Result<bool, IdentityError> {
+    Ok(parse(der)?.issuer().as_raw() == parse(ca)?.subject().as_raw())
 }
 
 /// See [`domain_of_ca`].

@@ -105,7 +105,7 @@ impl Generations {
     fn links(&self, to: &Generation) -> Result<Vec<(&'static str, PathBuf)>, TlsError> {
         let in_generations = |generation: &Generation| Path::new(GENERATIONS).join(&generation.0);
         let through = FILES.map(|file| (file, Path::new(CURRENT).join(file)));
-        let found = |file| self.dir.join(file).symlink_metadata();
+        let found = |file: &str| self.dir.join(file).symlink_metadata();
         let mut links = Vec::new();
         if FILES.into_iter().any(|file| found(file).is_ok_and(|found| found.is_file())) {
             // What is seen now becomes a generation, so that none of these links changes what is read.

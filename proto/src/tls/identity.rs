@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::ca::BACKDATE_MS;
@@ -117,6 +118,15 @@ pub struct PeerIdentity {
 }
 
 impl PeerIdentity {
+    /// As [`from_der`](Self::from_der), for the first certificate of a PEM text.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn from_pem(pem: &str) -> Result<Self, IdentityError> {
+        let der = CertificateDer::from_pem_slice(pem.as_bytes());
+        Self::from_der(&der.map_err(|_| IdentityError::Certificate)?)
+    }
+
     /// Reads a certificate in DER. Trust is not its matter: the TLS verifiers have checked the chain.
     ///
     /// # Errors

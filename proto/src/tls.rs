@@ -27,7 +27,7 @@ mod words;
 pub use self::{
     ca::{Ca, Issued, Validity},
     channel::{CONNECT_TIMEOUT, DialError, channel, connect},
-    config::{IdentityDir, PeerError, client_config, server_config},
+    config::{IdentityDir, PeerError, certificates_of, client_config, server_config},
     generations::{Generation, Generations},
     identity::{Identity, IdentityError, PeerIdentity, Role},
     pinned::{CaHash, CaHashError, Pinned},

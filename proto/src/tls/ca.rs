@@ -246,6 +246,13 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), TlsError> {
         .map_err(|source| TlsError::Write { path: dir.to_owned(), source })
 }
 
+/// Makes the names in a directory durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), TlsError> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|source| TlsError::Write { path: dir.to_owned(), source })
+}
+
 /// Puts a file in its place whole and durably.
 pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
     let place = || -> io::Result<()> {

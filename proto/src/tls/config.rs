@@ -201,6 +201,11 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     if found.is_empty() { Err(pem()) } else { Ok(found) }
 }
 
+/// All certificates of a PEM text, if it holds nothing else.
+pub fn certificates_of(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().ok()
+}
+
 /// The first certificate of a PEM text; `path` is where it belongs.
 pub(super) fn first_certificate(
     pem: &str,

@@ -4,28 +4,27 @@
 //! identity/ca.pem, cert.pem, key.pem ─▶ current/…          what people and tools read
 //! identity/current ─▶ generations/6f02a1…                  one rename changes all three files at once
 //! identity/generations/6f02a1…/{ca,cert,key}.pem           named by the certificate's serial number
-//! identity/asking/key.pem                                  the key of a certificate that is on its way
+//! identity/asking-<what for>/key.pem                       the key of a certificate that is on its way
 //! ```
 //!
 //! Invariant: at every instant, a power cut included, the three files belong together.
 //! Invariant: an identity that was put there by hand as three plain files is taken over before it is replaced.
 
 use std::{
-    fs::{self, File},
-    io,
+    fs, io,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
 use super::{
     CA_FILE, CERT_FILE, IdentityDir, Issued, KEY_FILE, PeerIdentity, TlsError,
-    ca::{make_dir, read, read_key},
+    ca::{read, read_key, sync_dir},
     config::first_certificate,
 };
 
 const CURRENT: &str = "current";
 const GENERATIONS: &str = "generations";
-const ASKING: &str = "asking";
+const ASKING: &str = "asking-";
 const FILES: [&str; 3] = [CA_FILE, CERT_FILE, KEY_FILE];
 
 /// A directory with an identity in generations.
@@ -44,23 +43,28 @@ impl Generations {
         Self { dir: dir.to_owned() }
     }
 
-    /// Where the key of a certificate that was asked for is kept until it is in use.
-    pub fn asking(&self) -> PathBuf {
-        self.dir.join(ASKING)
+    /// Where the key of a certificate that was asked for is kept until it is in use. `what_for` is plain letters and
+    /// digits; a key that was made for one thing is never used for another.
+    pub fn asking(&self, what_for: &str) -> PathBuf {
+        self.dir.join(format!("{ASKING}{what_for}"))
     }
 
-    /// Forgets the key that a certificate was asked for with.
+    /// Forgets the keys that certificates were asked for with.
     ///
     /// # Errors
     /// [`TlsError::Write`].
     pub fn asked(&self) -> Result<(), TlsError> {
-        let path = self.asking();
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(TlsError::Write { path, source: error })
+        let remove = || -> io::Result<()> {
+            for entry in fs::read_dir(&self.dir)? {
+                let entry = entry?;
+                if entry.file_name().to_str().is_some_and(|name| name.starts_with(ASKING)) {
+                    fs::remove_dir_all(entry.path())?;
+                }
             }
-            Ok(()) | Err(_) => Ok(()),
-        }
+            Ok(())
+        };
+        remove().map_err(|source| TlsError::Write { path: self.dir.clone(), source })?;
+        sync_dir(&self.dir)
     }
 
     /// Writes a generation beside the one in use, durably, and reads it back.
@@ -74,7 +78,8 @@ impl Generations {
         let generation = Generation(serial.replace(':', ""));
         let at = self.path(&generation);
         issued.save(&at)?;
-        self.sync(&self.dir.join(GENERATIONS))?;
+        sync_dir(&self.dir.join(GENERATIONS))?;
+        sync_dir(&self.dir)?;
         Ok((generation, IdentityDir::load(&at)?))
     }
 
@@ -136,7 +141,7 @@ impl Generations {
             fs::rename(&unfinished, &path)
         };
         place().map_err(|source| TlsError::Write { path: path.clone(), source })?;
-        self.sync(&self.dir)
+        sync_dir(&self.dir)
     }
 
     /// What is not removed now is with the next generation; no identity depends on it.
@@ -155,14 +160,6 @@ impl Generations {
         self.dir.join(GENERATIONS).join(&generation.0)
     }
 
-    fn sync(&self, dir: &Path) -> Result<(), TlsError> {
-        let written = make_dir(dir).and_then(|()| {
-            File::open(dir)
-                .and_then(|dir| dir.sync_all())
-                .map_err(|source| TlsError::Write { path: dir.to_owned(), source })
-        });
-        written
-    }
 }
 
 /// Reads with `load` while no switch happens in between: files of two generations are never taken together.
@@ -252,13 +249,14 @@ mod tests {
     fn a_key_that_was_asked_with_is_kept_until_it_is_in_use() {
         let dir = tempfile::tempdir().unwrap();
         let generations = Generations::of(dir.path());
-        let first = NewKey::keep_in(&generations.asking()).unwrap();
-        let again = NewKey::keep_in(&generations.asking()).unwrap();
+        let first = NewKey::keep_in(&generations.asking("a")).unwrap();
+        let again = NewKey::keep_in(&generations.asking("a")).unwrap();
         assert_eq!(first.hash(), again.hash());
+        assert_ne!(NewKey::keep_in(&generations.asking("b")).unwrap().hash(), first.hash());
         let request = Request::from_der(&again.csr_der().unwrap()).unwrap();
         assert_eq!(request.key(), first.hash());
         generations.asked().unwrap();
-        assert_ne!(NewKey::keep_in(&generations.asking()).unwrap().hash(), first.hash());
+        assert_ne!(NewKey::keep_in(&generations.asking("a")).unwrap().hash(), first.hash());
     }
 
     #[test]

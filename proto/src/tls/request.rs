@@ -16,7 +16,7 @@ use rustls::pki_types::CertificateSigningRequestDer;
 
 use super::{
     KEY_FILE, TlsError,
-    ca::{make_dir, read_key, write},
+    ca::{make_dir, read_key, sync_dir, write},
     identity::key_hash,
 };
 
@@ -40,6 +40,7 @@ impl NewKey {
         let key = Self(KeyPair::generate().map_err(TlsError::Make)?);
         make_dir(dir)?;
         write(&path, &key.pem(), 0o600)?;
+        sync_dir(dir.parent().unwrap_or(dir))?;
         Ok(key)
     }
 

@@ -13,8 +13,7 @@ const FILES: [&str; 5] = [
 ];
 
 /// Messages that carry a token: `secret.rs` says what may be said of them.
-const SECRET: [&str; 2] =
-    ["lastgood.v1.JoinRequest", "lastgood.v1.CreateJoinTokenResponse"];
+const SECRET: [&str; 2] = ["lastgood.v1.JoinRequest", "lastgood.v1.CreateJoinTokenResponse"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);

@@ -53,7 +53,9 @@ pub enum JoinError {
         #[source]
         source: io::Error,
     },
-    #[error("there is no token in {from}; it is the second line that `ctl agent token create` prints")]
+    #[error(
+        "there is no token in {from}; it is the second line that `ctl agent token create` prints"
+    )]
     NoToken { from: String },
     #[error("the identity cannot be kept")]
     Keep(#[source] TlsError),
@@ -61,11 +63,15 @@ pub enum JoinError {
     Dial(#[source] DialError),
     #[error("the coordinator does not let {host} in: {why}")]
     Refused { host: String, why: String },
-    #[error("it is not known whether {host} was let in: {why}; run the same line with the same token again")]
+    #[error(
+        "it is not known whether {host} was let in: {why}; run the same line with the same token again"
+    )]
     Lost { host: String, why: String },
     #[error("the coordinator's answer cannot be used: {why}; nothing on this host was changed")]
     Answer { why: String },
-    #[error("the coordinator does not take the certificate that it has just given; nothing on this host was changed")]
+    #[error(
+        "the coordinator does not take the certificate that it has just given; nothing on this host was changed"
+    )]
     NotTaken(#[source] DialError),
 }
 

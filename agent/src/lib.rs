@@ -86,8 +86,7 @@ impl Agent {
         let (renewed, renewals) = watch::channel(());
         let renewal =
             Renewal { coordinator: coordinator.clone(), identity: identity.clone(), renewed };
-        let session =
-            Session { coordinator, identity, hands, core: handle, renewed: renewals };
+        let session = Session { coordinator, identity, hands, core: handle, renewed: renewals };
         Ok(Self {
             core: tokio::spawn(core.run()),
             session: tokio::spawn(session.run()),

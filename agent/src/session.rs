@@ -94,7 +94,10 @@ impl<H: Hands> Session<H> {
                 Ok(never) => match never {},
                 Err(Lost::GoingDown) => return,
                 Err(Lost::Renewed) => {
-                    tracing::info!(coordinator = self.coordinator, "a session with the new certificate begins");
+                    tracing::info!(
+                        coordinator = self.coordinator,
+                        "a session with the new certificate begins"
+                    );
                     continue;
                 }
                 Err(lost) => lost,
@@ -149,7 +152,6 @@ impl<H: Hands> Session<H> {
         let status = self.hands.status().await;
         let status = to_proto::host_status(&status, &ledger, &host);
         send(&up, v1::session_request::Message::Status(status)).await?;
-        *kept = None;
         tracing::info!(coordinator = self.coordinator, "session up");
         *up_since = Some(Instant::now());
         Talk {
@@ -215,6 +217,7 @@ impl<H: Hands> Talk<'_, H> {
                     self.begin_look();
                 }
                 () = held_too_long(self.held_until) => self.release().await?,
+                () = taken_over(kept) => *kept = None,
                 Ok(()) = self.renewed.changed() => {
                     *kept = Some((self.up, answers));
                     return Err(Lost::Renewed);
@@ -294,6 +297,15 @@ impl<H: Hands> Talk<'_, H> {
             send(&self.up, v1::session_request::Message::Report(report)).await?;
         }
         Ok(())
+    }
+}
+
+/// Waits until the coordinator has ended the session before this one, as it does once it has this one. What came down
+/// there meanwhile comes down here again.
+async fn taken_over(kept: &mut Option<Kept>) {
+    match kept {
+        Some((_, answers)) => while let Ok(Some(_)) = answers.message().await {},
+        None => std::future::pending().await,
     }
 }
 

@@ -162,7 +162,9 @@ impl Registrar {
         }
         let joined = Box::pin(self.try_join(host, token, csr_der)).await;
         match &joined {
-            Ok(_) => tracing::info!(host, %from, "a host was given a certificate; it is to show it"),
+            Ok(_) => {
+                tracing::info!(host, %from, "a host was given a certificate; it is to show it")
+            }
             Err(why) => {
                 self.failures.failed(from, Instant::now());
                 let host: String = host.chars().take(64).collect();
@@ -188,11 +190,12 @@ impl Registrar {
         let fleet = self.fleet_of(&host).await?;
         let request = Request::from_der(csr_der).map_err(RegistrarError::Request)?;
         let ca = self.ca(&host)?;
-        let decide = |state: &crate::identities::HostIdentity| {
-            match state.join(token, &request.key(), wall()).map_err(RegistrarError::Token)? {
-                Answer::Again(certificate) => Ok((Vec::new(), certificate)),
-                Answer::Issue => self.issue(&ca, &host, &request, Cause::Token),
-            }
+        let decide = |state: &crate::identities::HostIdentity| match state
+            .join(token, &request.key(), wall())
+            .map_err(RegistrarError::Token)?
+        {
+            Answer::Again(certificate) => Ok((Vec::new(), certificate)),
+            Answer::Issue => self.issue(&ca, &host, &request, Cause::Token),
         };
         let certificate = self.identities.change(&host, decide).await?;
         Ok(handed(certificate, &ca, fleet))
@@ -228,11 +231,12 @@ impl Registrar {
             return Err(RegistrarError::SameKey);
         }
         let ca = self.ca(host)?;
-        let decide = |state: &crate::identities::HostIdentity| {
-            match state.renew(shown(peer), &request.key()).map_err(|why| refused(host, &why))? {
-                Answer::Again(certificate) => Ok((Vec::new(), certificate)),
-                Answer::Issue => self.issue(&ca, host, &request, Cause::Renewal),
-            }
+        let decide = |state: &crate::identities::HostIdentity| match state
+            .renew(shown(peer), &request.key())
+            .map_err(|why| refused(host, &why))?
+        {
+            Answer::Again(certificate) => Ok((Vec::new(), certificate)),
+            Answer::Issue => self.issue(&ca, host, &request, Cause::Renewal),
         };
         let certificate = self.identities.change(host, decide).await?;
         Ok(handed(certificate, &ca, fleet))
@@ -350,22 +354,31 @@ pub fn standing_words(host: &HostName, standing: &Standing) -> String {
     match standing {
         Standing::Good => format!("the certificate of {host} counts"),
         Standing::Pending => {
-            format!("the certificate of {host} was not acknowledged yet; run `agent join` again with the same token")
+            format!(
+                "the certificate of {host} was not acknowledged yet; run `agent join` again with the same token"
+            )
         }
         Standing::Replaced { at, by: Cause::Renewal } => {
             format!("this certificate of {host} was renewed on {}; {again}", day(at))
         }
         Standing::Replaced { at, by: Cause::Token } => {
-            format!("this certificate of {host} was replaced by a newer one on {}; {again}", day(at))
+            format!(
+                "this certificate of {host} was replaced by a newer one on {}; {again}",
+                day(at)
+            )
         }
         Standing::Dropped => {
-            format!("the token of this certificate of {host} was withdrawn before it was acknowledged; {again}")
+            format!(
+                "the token of this certificate of {host} was withdrawn before it was acknowledged; {again}"
+            )
         }
         Standing::Revoked { at, by, reason } => {
             format!("{host} was shut out on {} by {by}: {reason}; {again}", day(at))
         }
         Standing::ByHand => {
-            format!("{host} was shut out once, so only a certificate from a join counts for it; {again}")
+            format!(
+                "{host} was shut out once, so only a certificate from a join counts for it; {again}"
+            )
         }
     }
 }

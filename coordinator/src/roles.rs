@@ -208,14 +208,14 @@ fn counts(path: &str, member: &PeerIdentity, identities: &Identities) -> Result<
         | Standing::Replaced { .. }
         | Standing::Dropped
         | Standing::Revoked { .. }
-        | Standing::ByHand) => {
-            Err(Status::permission_denied(standing_words(&host, &refused)))
-        }
+        | Standing::ByHand) => Err(Status::permission_denied(standing_words(&host, &refused))),
     }
 }
 
 fn nobody() -> Status {
-    Status::unauthenticated("the connection shows no certificate; the only call without one is Join")
+    Status::unauthenticated(
+        "the connection shows no certificate; the only call without one is Join",
+    )
 }
 
 #[cfg(test)]

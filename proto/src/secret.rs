@@ -29,7 +29,8 @@ mod tests {
     #[test]
     fn p11_a_token_is_in_no_debug_output() {
         let token = "lgj_deadbeef".to_owned();
-        let asked = JoinRequest { host: "h1".to_owned(), token: token.clone(), csr_der: Vec::new() };
+        let asked =
+            JoinRequest { host: "h1".to_owned(), token: token.clone(), csr_der: Vec::new() };
         let made = CreateJoinTokenResponse { token, ..CreateJoinTokenResponse::default() };
         let said = format!("{asked:?} {made:?}");
         assert!(!said.contains("deadbeef") && said.contains("h1"), "{said}");

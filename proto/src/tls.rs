@@ -75,7 +75,9 @@ pub enum TlsError {
     #[error("{} in {} belongs to none of the CA certificates there; bring the CA's own key", CA_KEY_FILE, dir.display())]
     OtherKey { dir: PathBuf },
 
-    #[error("what was sent is not a request for a certificate, or its sender does not have the key")]
+    #[error(
+        "what was sent is not a request for a certificate, or its sender does not have the key"
+    )]
     Request,
 
     #[error("`{host}` is neither a DNS name nor an IP address")]

@@ -37,8 +37,7 @@ pub(super) struct Place {
 impl Limits {
     /// For a connection that has shown a certificate.
     pub(super) fn member(self: &Arc<Self>, who: &Identity) -> Result<Place, Full> {
-        self.take(Some(who.clone()), PER_IDENTITY_MAX)
-            .ok_or_else(|| Full::Member(who.clone()))
+        self.take(Some(who.clone()), PER_IDENTITY_MAX).ok_or_else(|| Full::Member(who.clone()))
     }
 
     /// For one that has not.
@@ -84,7 +83,8 @@ mod tests {
             (0..PER_IDENTITY_MAX).map(|_| limits.member(&h1).unwrap()).collect();
         assert_eq!(limits.member(&h1).unwrap_err(), Full::Member(h1.clone()));
         let other = limits.member(&h2).unwrap();
-        let strangers: Vec<Place> = (0..STRANGERS_MAX).map(|_| limits.stranger().unwrap()).collect();
+        let strangers: Vec<Place> =
+            (0..STRANGERS_MAX).map(|_| limits.stranger().unwrap()).collect();
         assert_eq!(limits.stranger().unwrap_err(), Full::Strangers);
         places.pop();
         places.push(limits.member(&h1).unwrap());

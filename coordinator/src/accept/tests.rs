@@ -3,9 +3,7 @@
 use std::time::Instant;
 
 use proto::{
-    tls::{
-        Ca, Identity, Issued, Role, Validity, channel, client_config, connect, explain,
-    },
+    tls::{Ca, Identity, Issued, Role, Validity, channel, client_config, connect, explain},
     v1,
 };
 use rustls::{

@@ -43,7 +43,10 @@ impl Tls {
                 }
                 Err(error) => {
                     let error: &dyn std::error::Error = &error;
-                    tracing::warn!(error, "our own certificate has changed and cannot be used; the one before is");
+                    tracing::warn!(
+                        error,
+                        "our own certificate has changed and cannot be used; the one before is"
+                    );
                 }
             }
         }

@@ -111,8 +111,7 @@ impl v1::agent_service_server::AgentService for AgentService {
         if down.send(Ok(v1::SessionResponse { message: Some(welcome) })).await.is_err() {
             return Err(Status::cancelled("the agent is gone"));
         }
-        let newcomer =
-            Newcomer { service: self.clone(), host, fleet, hello, peer };
+        let newcomer = Newcomer { service: self.clone(), host, fleet, hello, peer };
         tokio::spawn(newcomer.run(up, down));
         Ok(Response::new(ReceiverStream::new(responses)))
     }

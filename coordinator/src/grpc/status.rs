@@ -59,9 +59,7 @@ impl From<RegistrarError> for Status {
                 Code::PermissionDenied,
                 "ctl agent token create --host HOST    # a new token, for a new line",
             ),
-            RegistrarError::TooMany => {
-                refuse(StatusKind::NotAllowed, Code::ResourceExhausted, "")
-            }
+            RegistrarError::TooMany => refuse(StatusKind::NotAllowed, Code::ResourceExhausted, ""),
             RegistrarError::NoHost { .. } => {
                 refuse(StatusKind::NotFound, Code::NotFound, "ctl agent list")
             }

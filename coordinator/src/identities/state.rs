@@ -25,13 +25,33 @@ const REMEMBERED_MS: i64 = 24 * 3600 * 1000;
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum IdentityEvent {
     /// A token was made. Only its hash is known.
-    TokenMade { hash: TokenHash, by: String, at: Timestamp, expires: Timestamp },
-    Issued { certificate: Certificate, cause: Cause },
+    TokenMade {
+        hash: TokenHash,
+        by: String,
+        at: Timestamp,
+        expires: Timestamp,
+    },
+    Issued {
+        certificate: Certificate,
+        cause: Cause,
+    },
     /// The host has shown it.
-    Acknowledged { serial: String, at: Timestamp },
+    Acknowledged {
+        serial: String,
+        at: Timestamp,
+    },
     /// A certificate that was issued beside the CA was shown for the first time.
-    Adopted { serial: String, issued: Timestamp, ends: Timestamp, at: Timestamp },
-    Revoked { by: String, reason: String, at: Timestamp },
+    Adopted {
+        serial: String,
+        issued: Timestamp,
+        ends: Timestamp,
+        at: Timestamp,
+    },
+    Revoked {
+        by: String,
+        reason: String,
+        at: Timestamp,
+    },
 }
 
 /// Why a certificate was issued.
@@ -96,10 +116,17 @@ pub enum Standing {
     /// Issued here and not acknowledged yet.
     Pending,
     /// A newer one counts.
-    Replaced { at: Timestamp, by: Cause },
+    Replaced {
+        at: Timestamp,
+        by: Cause,
+    },
     /// The token that it was issued for was replaced or withdrawn before it was acknowledged.
     Dropped,
-    Revoked { at: Timestamp, by: String, reason: String },
+    Revoked {
+        at: Timestamp,
+        by: String,
+        reason: String,
+    },
     /// Issued beside the CA, for a host that was revoked once: it could be one from before.
     ByHand,
 }
@@ -113,7 +140,9 @@ pub enum TokenError {
     Used,
     #[error("the token has expired")]
     Expired,
-    #[error("another join has shown this token before, with another key; if that was not you, somebody else has it")]
+    #[error(
+        "another join has shown this token before, with another key; if that was not you, somebody else has it"
+    )]
     Raced,
 }
 
@@ -213,12 +242,7 @@ impl HostIdentity {
     ///
     /// # Errors
     /// [`TokenError`].
-    pub fn join(
-        &self,
-        shown: TokenHash,
-        key: &str,
-        now: Timestamp,
-    ) -> Result<Answer, TokenError> {
+    pub fn join(&self, shown: TokenHash, key: &str, now: Timestamp) -> Result<Answer, TokenError> {
         self.token(shown, now)?;
         let token = self.token.as_ref().ok_or(TokenError::Unknown)?;
         let counts = |serial| self.current.as_ref().is_some_and(|now| now.serial == serial);

@@ -162,8 +162,15 @@ fn a_certificate_by_hand_counts_until_something_newer_does() {
     }
     acknowledge(&mut state, "c1", 7);
     assert!(matches!(state.standing(show("h1", 0)), Standing::Replaced { .. }));
-    assert!(matches!(state.standing(show("h0", 3)), Standing::Replaced { .. }), "never seen, but older");
-    assert_eq!(state.standing(show("h2", 8)), Standing::Good, "the way out when this one cannot issue");
+    assert!(
+        matches!(state.standing(show("h0", 3)), Standing::Replaced { .. }),
+        "never seen, but older"
+    );
+    assert_eq!(
+        state.standing(show("h2", 8)),
+        Standing::Good,
+        "the way out when this one cannot issue"
+    );
     acknowledge(&mut state, "h2", 8);
     assert!(matches!(state.standing(show("c1", 6)), Standing::Replaced { .. }));
 }
@@ -202,9 +209,8 @@ async fn p08_a_crash_between_any_two_steps_leaves_what_was_acknowledged_and_noth
             let mut answered = 0;
             for step in &steps {
                 let step = step.clone();
-                let change = identities
-                    .change(&host, |_| Ok::<_, IdentitiesError>((vec![step], ())))
-                    .await;
+                let change =
+                    identities.change(&host, |_| Ok::<_, IdentitiesError>((vec![step], ()))).await;
                 if change.is_err() {
                     break;
                 }

@@ -26,7 +26,10 @@ pub enum AgentCommand {
     )]
     List,
     /// A one-time token with which a host joins
-    #[command(subcommand, after_help = "Examples:\n  ctl agent token create --host crm-g1 --ttl 15m")]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  ctl agent token create --host crm-g1 --ttl 15m"
+    )]
     Token(TokenCommand),
     /// Shut a host out: its certificates are refused and its session is cut, until it joins again
     #[command(
@@ -109,8 +112,7 @@ async fn list(session: &mut Session) -> Result<Exit, CtlError> {
 
 async fn create_token(args: &TokenArgs, session: &mut Session) -> Result<Exit, CtlError> {
     let coordinator = session.coordinator()?;
-    let request =
-        v1::CreateJoinTokenRequest { host: args.host.clone(), ttl_ms: args.ttl.as_ms() };
+    let request = v1::CreateJoinTokenRequest { host: args.host.clone(), ttl_ms: args.ttl.as_ms() };
     let mut client = session.client().await?;
     let response = client.create_join_token(request).await;
     let made = response.map_err(CtlError::call("make a token"))?.into_inner();
@@ -130,8 +132,7 @@ async fn create_token(args: &TokenArgs, session: &mut Session) -> Result<Exit, C
 async fn revoke(args: &RevokeArgs, session: &mut Session) -> Result<Exit, CtlError> {
     let (host, reason) = (args.host.clone(), args.reason.clone());
     let mut client = session.client().await?;
-    let response =
-        client.revoke_agent(v1::RevokeAgentRequest { host: host.clone(), reason }).await;
+    let response = client.revoke_agent(v1::RevokeAgentRequest { host: host.clone(), reason }).await;
     let was_connected =
         response.map_err(CtlError::call("shut the host out"))?.into_inner().was_connected;
     let session_was = if was_connected { "its session is cut" } else { "it was not connected" };

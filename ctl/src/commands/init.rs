@@ -83,7 +83,8 @@ pub fn run(args: &InitArgs, session: &mut Session) -> Result<Exit, CtlError> {
     // Names that are none were refused above, before anything was written.
     ca.save(&dir.join(CA_DIR)).map_err(failed("keep the CA"))?;
     let at = dir.join("operators").join(&args.operator);
-    ca.save_key(&dir.join("coordinator")).map_err(failed("put the CA's key beside the coordinator"))?;
+    ca.save_key(&dir.join("coordinator"))
+        .map_err(failed("put the CA's key beside the coordinator"))?;
     let identities = vec![coordinator.save(&dir.join("coordinator"))?, operator.save(&at)?];
     config.put(Context {
         name: args.name.clone(),

@@ -90,7 +90,10 @@ impl IdentityDir {
         let leaf = self.chain.first().map_or(&[][..], |leaf| leaf.as_ref());
         let issued = |ca: &&CertificateDer<'static>| identity::is_issued_by(leaf, ca) == Ok(true);
         let path = self.dir.join(CA_FILE);
-        self.cas.iter().find(issued).ok_or(TlsError::Pem { path, wanted: "certificate of the issuer" })
+        self.cas
+            .iter()
+            .find(issued)
+            .ok_or(TlsError::Pem { path, wanted: "certificate of the issuer" })
     }
 
     pub const fn identity(&self) -> &Identity {
@@ -252,13 +255,14 @@ impl ClientCertVerifier for FleetClients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.inner.verify_client_cert(end_entity, intermediates, now).inspect_err(|why| {
-            // The caller of this knows an address only, and whoever looks for a host that is gone knows its name.
-            if let Ok(named) = PeerIdentity::from_der(end_entity) {
-                let (named, why) = (named.identity, super::peer_words(why));
-                tracing::warn!(%named, why, "a certificate was refused");
-            }
-        })?;
+        let verified =
+            self.inner.verify_client_cert(end_entity, intermediates, now).inspect_err(|why| {
+                // The caller of this knows an address only, and whoever looks for a host that is gone knows its name.
+                if let Ok(named) = PeerIdentity::from_der(end_entity) {
+                    let (named, why) = (named.identity, super::peer_words(why));
+                    tracing::warn!(%named, why, "a certificate was refused");
+                }
+            })?;
         let role = member(end_entity, &self.domain).map_err(refuse)?.role();
         match role {
             Role::Operator | Role::Agent => Ok(verified),

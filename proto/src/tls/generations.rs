@@ -159,7 +159,6 @@ impl Generations {
     fn path(&self, generation: &Generation) -> PathBuf {
         self.dir.join(GENERATIONS).join(&generation.0)
     }
-
 }
 
 /// Reads with `load` while no switch happens in between: files of two generations are never taken together.

@@ -34,7 +34,9 @@ pub struct CaHash([u8; 32]);
 
 /// A text that is no such hash.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not the hash of a CA: `sha256:` and 64 hex digits, as `ctl agent token create` prints it")]
+#[error(
+    "`{0}` is not the hash of a CA: `sha256:` and 64 hex digits, as `ctl agent token create` prints it"
+)]
 pub struct CaHashError(String);
 
 impl CaHash {

@@ -394,3 +394,35 @@ fn changes_host(report: &Report) -> bool {
         ended.filter_map(|key| ledger.tracks().into_iter().find(|track| track.order().key == *key));
     tracks.any(|track| track.order().steps.iter().any(|step| changes(step.verb)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use proto::tls::{Ca, Identity, Role, Validity};
+
+    use super::*;
+
+    #[test]
+    fn an_ended_certificate_is_told_with_the_way_back_in() {
+        let ca = Ca::create("ace").unwrap();
+        let named = Identity::new("ace", Role::Agent, "h1").unwrap();
+        let now = SystemTime::now();
+        let load = |until| {
+            let dir = tempfile::tempdir().unwrap();
+            let validity = Validity { from: now - Duration::from_secs(7200), until };
+            ca.issue(&named, &[], validity).unwrap().save(dir.path()).unwrap();
+            IdentityDir::load(dir.path()).unwrap()
+        };
+        let refused =
+            || DialError::Refused { address: "c:1".to_owned(), why: "expired".to_owned() };
+        let ended = load(now - Duration::from_secs(3600));
+        let said = not_dialled(&ended, refused()).to_string();
+        assert!(said.contains("ended on") && said.contains("token create --host h1"), "{said}");
+        // Another trouble, or a certificate that holds, is told as it is.
+        let away = DialError::Timeout { address: "c:1".to_owned() };
+        assert!(matches!(not_dialled(&ended, away), Lost::Dial(_)));
+        let holds = load(now + Duration::from_secs(3600));
+        assert!(matches!(not_dialled(&holds, refused()), Lost::Dial(_)));
+    }
+}

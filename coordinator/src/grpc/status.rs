@@ -57,7 +57,7 @@ impl From<RegistrarError> for Status {
             RegistrarError::Token(_) => refuse(
                 StatusKind::NotAllowed,
                 Code::PermissionDenied,
-                "ctl agent token create --host HOST    # a new token, for a new line",
+                "ctl agent token create --host HOST",
             ),
             RegistrarError::TooMany => refuse(StatusKind::NotAllowed, Code::ResourceExhausted, ""),
             RegistrarError::NoHost { .. } => {

@@ -8,7 +8,7 @@
 //!
 //! Pure: time is an argument, and events are the only way to change it.
 //!
-//! Invariant: at most one certificate of a host is good at a time, but for a renewed one whose connection still lasts.
+//! Invariant: at most one certificate of a host that was issued here is good at a time.
 //! Invariant: a certificate that was issued here counts only once it was acknowledged with itself.
 //! Invariant: the first key that a token is shown with is the only one that it ever lets in.
 

@@ -63,7 +63,7 @@ pub async fn findings(config: &Config) -> Vec<Finding> {
 fn of_identity(identity: &IdentityDir, now: jiff::Timestamp) -> Vec<Finding> {
     let what = format!("identity {}", identity.identity());
     let time = |ms| jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX);
-    let (from, to) = (time(identity.not_before_unix_ms()), time(identity.not_after_unix_ms()));
+    let (from, to) = (time(identity.issued_unix_ms()), time(identity.not_after_unix_ms()));
     let left = to.duration_since(now);
     let certificate = if left.is_negative() {
         let why = format!("its certificate ended at {to}; this host's clock says {now}");

@@ -24,6 +24,7 @@ pub mod grpc;
 pub mod hands;
 pub mod host;
 pub mod http;
+pub mod join;
 pub mod ledger;
 mod lock;
 pub mod order;
@@ -31,6 +32,7 @@ pub mod policy;
 mod postgres;
 pub mod probe;
 mod redact;
+pub mod renewal;
 pub mod retry;
 pub mod session;
 pub mod status;
@@ -44,15 +46,17 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use anyhow::Context as _;
 use clap::Parser as _;
 use proto::{ready::Manager, shutdown::told_to_stop, tls::IdentityDir};
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 
-pub use config::{Cli, Command, Config};
+pub use config::{Cli, Command, Config, JoinArgs};
 
 use crate::{
     core::Core,
     hands::Hands,
     host::Host,
+    join::Join,
     ledger::{LedgerError, LedgerFile},
+    renewal::Renewal,
     session::Session,
 };
 
@@ -61,8 +65,9 @@ use crate::{
 pub struct Agent {
     core: JoinHandle<Result<(), LedgerError>>,
     session: JoinHandle<()>,
+    renewal: JoinHandle<()>,
     /// Looks the host over.
-    watch: Option<JoinHandle<()>>,
+    look_over: Option<JoinHandle<()>>,
 }
 
 impl Agent {
@@ -79,7 +84,7 @@ impl Agent {
             &config.state,
             host.clone(),
         )?;
-        agent.watch = Some(tokio::spawn(host.watch_problems()));
+        agent.look_over = Some(tokio::spawn(host.watch_problems()));
         Ok(agent)
     }
 
@@ -92,9 +97,16 @@ impl Agent {
     ) -> anyhow::Result<Self> {
         let (file, ledger) = LedgerFile::open(&state.join("ledger"))?;
         let (core, handle) = Core::new(file, ledger, hands.clone());
-        let session = Session { coordinator, identity, hands, core: handle };
-        let (core, session) = (tokio::spawn(core.run()), tokio::spawn(session.run()));
-        Ok(Self { core, session, watch: None })
+        let (renewed, renewals) = watch::channel(());
+        let renewal =
+            Renewal { coordinator: coordinator.clone(), identity: identity.clone(), renewed };
+        let session = Session { coordinator, identity, hands, core: handle, renewed: renewals };
+        Ok(Self {
+            core: tokio::spawn(core.run()),
+            session: tokio::spawn(session.run()),
+            renewal: tokio::spawn(renewal.run()),
+            look_over: None,
+        })
     }
 
     /// Runs until `shutdown`, or until the ledger cannot be written.
@@ -109,10 +121,11 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        if let Some(watch) = &self.watch {
-            watch.abort();
+        if let Some(look_over) = &self.look_over {
+            look_over.abort();
         }
         self.session.abort();
+        self.renewal.abort();
         self.core.abort();
     }
 }
@@ -122,6 +135,7 @@ pub fn main_impl() -> ExitCode {
     match Cli::parse().command {
         Command::Run(config) => run(&config),
         Command::Check(config) => in_runtime(config.log_json, check(&config)),
+        Command::Join(args) => in_runtime(args.log_json, join(&args)),
     }
 }
 
@@ -167,6 +181,29 @@ fn in_runtime(log_json: bool, work: impl Future<Output = anyhow::Result<()>>) ->
             ExitCode::FAILURE
         }
     }
+}
+
+/// Lets this host into the fleet.
+async fn join(args: &JoinArgs) -> anyhow::Result<()> {
+    let join = Join::from(args);
+    // Before a token is asked for that could not be used.
+    join.check_policy()?;
+    let token = join::read_token(args.token_file.as_deref())?;
+    let joined = join.run(&token).await?;
+    let ends = jiff::Timestamp::from_millisecond(joined.ends_unix_ms).unwrap_or_default();
+    #[expect(clippy::print_stdout, reason = "what was asked for")]
+    {
+        println!(
+            "{} has joined {}; its certificate ends on {} and renews itself before.\n\
+             Next:  1. LASTGOOD_COORDINATOR={} in /etc/lastgood/agent.env\n\
+             \x20      2. agent check, then: systemctl enable --now lastgood-agent",
+            join.host,
+            joined.fleet,
+            ends.strftime("%Y-%m-%d"),
+            join.coordinator
+        );
+    }
+    Ok(())
 }
 
 /// Says of everything that a rollback needs whether it is there.

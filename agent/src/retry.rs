@@ -31,6 +31,10 @@ const RESTART_CAP: Duration = Duration::from_secs(10);
 /// A service that ran for this long did not die of its start: its delays begin anew.
 const RESTART_SETTLED_AFTER: Duration = Duration::from_secs(30);
 
+/// The first delay before a certificate is asked for again, and the longest.
+const RENEWAL_FROM: Duration = Duration::from_secs(1);
+const RENEWAL_CAP: Duration = Duration::from_secs(3600);
+
 /// How often a transient driver failure is tried again: such a failure is over at once or is not transient.
 const TRANSIENT_TRIES: u32 = 3;
 const TRANSIENT_FROM: Duration = Duration::from_millis(100);
@@ -66,6 +70,17 @@ impl Policy {
             first: None,
             then: steady(RESTART_FROM, RESTART_CAP),
             settled_after: RESTART_SETTLED_AFTER,
+            fresh: true,
+        }
+    }
+
+    /// For a new certificate: 1 s growing to an hour, full jitter. There are weeks left, and an operator may mend the
+    /// coordinator meanwhile.
+    pub fn renewal() -> Self {
+        Self {
+            first: None,
+            then: full_jitter(RENEWAL_FROM, RENEWAL_CAP),
+            settled_after: RENEWAL_CAP,
             fresh: true,
         }
     }

@@ -11,7 +11,7 @@ use proto::{
     v1::{self, agent_service_client::AgentServiceClient},
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinHandle,
     time::{Instant, sleep_until},
 };
@@ -56,7 +56,17 @@ enum Lost {
     Closed,
     #[error("the agent is going down")]
     GoingDown,
+    #[error("this host has a new certificate")]
+    Renewed,
+    #[error(
+        "the certificate of {host} ended on {day}: {error}; to let it in again: ctl agent token create --host {host}, \
+         then the line that it prints, here"
+    )]
+    Ended { host: String, day: String, error: DialError },
 }
+
+/// A session that is kept open until the next one has taken over, so that the host never counts as lost.
+type Kept = (mpsc::Sender<v1::SessionRequest>, tonic::Streaming<v1::SessionResponse>);
 
 /// See the module.
 pub struct Session<H> {
@@ -64,6 +74,8 @@ pub struct Session<H> {
     pub identity: std::path::PathBuf,
     pub hands: Arc<H>,
     pub core: CoreHandle,
+    /// Moves when another certificate is in use.
+    pub renewed: watch::Receiver<()>,
 }
 
 impl<H> std::fmt::Debug for Session<H> {
@@ -76,13 +88,22 @@ impl<H: Hands> Session<H> {
     /// Keeps a session up for ever.
     pub async fn run(self) {
         let mut delays = Policy::reconnect();
+        let mut kept = None;
         loop {
             let mut up_since = None;
-            let lost = match Box::pin(self.once(&mut up_since)).await {
+            let lost = match Box::pin(self.once(&mut up_since, &mut kept)).await {
                 Ok(never) => match never {},
                 Err(Lost::GoingDown) => return,
+                Err(Lost::Renewed) => {
+                    tracing::info!(
+                        coordinator = self.coordinator,
+                        "a session with the new certificate begins"
+                    );
+                    continue;
+                }
                 Err(lost) => lost,
             };
+            kept = None;
             // Only the time with a session up counts: one that is refused at once must not be dialled for ever fast.
             if let Some(up_since) = up_since {
                 delays.worked_for(Instant::elapsed(&up_since));
@@ -93,15 +114,28 @@ impl<H: Hands> Session<H> {
         }
     }
 
-    async fn once(&self, up_since: &mut Option<Instant>) -> Result<Infallible, Lost> {
+    async fn once(
+        &self,
+        up_since: &mut Option<Instant>,
+        kept: &mut Option<Kept>,
+    ) -> Result<Infallible, Lost> {
+        let mut renewed = self.renewed.clone();
+        renewed.mark_unchanged();
         // Read anew each time: a renewed certificate is taken up without a restart.
         let identity = IdentityDir::load(&self.identity)?;
         let host = identity.identity().name().to_owned();
         let config = Arc::new(tls::client_config(&identity)?);
-        let channel = tls::connect(&self.coordinator, config).await?;
+        let channel = tls::connect(&self.coordinator, config).await;
+        let channel = channel.map_err(|error| not_dialled(&identity, error))?;
         let mut client = AgentServiceClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        // A certificate that was never shown counts from here on; one that was shown is as before.
+        if let Err(status) = client.acknowledge(v1::AcknowledgeRequest {}).await
+            && status.code() != tonic::Code::Unimplemented
+        {
+            return Err(Lost::Call(tls::explain(&status)));
+        }
         let (up, requests) = mpsc::channel(UP_QUEUED_MAX);
         let (reports, reported) = mpsc::channel(REPORTS_QUEUED_MAX);
         let hello = hello(&self.core.ledger().borrow());
@@ -129,8 +163,9 @@ impl<H: Hands> Session<H> {
             again: false,
             held: Vec::new(),
             held_until: None,
+            renewed,
         }
-        .run(answers, reported, heartbeat)
+        .run(answers, reported, heartbeat, kept)
         .await
     }
 }
@@ -149,6 +184,7 @@ struct Talk<'a, H> {
     /// before it; and until when they wait at the most.
     held: Vec<Report>,
     held_until: Option<Instant>,
+    renewed: watch::Receiver<()>,
 }
 
 impl<H: Hands> Talk<'_, H> {
@@ -157,6 +193,7 @@ impl<H: Hands> Talk<'_, H> {
         mut answers: tonic::Streaming<v1::SessionResponse>,
         mut reported: mpsc::Receiver<Report>,
         heartbeat: Duration,
+        kept: &mut Option<Kept>,
     ) -> Result<Infallible, Lost> {
         let mut look_at = Instant::now() + heartbeat;
         loop {
@@ -181,6 +218,11 @@ impl<H: Hands> Talk<'_, H> {
                     self.begin_look();
                 }
                 () = held_too_long(self.held_until) => self.release().await?,
+                () = taken_over(kept) => *kept = None,
+                Ok(()) = self.renewed.changed() => {
+                    *kept = Some((self.up, answers));
+                    return Err(Lost::Renewed);
+                }
             }
         }
     }
@@ -260,6 +302,27 @@ impl<H: Hands> Talk<'_, H> {
     }
 }
 
+/// Waits until the coordinator has ended the session before this one, as it does once it has this one. What came down
+/// there meanwhile comes down here again.
+async fn taken_over(kept: &mut Option<Kept>) {
+    match kept {
+        Some((_, answers)) => while let Ok(Some(_)) = answers.message().await {},
+        None => std::future::pending().await,
+    }
+}
+
+/// Why there is no connection; where the certificate has ended, what to do.
+fn not_dialled(identity: &IdentityDir, error: DialError) -> Lost {
+    let now = jiff::Timestamp::now();
+    match jiff::Timestamp::from_millisecond(identity.not_after_unix_ms()) {
+        Ok(end) if end <= now && matches!(error, DialError::Refused { .. }) => {
+            let host = identity.identity().name().to_owned();
+            Lost::Ended { host, day: end.strftime("%Y-%m-%d").to_string(), error }
+        }
+        Ok(_) | Err(_) => Lost::Dial(error),
+    }
+}
+
 async fn looked(look: &mut Option<JoinHandle<HostStatus>>) -> HostStatus {
     match look {
         Some(look) => look.await.expect("a look does not panic"),
@@ -332,4 +395,36 @@ fn changes_host(report: &Report) -> bool {
     let mut tracks =
         ended.filter_map(|key| ledger.tracks().into_iter().find(|track| track.order().key == *key));
     tracks.any(|track| track.order().steps.iter().any(|step| changes(step.verb)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use proto::tls::{Ca, Identity, Role, Validity};
+
+    use super::*;
+
+    #[test]
+    fn an_ended_certificate_is_told_with_the_way_back_in() {
+        let ca = Ca::create("ace").unwrap();
+        let named = Identity::new("ace", Role::Agent, "h1").unwrap();
+        let now = SystemTime::now();
+        let load = |until| {
+            let dir = tempfile::tempdir().unwrap();
+            let validity = Validity { from: now - Duration::from_secs(7200), until };
+            ca.issue(&named, &[], validity).unwrap().save(dir.path()).unwrap();
+            IdentityDir::load(dir.path()).unwrap()
+        };
+        let refused =
+            || DialError::Refused { address: "c:1".to_owned(), why: "expired".to_owned() };
+        let ended = load(now - Duration::from_secs(3600));
+        let said = not_dialled(&ended, refused()).to_string();
+        assert!(said.contains("ended on") && said.contains("token create --host h1"), "{said}");
+        // Another trouble, or a certificate that holds, is told as it is.
+        let away = DialError::Timeout { address: "c:1".to_owned() };
+        assert!(matches!(not_dialled(&ended, away), Lost::Dial(_)));
+        let holds = load(now + Duration::from_secs(3600));
+        assert!(matches!(not_dialled(&holds, refused()), Lost::Dial(_)));
+    }
 }

@@ -5,9 +5,14 @@
 //!                └─▶ refused: who, and why in words, in the log                     └─ ConnectInfo = Peer
 //! ```
 //!
-//! Invariant: what comes out has shown a certificate of our CA and domain, and [`Peer`] is what it says.
+//! Invariant: what comes out has shown a certificate of our CA and domain, and [`Peer`] is what it says; or it has
+//! shown none, is nobody, and is held to a short time and few bytes.
 //! Invariant: no connection outlives the certificate that it was made with.
 //! Invariant: a peer that is slow, silent or hostile in its handshake delays nobody else.
+//! Invariant: a new certificate of our own is taken up without a restart; one that cannot be used changes nothing.
+
+mod limits;
+mod tls;
 
 use std::{
     convert::Infallible,
@@ -19,7 +24,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use proto::tls::{Identity, IdentityDir, IdentityError, PeerIdentity, TlsError};
+use proto::tls::{IdentityDir, IdentityError, PeerIdentity, TlsError};
 use rustls::CertificateError;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -31,12 +36,21 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
+use self::{
+    limits::{Limits, Place},
+    tls::Tls,
+};
+
 /// A whole fleet may come back at once after a restart; the kernel may cap it (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
 /// A handshake is two round trips and half a millisecond of work.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bounds what strangers can make us hold; 10,000 agents still pass in seconds.
 const HANDSHAKES_AT_ONCE: usize = 512;
+/// How long a connection without a certificate lasts: a join is one call.
+const STRANGER_TIME: Duration = Duration::from_secs(15);
+/// What such a connection may send in all: a join has some two KiB, HTTP/2 around it as much again.
+const STRANGER_BYTES_MAX: usize = 64 * 1024;
 /// Made connections that wait for tonic to take them.
 const READY_CONNECTIONS: usize = 64;
 /// When the process is out of descriptors, accepting again at once would only spin.
@@ -45,7 +59,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A listening socket with the identity that it shows.
 pub struct Acceptor {
     listener: TcpListener,
-    tls: TlsAcceptor,
+    tls: Tls,
+    limits: Arc<Limits>,
     address: SocketAddr,
 }
 
@@ -68,7 +83,7 @@ impl Acceptor {
     /// # Errors
     /// [`BindError`].
     pub fn bind(address: SocketAddr, own: &IdentityDir) -> Result<Self, BindError> {
-        let config = proto::tls::server_config(own).map_err(BindError::Tls)?;
+        let tls = Tls::new(own).map_err(BindError::Tls)?;
         let listen = || {
             let socket = match address {
                 SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -83,7 +98,7 @@ impl Acceptor {
         };
         let (listener, address) =
             listen().map_err(|source| BindError::Listen { address, source })?;
-        Ok(Self { listener, tls: TlsAcceptor::from(Arc::new(config)), address })
+        Ok(Self { listener, tls, limits: Arc::default(), address })
     }
 
     /// Where it listens, the port known.
@@ -98,7 +113,7 @@ impl Acceptor {
         Connections(connections)
     }
 
-    async fn run(self, ready: mpsc::Sender<Connection>) {
+    async fn run(mut self, ready: mpsc::Sender<Connection>) {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE));
         loop {
             let Ok(turn) = Arc::clone(&handshakes).acquire_owned().await else { return };
@@ -114,9 +129,9 @@ impl Acceptor {
                     continue;
                 }
             };
-            let (tls, ready) = (self.tls.clone(), ready.clone());
+            let (tls, limits, ready) = (self.tls.now(), self.limits.clone(), ready.clone());
             tokio::spawn(async move {
-                match admit(&tls, socket, address).await {
+                match admit(&tls, &limits, socket, address).await {
                     // Without a receiver the server is shutting down, and the peer dials again.
                     Ok(connection) => drop(ready.send(connection).await),
                     Err(refusal) => tracing::warn!(%address, "connection refused: {refusal}"),
@@ -148,27 +163,28 @@ impl Stream for Connections {
 /// Who is at the other end; in the extensions of every request.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    who: Arc<PeerIdentity>,
+    /// Nobody, where no certificate was shown.
+    who: Option<Arc<PeerIdentity>>,
     address: SocketAddr,
 }
 
 impl Peer {
-    pub fn identity(&self) -> &Identity {
-        &self.who.identity
-    }
-
-    /// When its certificate, and with it the connection, ends; milliseconds since 1970.
-    pub fn not_after_unix_ms(&self) -> i64 {
-        self.who.not_after_unix_ms
-    }
-
-    /// Its certificate's serial number, in hex with colons.
-    pub fn serial(&self) -> &str {
-        &self.who.serial
+    /// What its certificate says, if it has shown one.
+    pub fn member(&self) -> Option<&PeerIdentity> {
+        self.who.as_deref()
     }
 
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.who {
+            Some(who) => who.identity.fmt(f),
+            None => write!(f, "nobody at {}", self.address),
+        }
     }
 }
 
@@ -178,6 +194,9 @@ pub struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
     end: Pin<Box<Sleep>>,
+    /// What may still come in; no limit for members, whose messages have their own.
+    bytes_left: Option<usize>,
+    _place: Place,
 }
 
 impl Connected for Connection {
@@ -196,10 +215,22 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         // A server always reads, so this is what wakes it at the end.
         if self.end.as_mut().poll(cx).is_ready() {
-            tracing::info!(peer = %self.peer.identity(), "connection cut: its certificate has ended");
+            tracing::info!(peer = %self.peer, "connection cut: its certificate, or a stranger's time, has ended");
             return Poll::Ready(Err(ended()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let count = buf.filled().len() - before;
+        if let Some(left) = &mut self.bytes_left {
+            match left.checked_sub(count) {
+                Some(still) => *left = still,
+                None => {
+                    tracing::warn!(peer = %self.peer, "connection cut: it sends more than a join has");
+                    return Poll::Ready(Err(ended()));
+                }
+            }
+        }
+        read
     }
 }
 
@@ -236,14 +267,15 @@ enum Refusal {
     Timeout,
     #[error("its certificate names nobody of the fleet: {0}")]
     Identity(IdentityError),
-    #[error("it showed no certificate")]
-    Nobody,
+    #[error("{0}")]
+    Full(limits::Full),
     #[error("the connection broke during the handshake: {0}")]
     Broken(io::Error),
 }
 
 async fn admit(
     tls: &TlsAcceptor,
+    limits: &Arc<Limits>,
     socket: TcpStream,
     address: SocketAddr,
 ) -> Result<Connection, Refusal> {
@@ -254,16 +286,22 @@ async fn admit(
         Err(_) => return Err(Refusal::Timeout),
     };
     // The verifiers have seen to chain, domain and role already; here it is only read.
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let who =
-        PeerIdentity::from_der(certificate.ok_or(Refusal::Nobody)?).map_err(Refusal::Identity)?;
+    let Some(certificate) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) else {
+        let place = limits.stranger().map_err(Refusal::Full)?;
+        let end = Box::pin(tokio::time::sleep(STRANGER_TIME));
+        let (peer, bytes_left) = (Peer { who: None, address }, Some(STRANGER_BYTES_MAX));
+        return Ok(Connection { stream, peer, end, bytes_left, _place: place });
+    };
+    let who = PeerIdentity::from_der(certificate).map_err(Refusal::Identity)?;
     let left = time_until(who.not_after_unix_ms);
     if left.is_zero() {
         // X.509 lets a certificate live through its last second; the cut below does not.
         return Err(Refusal::Tls(CertificateError::Expired.into()));
     }
+    let place = limits.member(&who.identity).map_err(Refusal::Full)?;
     let end = Box::pin(tokio::time::sleep(left));
-    Ok(Connection { stream, peer: Peer { who: Arc::new(who), address }, end })
+    let peer = Peer { who: Some(Arc::new(who)), address };
+    Ok(Connection { stream, peer, end, bytes_left: None, _place: place })
 }
 
 fn refusal(error: io::Error) -> Refusal {
@@ -281,7 +319,7 @@ fn time_until(unix_ms: i64) -> Duration {
 }
 
 fn ended() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "the peer's certificate has ended")
+    io::Error::new(io::ErrorKind::TimedOut, "the peer's certificate or time has ended")
 }
 
 #[cfg(test)]

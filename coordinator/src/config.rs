@@ -1,6 +1,13 @@
 //! What the coordinator is started with.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use proto::span::Span;
+
+use crate::registrar::LIFETIME_DEFAULT;
+
+/// A host that is switched off over a weekend and a holiday still finds its certificate good.
+const LIFETIME_MIN: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The coordinator's settings, all of them.
 #[derive(Clone, Debug, clap::Parser)]
@@ -20,7 +27,7 @@ pub struct Config {
         default_value = "/var/lib/lastgood-coordinator"
     )]
     pub state: PathBuf,
-    /// The directory with ca.pem, cert.pem and key.pem.
+    /// The directory with ca.pem, cert.pem and key.pem; with ca-key.pem too, hosts can join.
     #[arg(
         long,
         env = "LASTGOOD_IDENTITY",
@@ -34,7 +41,18 @@ pub struct Config {
     /// The epoch is at least this: after the journal was restored from a backup or lost.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub epoch_at_least: u64,
+    /// How long the certificates hold that hosts get when they join or renew: 168h to 8760h.
+    #[arg(long, env = "LASTGOOD_AGENT_CERTIFICATES", value_name = "SPAN", default_value_t = LIFETIME_DEFAULT, value_parser = lifetime)]
+    pub agent_certificates: Span,
     /// Logs as JSON lines.
     #[arg(long)]
     pub log_json: bool,
+}
+
+fn lifetime(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse().map_err(|error: proto::span::SpanError| error.to_string())?;
+    if span.0 < LIFETIME_MIN {
+        return Err(format!("it is at least {}", Span(LIFETIME_MIN)));
+    }
+    Ok(span)
 }

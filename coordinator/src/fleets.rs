@@ -136,6 +136,13 @@ impl Fleets {
         self.inner.lock().await.keys().cloned().collect()
     }
 
+    /// The names of all hosts.
+    pub async fn hosts(&self) -> Vec<String> {
+        let inner = self.inner.lock().await;
+        let fleets = inner.values().filter_map(|entry| entry.state.fleet.as_ref());
+        fleets.flat_map(|fleet| fleet.hosts()).map(|(host, _)| host.to_string()).collect()
+    }
+
     /// The fleet that a host belongs to.
     pub async fn of_host(&self, host: &HostName) -> Option<FleetName> {
         let inner = self.inner.lock().await;

@@ -8,6 +8,8 @@
 //!                                       │ decide, append, apply, act
 //!                                       ▼
 //!                                    journal (sled) ◀── fleets: releases, standing, freeze
+//!                                       ▲
+//!                                       └── registrar: who joins, renews and is shut out ── identities
 //! ```
 //!
 //! Invariant: it listens; it never dials a host.
@@ -19,8 +21,10 @@ pub mod doctor;
 pub mod fleets;
 pub mod grpc;
 pub mod host;
+pub mod identities;
 pub mod journal;
 pub mod operations;
+pub mod registrar;
 pub mod roles;
 pub mod runner;
 pub mod sessions;
@@ -39,8 +43,10 @@ use crate::{
     accept::Acceptor,
     fleets::Fleets,
     grpc::{agent_service::AgentService, operator_service::OperatorService},
+    identities::{Failures, Identities},
     journal::{Journal, SledJournal},
     operations::Operations,
+    registrar::{LIFETIME_DEFAULT, Registrar},
     roles::RoleLayer,
     runner::{RunnerError, Shared},
     sessions::Sessions,
@@ -75,7 +81,8 @@ impl Coordinator {
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
         let identity = IdentityDir::load(&config.identity).context("the coordinator's identity")?;
         let journal = SledJournal::open(&config.state.join("journal"), config.epoch_at_least)?;
-        Self::start_with(config.listen, &identity, Arc::new(journal)).await
+        let lifetime = config.agent_certificates.0;
+        Self::start_as(config.listen, &identity, Arc::new(journal), lifetime).await
     }
 
     /// The same on a journal of the caller's.
@@ -84,10 +91,27 @@ impl Coordinator {
         identity: &IdentityDir,
         journal: Arc<dyn Journal>,
     ) -> anyhow::Result<Self> {
+        Self::start_as(listen, identity, journal, LIFETIME_DEFAULT.0).await
+    }
+
+    async fn start_as(
+        listen: SocketAddr,
+        identity: &IdentityDir,
+        journal: Arc<dyn Journal>,
+        lifetime: Duration,
+    ) -> anyhow::Result<Self> {
         let epoch = journal.epoch().clone();
         tracing::info!(epoch = epoch.counter, instance = epoch.instance, "a new term begins");
         let sessions = Arc::new(Sessions::new(epoch));
         let fleets = Arc::new(Fleets::load(journal.clone())?);
+        let identities = Arc::new(Identities::load(journal.clone())?);
+        let registrar = Arc::new(Registrar {
+            identities: identities.clone(),
+            fleets: fleets.clone(),
+            identity_dir: identity.dir().to_owned(),
+            lifetime,
+            failures: Failures::default(),
+        });
         let shared = Shared { journal, sessions: sessions.clone(), fleets: fleets.clone() };
         let (fatal_sender, fatal) = mpsc::channel(1);
         let operations = Operations::recover(shared, fatal_sender).await?;
@@ -98,9 +122,10 @@ impl Coordinator {
             sessions: sessions.clone(),
             fleets: fleets.clone(),
             operations: operations.clone(),
+            registrar: registrar.clone(),
         };
-        let operators = OperatorService { sessions, fleets, operations };
-        let router = router(agents, operators)?;
+        let operators = OperatorService { sessions, fleets, operations, registrar };
+        let router = router(agents, operators, RoleLayer::new(identities))?;
         let server = tokio::spawn(async move {
             let stopped = async move {
                 // The sender lives as long as the coordinator; its end is a stop too.
@@ -148,7 +173,11 @@ type Router = tonic::transport::server::Router<
     >,
 >;
 
-fn router(agents: AgentService, operators: OperatorService) -> anyhow::Result<Router> {
+fn router(
+    agents: AgentService,
+    operators: OperatorService,
+    roles: RoleLayer,
+) -> anyhow::Result<Router> {
     let (health, health_service) = tonic_health::server::health_reporter();
     drop(health);
     let reflection = || {
@@ -169,7 +198,7 @@ fn router(agents: AgentService, operators: OperatorService) -> anyhow::Result<Ro
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(RoleLayer)
+        .layer(roles)
         .layer(TraceLayer)
         .add_service(health_service)
         .add_service(reflection().build_v1()?)

@@ -1,33 +1,66 @@
 //! Who may call what: one table, and the layer that holds every call to it.
 //!
 //! ```text
-//! connection (Peer) ─▶ RoleLayer: path × role ─▶ handler: peer(&request), agent(&request)
+//! connection (Peer) ─▶ RoleLayer: path × caller, and does its certificate count ─▶ handler: peer(&request), agent(&request)
 //!                          └─▶ refused, logged
 //! ```
 //!
+//! Invariant: whoever shows no certificate is nobody, and has one row: Join.
+//! Invariant: an agent whose certificate was not acknowledged has one row: Acknowledge; one that does not count has none.
 //! Invariant: a call without a row is refused, whoever makes it; a test fails for an RPC of ours without one.
 //! Invariant: an agent acts for the host that its certificate names; handlers take the name from [`agent`], never
 //! from a message.
 
 use std::{
+    fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
-use proto::tls::Role;
+use engine::HostName;
+use proto::tls::{PeerIdentity, Role};
 use tonic::{
     Request, Status,
     codegen::{Service, http},
 };
 
-use crate::accept::Peer;
+use crate::{
+    accept::Peer,
+    identities::{Identities, Standing},
+    registrar::standing_words,
+};
 
-const OPERATOR: &[Role] = &[Role::Operator];
-const AGENT: &[Role] = &[Role::Agent];
-const BOTH: &[Role] = &[Role::Operator, Role::Agent];
+/// Who calls, as far as the table goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// The connection shows no certificate.
+    Nobody,
+    Member(Role),
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nobody => f.write_str("nobody"),
+            Self::Member(role) => role.fmt(f),
+        }
+    }
+}
+
+const NOBODY: &[Caller] = &[Caller::Nobody];
+const OPERATOR: &[Caller] = &[Caller::Member(Role::Operator)];
+const AGENT: &[Caller] = &[Caller::Member(Role::Agent)];
+const BOTH: &[Caller] = &[Caller::Member(Role::Operator), Caller::Member(Role::Agent)];
+
+/// The only call that a certificate may make which was not acknowledged yet.
+const ACKNOWLEDGE: &str = "/lastgood.v1.AgentService/Acknowledge";
 
 /// Every call that there is, and who may make it.
-const TABLE: &[(&str, &[Role])] = &[
+const TABLE: &[(&str, &[Caller])] = &[
+    ("/lastgood.v1.AgentService/Join", NOBODY),
+    (ACKNOWLEDGE, AGENT),
+    ("/lastgood.v1.AgentService/Renew", AGENT),
     ("/lastgood.v1.AgentService/Session", AGENT),
     ("/lastgood.v1.OperatorService/ApplyFleet", OPERATOR),
     ("/lastgood.v1.OperatorService/GetFleet", OPERATOR),
@@ -36,6 +69,8 @@ const TABLE: &[(&str, &[Role])] = &[
     ("/lastgood.v1.OperatorService/SetFreeze", OPERATOR),
     ("/lastgood.v1.OperatorService/ListAgents", OPERATOR),
     ("/lastgood.v1.OperatorService/Doctor", OPERATOR),
+    ("/lastgood.v1.OperatorService/CreateJoinToken", OPERATOR),
+    ("/lastgood.v1.OperatorService/RevokeAgent", OPERATOR),
     ("/lastgood.v1.OperatorService/CreatePlan", OPERATOR),
     ("/lastgood.v1.OperatorService/StartOperation", OPERATOR),
     ("/lastgood.v1.OperatorService/GetOperation", OPERATOR),
@@ -51,22 +86,31 @@ const TABLE: &[(&str, &[Role])] = &[
     ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", OPERATOR),
 ];
 
-/// Who made a call. Every call that reached a handler has one.
+/// The connection that a call came by. Every call that reached a handler has one.
 ///
 /// # Errors
 /// `UNAUTHENTICATED` for a request that came in by another door than [`accept`](crate::accept).
-pub fn peer<T>(request: &Request<T>) -> Result<&Peer, Status> {
+pub fn connection<T>(request: &Request<T>) -> Result<&Peer, Status> {
     request.extensions().get().ok_or_else(nobody)
+}
+
+/// Who made a call: what its certificate says.
+///
+/// # Errors
+/// `UNAUTHENTICATED` where there is none.
+pub fn peer<T>(request: &Request<T>) -> Result<&PeerIdentity, Status> {
+    connection(request)?.member().ok_or_else(nobody)
 }
 
 /// The host whose agent made a call: the only host that the call may be about.
 ///
 /// # Errors
 /// As [`peer`]; `PERMISSION_DENIED` for anybody but an agent.
-pub fn agent<T>(request: &Request<T>) -> Result<&str, Status> {
-    let identity = peer(request)?.identity();
+pub fn agent<T>(request: &Request<T>) -> Result<HostName, Status> {
+    let identity = &peer(request)?.identity;
     match identity.role() {
-        Role::Agent => Ok(identity.name()),
+        Role::Agent => HostName::new(identity.name())
+            .map_err(|error| Status::invalid_argument(error.to_string())),
         Role::Operator | Role::Coordinator => {
             Err(Status::permission_denied(format!("{identity} is no agent")))
         }
@@ -74,14 +118,23 @@ pub fn agent<T>(request: &Request<T>) -> Result<&str, Status> {
 }
 
 /// Holds every call to the table. Goes around all services of the server.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RoleLayer;
+#[derive(Clone, Debug)]
+pub struct RoleLayer {
+    identities: Arc<Identities>,
+}
+
+impl RoleLayer {
+    /// Agents are held to that record.
+    pub const fn new(identities: Arc<Identities>) -> Self {
+        Self { identities }
+    }
+}
 
 impl<S> tower::Layer<S> for RoleLayer {
     type Service = RoleService<S>;
 
     fn layer(&self, inner: S) -> RoleService<S> {
-        RoleService { inner }
+        RoleService { inner, identities: self.identities.clone() }
     }
 }
 
@@ -89,6 +142,7 @@ impl<S> tower::Layer<S> for RoleLayer {
 #[derive(Clone, Debug)]
 pub struct RoleService<S> {
     inner: S,
+    identities: Arc<Identities>,
 }
 
 impl<S, B, R> Service<http::Request<B>> for RoleService<S>
@@ -106,34 +160,63 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        match check(request.uri().path(), request.extensions().get()) {
+        match check(request.uri().path(), request.extensions().get(), &self.identities) {
             Ok(()) => Box::pin(self.inner.call(request)),
             Err(status) => Box::pin(async move { Ok(status.into_http()) }),
         }
     }
 }
 
-fn check(path: &str, peer: Option<&Peer>) -> Result<(), Status> {
-    let identity = peer.ok_or_else(nobody)?.identity();
-    let verdict = judge(path, identity.role());
+fn check(path: &str, peer: Option<&Peer>, identities: &Identities) -> Result<(), Status> {
+    let peer = peer.ok_or_else(nobody)?;
+    let caller =
+        peer.member().map_or(Caller::Nobody, |member| Caller::Member(member.identity.role()));
+    let verdict = judge(path, caller).and_then(|()| match peer.member() {
+        Some(member) if member.identity.role() == Role::Agent => counts(path, member, identities),
+        Some(_) | None => Ok(()),
+    });
     if let Err(status) = &verdict {
-        tracing::warn!(peer = %identity, path, "call refused: {}", status.message());
+        tracing::warn!(%peer, path, "call refused: {}", status.message());
     }
     verdict
 }
 
-fn judge(path: &str, role: Role) -> Result<(), Status> {
+fn judge(path: &str, caller: Caller) -> Result<(), Status> {
     match TABLE.iter().find(|(rpc, _)| *rpc == path) {
-        Some((_, roles)) if roles.contains(&role) => Ok(()),
-        Some(_) => Err(Status::permission_denied(format!("{path} is not for the role {role}"))),
+        Some((_, callers)) if callers.contains(&caller) => Ok(()),
+        Some(_) => Err(match caller {
+            Caller::Nobody => nobody(),
+            Caller::Member(role) => {
+                Status::permission_denied(format!("{path} is not for the role {role}"))
+            }
+        }),
+        // Whoever is nobody learns nothing of what there is.
+        None if caller == Caller::Nobody => Err(nobody()),
         None => Err(Status::unimplemented(format!(
             "this coordinator has no {path}; it may be older than what asks for it"
         ))),
     }
 }
 
+/// Whether the certificate of an agent counts for that call.
+fn counts(path: &str, member: &PeerIdentity, identities: &Identities) -> Result<(), Status> {
+    let host = HostName::new(member.identity.name())
+        .map_err(|error| Status::permission_denied(error.to_string()))?;
+    match identities.standing(&host, member) {
+        Standing::Good => Ok(()),
+        Standing::Pending if path == ACKNOWLEDGE => Ok(()),
+        refused @ (Standing::Pending
+        | Standing::Replaced { .. }
+        | Standing::Dropped
+        | Standing::Revoked { .. }
+        | Standing::ByHand) => Err(Status::permission_denied(standing_words(&host, &refused))),
+    }
+}
+
 fn nobody() -> Status {
-    Status::unauthenticated("the connection has no identity")
+    Status::unauthenticated(
+        "the connection shows no certificate; the only call without one is Join",
+    )
 }
 
 #[cfg(test)]
@@ -145,6 +228,14 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+    use crate::journal::memory::{MemoryDisk, MemoryJournal};
+
+    const CALLERS: [Caller; 4] = [
+        Caller::Nobody,
+        Caller::Member(Role::Operator),
+        Caller::Member(Role::Agent),
+        Caller::Member(Role::Coordinator),
+    ];
 
     /// The path and the service of every RPC that the coordinator serves.
     fn rpcs() -> Vec<(String, String)> {
@@ -177,20 +268,25 @@ mod tests {
     #[test]
     fn p09_every_rpc_is_open_to_exactly_its_roles() {
         for (path, service) in rpcs() {
-            let open_to: &[Role] = match service.as_str() {
-                "lastgood.v1.AgentService" => &[Role::Agent],
-                "lastgood.v1.OperatorService" => &[Role::Operator],
-                "grpc.health.v1.Health" => &[Role::Agent, Role::Operator],
+            let open_to: &[Caller] = match service.as_str() {
+                "lastgood.v1.AgentService" if path.ends_with("/Join") => NOBODY,
+                "lastgood.v1.AgentService" => AGENT,
+                "lastgood.v1.OperatorService" => OPERATOR,
+                "grpc.health.v1.Health" => BOTH,
                 "grpc.reflection.v1.ServerReflection"
-                | "grpc.reflection.v1alpha.ServerReflection" => &[Role::Operator],
+                | "grpc.reflection.v1alpha.ServerReflection" => OPERATOR,
                 other => panic!("say here who may call {other}"),
             };
-            for role in Role::ALL {
-                match judge(&path, role) {
-                    Ok(()) => assert!(open_to.contains(&role), "{path} {role}"),
+            for caller in CALLERS {
+                match judge(&path, caller) {
+                    Ok(()) => assert!(open_to.contains(&caller), "{path} {caller}"),
                     Err(status) => {
-                        assert!(!open_to.contains(&role), "{path} {role}");
-                        assert_eq!(status.code(), Code::PermissionDenied);
+                        assert!(!open_to.contains(&caller), "{path} {caller}");
+                        let code = match caller {
+                            Caller::Nobody => Code::Unauthenticated,
+                            Caller::Member(_) => Code::PermissionDenied,
+                        };
+                        assert_eq!(status.code(), code);
                     }
                 }
             }
@@ -208,17 +304,25 @@ mod tests {
             "/lastgood.v1.AgentService/Session/",
             "//lastgood.v1.AgentService/Session",
             "/lastgood.v1.AgentService/%53ession",
-            "/lastgood.v1.AgentService/Join",
+            "/lastgood.v1.AgentService/join",
+            "/lastgood.v1.OperatorService/Join",
         ] {
-            for role in Role::ALL {
-                assert_eq!(judge(path, role).unwrap_err().code(), Code::Unimplemented, "{path}");
+            for caller in CALLERS {
+                let code = match caller {
+                    Caller::Nobody => Code::Unauthenticated,
+                    Caller::Member(_) => Code::Unimplemented,
+                };
+                assert_eq!(judge(path, caller).unwrap_err().code(), code, "{path}");
             }
         }
     }
 
     #[test]
     fn a_request_without_a_connection_of_ours_is_nobodys() {
-        assert_eq!(check(TABLE[0].0, None).unwrap_err().code(), Code::Unauthenticated);
+        let journal = MemoryJournal::open(&MemoryDisk::default(), 0);
+        let identities = Identities::load(Arc::new(journal)).unwrap();
+        let refused = check(TABLE[0].0, None, &identities).unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
         assert_eq!(agent(&Request::new(())).unwrap_err().code(), Code::Unauthenticated);
     }
 }

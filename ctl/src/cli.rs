@@ -171,10 +171,10 @@ pub enum Command {
         after_help = "Examples:\n  ctl release mark v1.4.3 bad --reason 'mails are sent twice'\n  ctl release mark v1.4.2 good --reason 'ran for a week'"
     )]
     Release(ReleaseCommand),
-    /// Agents, and identities for new ones
+    /// Agents: which there are, who may join, who is shut out
     #[command(
         subcommand,
-        after_help = "Examples:\n  ctl agent list\n  ctl agent issue --host crm-b1 --dir lastgood"
+        after_help = "Examples:\n  ctl agent list\n  ctl agent token create --host crm-g1\n  ctl agent revoke --host crm-g1 --reason 'the machine was sold'"
     )]
     Agent(AgentCommand),
     /// Make a CA, the coordinator's identity and yours, and a context

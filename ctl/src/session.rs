@@ -95,6 +95,14 @@ impl Session {
         Ok(self.client.insert(client).clone())
     }
 
+    /// Where the coordinator is, as `host:port`.
+    ///
+    /// # Errors
+    /// No context.
+    pub fn coordinator(&self) -> Result<String, CtlError> {
+        Ok(self.context()?.coordinator)
+    }
+
     /// The fleet that was named; empty for the coordinator's only one.
     pub fn fleet(&self) -> String {
         self.fleet.clone().unwrap_or_default()

@@ -11,10 +11,11 @@
 //! ```
 //!
 //! Invariant: depends on nothing of ours.
-//! Invariant: no secret value has a field in any message.
+//! Invariant: no secret value has a field in any message, but for the one-time token of a join, which is never shown.
 
 pub mod policy;
 pub mod ready;
+mod secret;
 pub mod shutdown;
 pub mod span;
 pub mod status;

@@ -3,17 +3,23 @@
 //! ```text
 //! Ca ── issue ──▶ ca.pem cert.pem key.pem ── IdentityDir ─┬─▶ server_config   the coordinator's side
 //!                 spiffe://<domain>/<role>/<name>         └─▶ client_config ─▶ channel   ctl's and agents' side
+//!
+//! NewKey ── Request ─▶ Ca::sign ─▶ certificate ─▶ Generations ─▶ IdentityDir      a host that joins, or renews
+//!              └─ over Pinned: a coordinator of the CA with a known hash, and no certificate of our own yet
 //! ```
 //!
-//! Invariant: TLS 1.3 only, both sides show a certificate of our own CA and of the same domain; no session is resumed,
-//! for a resumed one is not checked again.
+//! Invariant: TLS 1.3 only, both sides show a certificate of our own CA and of the same domain, or the client shows
+//! none and is nobody; no session is resumed, for a resumed one is not checked again.
 //! Invariant: who a peer is comes from its one URI name, never from a common name and never from a message.
 //! Invariant: the provider is passed by hand (ring); nothing depends on a process-wide default.
 
 mod ca;
 mod channel;
 mod config;
+mod generations;
 mod identity;
+mod pinned;
+mod request;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -21,8 +27,11 @@ mod words;
 pub use self::{
     ca::{Ca, Issued, Validity},
     channel::{CONNECT_TIMEOUT, DialError, channel, connect},
-    config::{IdentityDir, PeerError, client_config, server_config},
+    config::{IdentityDir, PeerError, certificates_of, client_config, server_config},
+    generations::{Generation, Generations},
     identity::{Identity, IdentityError, PeerIdentity, Role},
+    pinned::{CaHash, CaHashError, Pinned},
+    request::{NewKey, REQUEST_BYTES_MAX, Request},
     words::{explain, peer_words},
 };
 
@@ -62,6 +71,14 @@ pub enum TlsError {
 
     #[error("{} can be read by others; it is a key: chmod 600 it", path.display())]
     KeyIsOpen { path: PathBuf },
+
+    #[error("{} in {} belongs to none of the CA certificates there; bring the CA's own key", CA_KEY_FILE, dir.display())]
+    OtherKey { dir: PathBuf },
+
+    #[error(
+        "what was sent is not a request for a certificate, or its sender does not have the key"
+    )]
+    Request,
 
     #[error("`{host}` is neither a DNS name nor an IP address")]
     Host { host: String },

@@ -4,6 +4,7 @@
 
 mod doctor;
 mod golden;
+mod join;
 mod operations;
 mod refusals;
 mod traces;

@@ -24,7 +24,13 @@ pub(crate) async fn fleet() -> Fleet {
 }
 
 pub(crate) async fn fleet_with(change: impl FnOnce(&mut v1::FleetControl)) -> Fleet {
-    let mut cluster = Cluster::start().await;
+    fleet_on(Cluster::start().await, change).await
+}
+
+pub(crate) async fn fleet_on(
+    mut cluster: Cluster,
+    change: impl FnOnce(&mut v1::FleetControl),
+) -> Fleet {
     cluster.apply(&HOSTS, change).await;
     let mut hands = BTreeMap::new();
     for host in HOSTS {

@@ -122,7 +122,7 @@ async fn a_stranger_is_refused_and_told_why() {
 }
 
 /// What an agent with that identity is told when it opens a session.
-async fn session(cluster: &Cluster, identity: &std::path::Path) -> String {
+pub(crate) async fn session(cluster: &Cluster, identity: &std::path::Path) -> String {
     use proto::{tls, v1::agent_service_client::AgentServiceClient};
     let own = tls::IdentityDir::load(identity).unwrap();
     let config = std::sync::Arc::new(tls::client_config(&own).unwrap());

@@ -97,6 +97,16 @@ impl Cluster {
         dir
     }
 
+    /// Puts the CA's key beside the coordinator's identity: from now on hosts can join and renew.
+    pub fn let_hosts_join(&self) {
+        self.ca.save_key(&self.path("coordinator")).expect("a saved key");
+    }
+
+    /// Where a host's identity is, or will be.
+    pub fn identity_of(&self, host: &str) -> PathBuf {
+        self.path(host)
+    }
+
     /// Starts the agent of a host.
     pub fn start_agent<H: Hands>(&mut self, host: &str, hands: Arc<H>) {
         let identity = self.path(host);

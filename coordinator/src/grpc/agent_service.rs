@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use engine::{FleetName, HostName, Input, Timestamp};
-use proto::{PROTOCOL_MAX, PROTOCOL_MIN, v1};
+use proto::{PROTOCOL_MAX, PROTOCOL_MIN, tls::PeerIdentity, v1};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -14,7 +14,9 @@ use super::{from_proto, to_proto};
 use crate::{
     fleets::{Fleets, FleetsError},
     host::{Hello, HostStatus},
+    identities::{Cause, Standing},
     operations::Operations,
+    registrar::{Registrar, standing_words},
     roles,
     sessions::{Down, Generation, Sessions},
 };
@@ -34,6 +36,7 @@ pub struct AgentService {
     pub sessions: Arc<Sessions>,
     pub fleets: Arc<Fleets>,
     pub operations: Arc<Operations>,
+    pub registrar: Arc<Registrar>,
 }
 
 type Responses = ReceiverStream<Result<v1::SessionResponse, Status>>;
@@ -42,14 +45,46 @@ type Responses = ReceiverStream<Result<v1::SessionResponse, Status>>;
 impl v1::agent_service_server::AgentService for AgentService {
     type SessionStream = Responses;
 
+    async fn join(
+        &self,
+        request: Request<v1::JoinRequest>,
+    ) -> Result<Response<v1::JoinResponse>, Status> {
+        let from = roles::connection(&request)?.address().ip();
+        let v1::JoinRequest { host, token, csr_der } = request.into_inner();
+        let handed = self.registrar.join(&host, &token, &csr_der, from).await?;
+        Ok(Response::new(v1::JoinResponse {
+            certificate_pem: handed.certificate_pem,
+            ca_pem: handed.ca_pem,
+            fleet: handed.fleet.to_string(),
+        }))
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<v1::AcknowledgeRequest>,
+    ) -> Result<Response<v1::AcknowledgeResponse>, Status> {
+        let host = roles::agent(&request)?;
+        self.registrar.acknowledge(&host, roles::peer(&request)?).await?;
+        Ok(Response::new(v1::AcknowledgeResponse {}))
+    }
+
+    async fn renew(
+        &self,
+        request: Request<v1::RenewRequest>,
+    ) -> Result<Response<v1::RenewResponse>, Status> {
+        let host = roles::agent(&request)?;
+        let peer = roles::peer(&request)?.clone();
+        let handed = self.registrar.renew(&host, &peer, &request.into_inner().csr_der).await?;
+        let (certificate_pem, ca_pem) = (handed.certificate_pem, handed.ca_pem);
+        Ok(Response::new(v1::RenewResponse { certificate_pem, ca_pem }))
+    }
+
     async fn session(
         &self,
         request: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Responses>, Status> {
-        let name = roles::agent(&request)?.to_owned();
-        let ends = Timestamp(roles::peer(&request)?.not_after_unix_ms());
-        let host =
-            HostName::new(name).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let host = roles::agent(&request)?;
+        let peer = roles::peer(&request)?.clone();
         let Some(fleet) = self.fleets.of_host(&host).await else {
             tracing::warn!(%host, "an agent was refused: its host is in no fleet file that was applied");
             let why = format!(
@@ -76,8 +111,7 @@ impl v1::agent_service_server::AgentService for AgentService {
         if down.send(Ok(v1::SessionResponse { message: Some(welcome) })).await.is_err() {
             return Err(Status::cancelled("the agent is gone"));
         }
-        let newcomer =
-            Newcomer { service: self.clone(), host, fleet, hello, certificate_ends: ends };
+        let newcomer = Newcomer { service: self.clone(), host, fleet, hello, peer };
         tokio::spawn(newcomer.run(up, down));
         Ok(Response::new(ReceiverStream::new(responses)))
     }
@@ -103,7 +137,7 @@ struct Newcomer {
     host: HostName,
     fleet: FleetName,
     hello: Hello,
-    certificate_ends: Timestamp,
+    peer: PeerIdentity,
 }
 
 impl Newcomer {
@@ -112,7 +146,7 @@ impl Newcomer {
         mut up: Streaming<v1::SessionRequest>,
         down: mpsc::Sender<Result<v1::SessionResponse, Status>>,
     ) {
-        let Self { service, host, fleet, hello, certificate_ends } = self;
+        let Self { service, host, fleet, hello, peer } = self;
         let status = match status(&mut up).await {
             Ok(status) => status,
             Err(why) => {
@@ -123,11 +157,12 @@ impl Newcomer {
             }
         };
         tracing::info!(%host, %fleet, version = hello.agent_version, "agent connected");
-        let (generation, orders) = service.sessions.open(&host, hello, status, certificate_ends);
+        let ends = Timestamp(peer.not_after_unix_ms);
+        let (generation, orders) = service.sessions.open(&host, hello, status, ends);
         if let Err(why) = service.seen(&fleet, &host).await {
             tracing::error!(%host, why = why.message(), "its snapshots could not be put on record");
         }
-        Session { service, host, fleet, generation }.run(up, orders, down).await;
+        Session { service, host, fleet, generation, peer }.run(up, orders, down).await;
     }
 }
 
@@ -136,6 +171,7 @@ struct Session {
     host: HostName,
     fleet: FleetName,
     generation: Generation,
+    peer: PeerIdentity,
 }
 
 impl Session {
@@ -145,10 +181,19 @@ impl Session {
         mut orders: mpsc::Receiver<Down>,
         down: mpsc::Sender<Result<v1::SessionResponse, Status>>,
     ) {
-        let Self { service, host, fleet, generation } = &self;
+        let Self { service, host, fleet, generation, .. } = &self;
+        let mut identities = service.registrar.identities.changed();
         service.operations.back(fleet, host).await;
         let why = loop {
+            if let Some(why) = self.shut_out() {
+                let status = Status::permission_denied(why.clone());
+                // It may be gone: then nobody needs to be told.
+                down.try_send(Err(status)).ok();
+                break why;
+            }
             tokio::select! {
+                // Its sender lives in the record that the service holds.
+                _ = identities.changed() => {}
                 order = orders.recv() => match order {
                     Some(order) => {
                         let message = to_proto::down(&order);
@@ -173,9 +218,22 @@ impl Session {
         }
     }
 
+    /// Why this session is cut, where its certificate no longer counts. A host that has renewed it takes up a new
+    /// session by itself.
+    fn shut_out(&self) -> Option<String> {
+        match self.service.registrar.identities.standing(&self.host, &self.peer) {
+            Standing::Good | Standing::Replaced { by: Cause::Renewal, .. } => None,
+            refused @ (Standing::Pending
+            | Standing::Replaced { by: Cause::Token, .. }
+            | Standing::Dropped
+            | Standing::Revoked { .. }
+            | Standing::ByHand) => Some(standing_words(&self.host, &refused)),
+        }
+    }
+
     async fn take(&self, message: v1::SessionRequest) -> Result<(), String> {
         use v1::session_request::Message;
-        let Self { service, host, fleet, generation } = self;
+        let Self { service, host, fleet, generation, .. } = self;
         match message.message {
             Some(Message::Report(report)) => {
                 // Refused because our term is over: that says nothing of the host, and everything of us.

@@ -1,6 +1,10 @@
 //! One method per RPC of ctl: decode, call, encode.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use engine::{
     Abort, Ask, Fleet, FleetEvent, FleetName, FleetState, HostName, OperationKind, Outcome, Phase,
@@ -20,6 +24,7 @@ use crate::{
     fleets::{Fleets, FleetsError},
     host::{live_release, wall},
     operations::{Operations, StartError, inventory},
+    registrar::{Registrar, RegistrarError},
     roles,
     runner::{RunnerHandle, View},
     sessions::Sessions,
@@ -38,12 +43,13 @@ pub struct OperatorService {
     pub sessions: Arc<Sessions>,
     pub fleets: Arc<Fleets>,
     pub operations: Arc<Operations>,
+    pub registrar: Arc<Registrar>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
 
 fn caller<T>(request: &Request<T>) -> Result<String, Status> {
-    Ok(roles::peer(request)?.identity().name().to_owned())
+    Ok(roles::peer(request)?.identity.name().to_owned())
 }
 
 fn reason(text: String) -> Result<String, Status> {
@@ -53,6 +59,13 @@ fn reason(text: String) -> Result<String, Status> {
         )));
     }
     Ok(text)
+}
+
+/// A host as a person writes it.
+fn named_host(text: &str) -> Result<HostName, Status> {
+    HostName::new(text).map_err(|_| {
+        RegistrarError::NoHost { host: text.chars().take(64).collect(), near: None }.into()
+    })
 }
 
 #[tonic::async_trait]
@@ -213,6 +226,37 @@ impl v1::operator_service_server::OperatorService for OperatorService {
         let readiness = readiness.ok_or_else(|| Status::not_found("the fleet is not known"))?;
         let expected_ms = last.map_or(0, |view| view.operation.last().0);
         Ok(Response::new(to_proto::readiness(&fleet, readiness, expected_ms)))
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<v1::CreateJoinTokenRequest>,
+    ) -> Answer<v1::CreateJoinTokenResponse> {
+        let by = caller(&request)?;
+        let v1::CreateJoinTokenRequest { host, ttl_ms } = request.into_inner();
+        let host = named_host(&host)?;
+        let ttl = (ttl_ms > 0).then(|| Duration::from_millis(ttl_ms));
+        let made = self.registrar.make_token(&host, ttl, by).await?;
+        Ok(Response::new(v1::CreateJoinTokenResponse {
+            host: host.to_string(),
+            fleet: made.fleet.to_string(),
+            token: made.token,
+            expires_unix_ms: made.expires.0,
+            ca_hash: made.ca.to_string(),
+            policy_hash: made.policy_hash,
+        }))
+    }
+
+    async fn revoke_agent(
+        &self,
+        request: Request<v1::RevokeAgentRequest>,
+    ) -> Answer<v1::RevokeAgentResponse> {
+        let by = caller(&request)?;
+        let v1::RevokeAgentRequest { host, reason: why } = request.into_inner();
+        let host = named_host(&host)?;
+        let was_connected = self.sessions.generation(&host).is_some();
+        self.registrar.revoke(&host, reason(why)?, by).await?;
+        Ok(Response::new(v1::RevokeAgentResponse { was_connected }))
     }
 
     async fn create_plan(
@@ -428,6 +472,13 @@ impl OperatorService {
             let drift = seen
                 .as_ref()
                 .is_some_and(|seen| seen.status.policy_drift(state.fleet.as_ref(), host));
+            let (identity, told, ends) =
+                self.registrar.identities.read(host, |state| to_proto::identity(state, wall()));
+            let mut notes = Vec::from_iter(told);
+            if drift {
+                notes.push("its policy is not the fleet file's".to_owned());
+            }
+            let ends = ends.or(seen.as_ref().map(|seen| seen.certificate_ends));
             v1::AgentView {
                 host: host.to_string(),
                 fleet: fleet.to_string(),
@@ -437,12 +488,9 @@ impl OperatorService {
                 agent_version: seen
                     .as_ref()
                     .map_or_else(String::new, |seen| seen.agent_version.clone()),
-                certificate_ends_unix_ms: seen.as_ref().map_or(0, |seen| seen.certificate_ends.0),
-                note: if drift {
-                    "its policy is not the fleet file's".to_owned()
-                } else {
-                    String::new()
-                },
+                certificate_ends_unix_ms: ends.map_or(0, |ends| ends.0),
+                note: notes.join("; "),
+                identity: identity.into(),
             }
         };
         hosts.map(row).collect()

@@ -10,6 +10,7 @@ use crate::{
     fleets::FleetsError,
     journal::JournalError,
     operations::StartError,
+    registrar::{RegistrarError, TOKEN_TTL_MAX},
     runner::{AskError, RunnerError},
 };
 
@@ -44,6 +45,49 @@ impl From<FleetsError> for Status {
                 status(StatusKind::NotFound, Code::NotFound, &what, &[], "ctl apply -f fleet.yaml")
             }
             FleetsError::Journal(_) | FleetsError::Decode { .. } => internal(&error),
+        }
+    }
+}
+
+impl From<RegistrarError> for Status {
+    fn from(error: RegistrarError) -> Self {
+        let what = error.to_string();
+        let refuse = |kind, code, mend: &str| status(kind, code, &what, &[], mend);
+        match &error {
+            RegistrarError::Token(_) => refuse(
+                StatusKind::NotAllowed,
+                Code::PermissionDenied,
+                "ctl agent token create --host HOST",
+            ),
+            RegistrarError::TooMany => refuse(StatusKind::NotAllowed, Code::ResourceExhausted, ""),
+            RegistrarError::NoHost { .. } => {
+                refuse(StatusKind::NotFound, Code::NotFound, "ctl agent list")
+            }
+            RegistrarError::NoPolicy { .. } => refuse(
+                StatusKind::InvalidFleet,
+                Code::FailedPrecondition,
+                "ctl apply -f fleet.yaml",
+            ),
+            RegistrarError::Ttl => {
+                let mend = format!("--ttl {}", proto::span::Span(TOKEN_TTL_MAX));
+                refuse(StatusKind::Refused, Code::InvalidArgument, &mend)
+            }
+            RegistrarError::NoReason => {
+                refuse(StatusKind::Refused, Code::InvalidArgument, "--reason TEXT")
+            }
+            RegistrarError::NoCa { host, .. } => {
+                let details = [
+                    "bring the CA's ca-key.pem to that directory, readable by the coordinator only; or:"
+                        .to_owned(),
+                ];
+                let mend = format!("ctl agent issue --host {host} --dir lastgood");
+                status(StatusKind::Refused, Code::FailedPrecondition, &what, &details, &mend)
+            }
+            RegistrarError::Request(_) | RegistrarError::SameKey => Status::invalid_argument(what),
+            RegistrarError::Standing(_) => Status::permission_denied(what),
+            RegistrarError::Ca(_) | RegistrarError::Made(_) | RegistrarError::Record(_) => {
+                internal(&error)
+            }
         }
     }
 }

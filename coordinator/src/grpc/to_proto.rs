@@ -5,13 +5,14 @@ use std::time::Instant;
 use engine::{
     Abort, Ask, Event, Evidence, FleetName, Freeze, Goal, HostName, HostOutcome, OnFailure,
     OperationKind, Outcome, Phase, Plan, ReleaseName, RunResult, Standing, StandingSource,
-    StepState, TrackEnd, Verb,
+    StepState, Timestamp, TrackEnd, Verb,
 };
 use proto::v1;
 
 use crate::{
     doctor::{Finding, HostReadiness, Readiness, Severity},
     host::{ComponentStatus, HeldSnapshot, HostStatus, Problem, wall},
+    identities::{HostIdentity, Origin},
     journal::Epoch,
     operations::PLAN_VALID,
     runner::{Entry, View},
@@ -25,6 +26,32 @@ fn text<T: ToString>(value: Option<&T>) -> String {
 /// Our term.
 pub fn epoch(epoch: &Epoch) -> v1::Epoch {
     v1::Epoch { counter: epoch.counter, instance: epoch.instance.clone() }
+}
+
+/// How a host stands, in words where there is something to say, and when its certificate ends.
+pub fn identity(
+    state: &HostIdentity,
+    now: Timestamp,
+) -> (v1::AgentIdentity, Option<String>, Option<Timestamp>) {
+    let told = match (state.revoked(), state.current(), state.awaited_until(now)) {
+        (_, _, Some(until)) => Some(format!("may join until {}", minute(until))),
+        (Some(revoked), _, None) => {
+            Some(format!("shut out {} by {}: {}", minute(revoked.at), revoked.by, revoked.reason))
+        }
+        (None, _, None) => None,
+    };
+    let identity = match (state.revoked(), state.current().map(|current| current.origin)) {
+        (Some(_), _) => v1::AgentIdentity::Revoked,
+        (None, None) => v1::AgentIdentity::None,
+        (None, Some(Origin::Here)) => v1::AgentIdentity::Joined,
+        (None, Some(Origin::Hand)) => v1::AgentIdentity::Issued,
+    };
+    (identity, told, state.current().map(|current| current.ends))
+}
+
+fn minute(at: Timestamp) -> String {
+    let at = jiff::Timestamp::from_millisecond(at.0).unwrap_or_default();
+    at.strftime("%m-%d %H:%M UTC").to_string()
 }
 
 /// What goes down to an agent.

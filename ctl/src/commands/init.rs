@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! DIR/ca/             ca.pem ca-key.pem       stays here: whoever has the key is anybody
-//! DIR/coordinator/    to the coordinator's host
+//! DIR/coordinator/    to the coordinator's host; with the CA's key, so that hosts can join there
 //! DIR/operators/NAME/ named by the context
-//! DIR/agents/HOST/    later, by `ctl agent issue`
+//! DIR/agents/HOST/    where no coordinator issues: by `ctl agent issue`
 //! ```
 //!
 //! Invariant: a CA that is there is never overwritten.
@@ -83,6 +83,8 @@ pub fn run(args: &InitArgs, session: &mut Session) -> Result<Exit, CtlError> {
     // Names that are none were refused above, before anything was written.
     ca.save(&dir.join(CA_DIR)).map_err(failed("keep the CA"))?;
     let at = dir.join("operators").join(&args.operator);
+    ca.save_key(&dir.join("coordinator"))
+        .map_err(failed("put the CA's key beside the coordinator"))?;
     let identities = vec![coordinator.save(&dir.join("coordinator"))?, operator.save(&at)?];
     config.put(Context {
         name: args.name.clone(),
@@ -145,9 +147,11 @@ fn text(made: &json::Initialised) -> String {
 fn next(dir: &Path) -> String {
     let dir = quote(&dir.display().to_string());
     format!(
-        "Whoever reads {dir}/ca can be any host and any operator: keep it offline.\n\
+        "Whoever reads {dir}/ca or {dir}/coordinator/ca-key.pem can be any host and\n\
+         any operator. Keep the first offline. The second lets hosts join and renew; without\n\
+         it there, identities are issued here: ctl agent issue --host HOST\n\
          Next:  1. bring {dir}/coordinator to the coordinator's host and start it there\n\
-         \x20      2. ctl agent issue --host HOST --dir {dir}    # once per host\n\
-         \x20      3. ctl apply -f fleet.yaml\n"
+         \x20      2. ctl apply -f fleet.yaml\n\
+         \x20      3. ctl agent token create --host HOST    # once per host\n"
     )
 }

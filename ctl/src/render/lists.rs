@@ -197,7 +197,7 @@ pub fn agents(view: &View, list: &v1::ListAgentsResponse) -> String {
             or_dash(&row.group).into(),
             agent(view, row.connected, row.last_seen_unix_ms),
             or_dash(&row.agent_version).into(),
-            certificate(view, row.certificate_ends_unix_ms),
+            certificate(view, row),
             clean(&row.note).into(),
         ]);
     }
@@ -205,8 +205,17 @@ pub fn agents(view: &View, list: &v1::ListAgentsResponse) -> String {
     text
 }
 
-fn certificate(view: &View, ends_unix_ms: i64) -> Cell {
+fn certificate(view: &View, agent: &v1::AgentView) -> Cell {
+    let ends_unix_ms = agent.certificate_ends_unix_ms;
     let now = view.now.as_millisecond();
+    match agent.identity() {
+        v1::AgentIdentity::Revoked => return styled(BAD, "revoked"),
+        v1::AgentIdentity::None if ends_unix_ms == 0 => return styled(WARN, "never joined"),
+        v1::AgentIdentity::Unspecified
+        | v1::AgentIdentity::None
+        | v1::AgentIdentity::Joined
+        | v1::AgentIdentity::Issued => {}
+    }
     match (ends_unix_ms, between_ms(now, ends_unix_ms)) {
         (0, _) => styled(DIM, "-"),
         (_, 0) => styled(BAD, "ended"),
@@ -390,6 +399,18 @@ mod tests {
             agent_version: "0.1.0".to_owned(),
             certificate_ends_unix_ms: view().now.as_millisecond() + days * 86_400_000,
             note: note.to_owned(),
+            identity: v1::AgentIdentity::Joined.into(),
+        };
+        let shut_out = v1::AgentView {
+            identity: v1::AgentIdentity::Revoked.into(),
+            ..agent("crm-g1", false, 20, "shut out 11-22 02:10 UTC by mira: the machine was sold")
+        };
+        let awaited = v1::AgentView {
+            identity: v1::AgentIdentity::None.into(),
+            last_seen_unix_ms: 0,
+            agent_version: String::new(),
+            certificate_ends_unix_ms: 0,
+            ..agent("crm-g2", false, 0, "may join until 11-22 03:20 UTC")
         };
         let agents_ = vec![
             agent("crm-b1", true, 300, ""),
@@ -400,6 +421,8 @@ mod tests {
                 -1,
                 "not a host of any fleet: add it to the fleet file, or stop its agent",
             ),
+            shut_out,
+            awaited,
         ];
         let epoch = Some(v1::Epoch { counter: 8, instance: "ab".repeat(16) });
         insta::assert_snapshot!(plain(&agents(

@@ -111,6 +111,19 @@ pub fn source(source: i32) -> String {
     word.to_owned()
 }
 
+/// `none`, `joined`, `issued`, `revoked`.
+pub fn identity(identity: i32) -> String {
+    use v1::AgentIdentity as Identity;
+    match Identity::try_from(identity) {
+        Ok(Identity::None) => "none",
+        Ok(Identity::Joined) => "joined",
+        Ok(Identity::Issued) => "issued",
+        Ok(Identity::Revoked) => "revoked",
+        Ok(Identity::Unspecified) | Err(_) => "unknown",
+    }
+    .to_owned()
+}
+
 /// `done`, `undone`, `stuck`, `left`.
 pub fn track_end(end: i32) -> String {
     let word = match v1::TrackEnd::try_from(end) {

@@ -233,6 +233,29 @@ impl OperatorService for Service {
         Ok(Response::new(self.script().doctor.clone()))
     }
 
+    async fn create_join_token(
+        &self,
+        request: Request<v1::CreateJoinTokenRequest>,
+    ) -> Answer<v1::CreateJoinTokenResponse> {
+        let v1::CreateJoinTokenRequest { host, ttl_ms } = request.into_inner();
+        Ok(Response::new(v1::CreateJoinTokenResponse {
+            host,
+            fleet: "prod".to_owned(),
+            token: "lgj_5f".to_owned(),
+            expires_unix_ms: i64::try_from(ttl_ms).unwrap(),
+            ca_hash: format!("sha256:{}", "ab".repeat(32)),
+            policy_hash: "cd".repeat(32),
+        }))
+    }
+
+    async fn revoke_agent(
+        &self,
+        request: Request<v1::RevokeAgentRequest>,
+    ) -> Answer<v1::RevokeAgentResponse> {
+        assert!(!request.into_inner().reason.is_empty());
+        Ok(Response::new(v1::RevokeAgentResponse { was_connected: true }))
+    }
+
     async fn create_plan(
         &self,
         request: Request<v1::CreatePlanRequest>,

@@ -348,6 +348,8 @@ async fn every_command_that_asks_the_coordinator_has_a_document() {
         "snapshot verify v1",
         "release mark v1 bad --reason x",
         "agent list",
+        "agent token create --host crm-g1 --ttl 15m",
+        "agent revoke --host crm-g1 --reason x",
         "rollback --undo rb-0193 --confirm prod",
         "version",
     ] {
@@ -368,6 +370,30 @@ async fn every_command_that_asks_the_coordinator_has_a_document() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_token_is_printed_beside_its_line_and_never_in_it() {
+    let fake = Fake::start(script(v1::OperationResult::Verified));
+    let line = ["agent", "token", "create", "--host", "crm-g1"];
+    let (exit, captured) = ctl(fake.context(), &line).await;
+    assert_eq!(exit, Exit::Done);
+    let printed = captured.stdout();
+    let [command, token] = printed.lines().collect::<Vec<_>>()[..] else { panic!("{printed}") };
+    assert_eq!(token, "lgj_5f");
+    let coordinator = fake.context().coordinator;
+    let (ca, policy) = ("ab".repeat(32), "cd".repeat(32));
+    assert_eq!(
+        command,
+        format!(
+            "agent join --coordinator {coordinator} --host crm-g1 --ca-hash sha256:{ca} --policy-hash {policy}"
+        )
+    );
+    assert!(captured.stderr().contains("for 15m"), "{}", captured.stderr());
+    let (_, captured) = ctl(fake.context(), &[&line[..], &["-o", "json"]].concat()).await;
+    let document = document(&captured);
+    assert_eq!((&document["command"], &document["token"]), (&command.into(), &token.into()));
+    assert_eq!(document["expires"], "1970-01-01T00:15:00Z");
 }
 
 #[tokio::test]

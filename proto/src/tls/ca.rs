@@ -11,18 +11,21 @@ use std::{
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::{
     CA_FILE, CA_KEY_FILE, CERT_FILE, Identity, IdentityError, KEY_FILE, Role, TlsError, identity,
+    request::Request,
 };
 
 /// Ten years: a CA is replaced by adding the next one to `ca.pem`, not in a hurry.
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Certificates begin in the past, for hosts whose clock is behind.
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
+/// The same, for what reads certificates.
+pub(super) const BACKDATE_MS: i64 = 5 * 60 * 1000;
 
 /// From when to when a certificate holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,24 +88,47 @@ impl Ca {
         write(&cert, &self.cert_pem, 0o644)
     }
 
-    /// Reads what [`save`](Self::save) wrote.
+    /// Puts [`CA_KEY_FILE`] beside a coordinator's identity, which can then let hosts join.
+    ///
+    /// # Errors
+    /// [`TlsError::Write`].
+    pub fn save_key(&self, dir: &Path) -> Result<(), TlsError> {
+        make_dir(dir)?;
+        write(&dir.join(CA_KEY_FILE), &self.key_pem, 0o600)
+    }
+
+    /// Reads what [`save`](Self::save) wrote, or what stands beside a coordinator's identity. Of several
+    /// certificates the one that the key belongs to counts.
     ///
     /// # Errors
     /// [`TlsError::Read`], [`Pem`](TlsError::Pem), [`KeyIsOpen`](TlsError::KeyIsOpen),
-    /// [`Identity`](TlsError::Identity), [`Make`](TlsError::Make).
+    /// [`Identity`](TlsError::Identity), [`Make`](TlsError::Make), [`OtherKey`](TlsError::OtherKey).
     pub fn load(dir: &Path) -> Result<Self, TlsError> {
         let cert_pem = read(&dir.join(CA_FILE))?;
         let key_pem = read_key(&dir.join(CA_KEY_FILE))?;
-        let der = CertificateDer::from_pem_slice(cert_pem.as_bytes())
-            .map_err(|_| TlsError::Pem { path: dir.join(CA_FILE), wanted: "certificate" })?;
-        let domain = identity::domain_of_ca(&der).map_err(TlsError::Identity)?;
+        let pem = || TlsError::Pem { path: dir.join(CA_FILE), wanted: "certificate" };
         let key = KeyPair::from_pem(&key_pem).map_err(TlsError::Make)?;
+        let own = key.subject_public_key_info();
+        let mut der = None;
+        for found in CertificateDer::pem_slice_iter(cert_pem.as_bytes()) {
+            let found = found.map_err(|_| pem())?;
+            if identity::is_of_key(&found, &own).map_err(TlsError::Identity)? {
+                der = Some(found);
+            }
+        }
+        let der = der.ok_or_else(|| TlsError::OtherKey { dir: dir.to_owned() })?;
+        let domain = identity::domain_of_ca(&der).map_err(TlsError::Identity)?;
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(TlsError::Make)?;
         Ok(Self { domain, cert_pem, key_pem, issuer })
     }
 
     pub fn domain(&self) -> &str {
         &self.domain
+    }
+
+    /// The certificates that are handed out to check others with.
+    pub fn cert_pem(&self) -> &str {
+        &self.cert_pem
     }
 
     /// A certificate and a new key for `identity`. `hosts` are the DNS names and IP addresses that clients dial: for
@@ -116,6 +142,35 @@ impl Ca {
         hosts: &[String],
         validity: Validity,
     ) -> Result<Issued, TlsError> {
+        let key = KeyPair::generate().map_err(TlsError::Make)?;
+        Ok(Issued {
+            ca_pem: self.cert_pem.clone(),
+            cert_pem: self.certificate(identity, hosts, validity, &key)?,
+            key_pem: key.serialize_pem(),
+        })
+    }
+
+    /// A certificate for a key that this side never sees. Nothing but the public key is taken from the request: who
+    /// it is for, and for what, is the caller's word.
+    ///
+    /// # Errors
+    /// As [`issue`](Self::issue).
+    pub fn sign(
+        &self,
+        request: &Request,
+        identity: &Identity,
+        validity: Validity,
+    ) -> Result<String, TlsError> {
+        self.certificate(identity, &[], validity, request.public_key())
+    }
+
+    fn certificate(
+        &self,
+        identity: &Identity,
+        hosts: &[String],
+        validity: Validity,
+        key: &impl PublicKeyData,
+    ) -> Result<String, TlsError> {
         if identity.domain() != self.domain {
             let (wanted, of_ca) = (identity.domain().to_owned(), self.domain.clone());
             return Err(TlsError::Domain { wanted, of_ca });
@@ -131,13 +186,7 @@ impl Ca {
         }];
         params.use_authority_key_identifier_extension = true;
         (params.not_before, params.not_after) = (validity.from.into(), validity.until.into());
-        let key = KeyPair::generate().map_err(TlsError::Make)?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(TlsError::Make)?;
-        Ok(Issued {
-            ca_pem: self.cert_pem.clone(),
-            cert_pem: certificate.pem(),
-            key_pem: key.serialize_pem(),
-        })
+        Ok(params.signed_by(key, &self.issuer).map_err(TlsError::Make)?.pem())
     }
 }
 
@@ -189,7 +238,7 @@ pub(super) fn read_key(path: &Path) -> Result<String, TlsError> {
     read(path)
 }
 
-fn make_dir(dir: &Path) -> Result<(), TlsError> {
+pub(super) fn make_dir(dir: &Path) -> Result<(), TlsError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -197,8 +246,15 @@ fn make_dir(dir: &Path) -> Result<(), TlsError> {
         .map_err(|source| TlsError::Write { path: dir.to_owned(), source })
 }
 
+/// Makes the names in a directory durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), TlsError> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|source| TlsError::Write { path: dir.to_owned(), source })
+}
+
 /// Puts a file in its place whole and durably.
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
+pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
     let place = || -> io::Result<()> {
         let parent = path.parent().unwrap_or(Path::new("."));
         let unfinished = path.with_extension("new");

@@ -1,6 +1,10 @@
 //! TLS configurations for both sides, and the checks that they add to the chain of trust.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
@@ -21,6 +25,8 @@ use rustls::{
 use super::{
     CA_FILE, CERT_FILE, Identity, IdentityError, KEY_FILE, PeerIdentity, Role, TlsError,
     ca::{read, read_key},
+    generations::steadily,
+    identity,
 };
 
 /// Nothing but gRPC is spoken.
@@ -28,7 +34,9 @@ const ALPN: &[u8] = b"h2";
 
 /// An identity's certificate, its key and the CA, read from a directory.
 pub struct IdentityDir {
+    dir: PathBuf,
     owner: PeerIdentity,
+    cas: Vec<CertificateDer<'static>>,
     roots: Arc<RootCertStore>,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -41,9 +49,14 @@ impl IdentityDir {
     /// [`TlsError::Read`], [`Pem`](TlsError::Pem), [`KeyIsOpen`](TlsError::KeyIsOpen),
     /// [`Identity`](TlsError::Identity), [`Setup`](TlsError::Setup).
     pub fn load(dir: &Path) -> Result<Self, TlsError> {
+        steadily(dir, || Self::load_now(dir))
+    }
+
+    fn load_now(dir: &Path) -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
-        for root in certificates(&dir.join(CA_FILE))? {
-            roots.add(root).map_err(TlsError::Setup)?;
+        let cas = certificates(&dir.join(CA_FILE))?;
+        for root in &cas {
+            roots.add(root.clone()).map_err(TlsError::Setup)?;
         }
         let chain = certificates(&dir.join(CERT_FILE))?;
         let leaf = chain.first().map_or(&[][..], |leaf| leaf.as_ref());
@@ -51,7 +64,36 @@ impl IdentityDir {
         let path = dir.join(KEY_FILE);
         let key = PrivateKeyDer::from_pem_slice(read_key(&path)?.as_bytes())
             .map_err(|_| TlsError::Pem { path, wanted: "private key" })?;
-        Ok(Self { owner, roots: Arc::new(roots), chain, key })
+        Ok(Self { dir: dir.to_owned(), owner, cas, roots: Arc::new(roots), chain, key })
+    }
+
+    /// Where it was read from.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The certificate's serial number, in hex with colons.
+    pub fn serial(&self) -> &str {
+        &self.owner.serial
+    }
+
+    /// What the certificate says of its owner.
+    pub const fn owner(&self) -> &PeerIdentity {
+        &self.owner
+    }
+
+    /// The CA that issued the certificate, in DER.
+    ///
+    /// # Errors
+    /// [`TlsError::Pem`] where it is not among the CAs of this identity.
+    pub fn issuer(&self) -> Result<&CertificateDer<'static>, TlsError> {
+        let leaf = self.chain.first().map_or(&[][..], |leaf| leaf.as_ref());
+        let issued = |ca: &&CertificateDer<'static>| identity::is_issued_by(leaf, ca) == Ok(true);
+        let path = self.dir.join(CA_FILE);
+        self.cas
+            .iter()
+            .find(issued)
+            .ok_or(TlsError::Pem { path, wanted: "certificate of the issuer" })
     }
 
     pub const fn identity(&self) -> &Identity {
@@ -59,8 +101,8 @@ impl IdentityDir {
     }
 
     /// When the certificate begins; milliseconds since 1970.
-    pub const fn not_before_unix_ms(&self) -> i64 {
-        self.owner.not_before_unix_ms
+    pub const fn issued_unix_ms(&self) -> i64 {
+        self.owner.issued_unix_ms
     }
 
     /// When the certificate ends; milliseconds since 1970.
@@ -75,7 +117,10 @@ impl fmt::Debug for IdentityDir {
     }
 }
 
-/// The coordinator's side: a client shows a certificate of our CA and domain, or gets no connection.
+/// The coordinator's side: a client shows a certificate of our CA and domain, or none at all; a bad one gets no
+/// connection. Whoever shows none is nobody, and what nobody may do is the caller's matter.
+///
+/// Our own CA goes along with the certificate, for hosts that join and know no more of it than its hash.
 ///
 /// # Errors
 /// [`TlsError::Role`] unless the identity is a coordinator's, [`Verifier`](TlsError::Verifier),
@@ -89,11 +134,13 @@ pub fn server_config(own: &IdentityDir) -> Result<ServerConfig, TlsError> {
         .build()
         .map_err(TlsError::Verifier)?;
     let verifier = FleetClients { inner, domain: own.identity().domain().to_owned() };
+    let mut chain = own.chain.clone();
+    chain.push(own.issuer()?.clone());
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError::Setup)?
         .with_client_cert_verifier(Arc::new(verifier))
-        .with_single_cert(own.chain.clone(), own.key.clone_key())
+        .with_single_cert(chain, own.key.clone_key())
         .map_err(TlsError::Setup)?;
     // A resumed session would outlive its certificate: it is not checked again.
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -111,10 +158,7 @@ pub fn client_config(own: &IdentityDir) -> Result<ClientConfig, TlsError> {
         let needs = "to dial, that of an operator or an agent is needed";
         return Err(TlsError::Role { is: own.identity().role(), needs });
     };
-    let inner = WebPkiServerVerifier::builder_with_provider(Arc::clone(&own.roots), provider())
-        .build()
-        .map_err(TlsError::Verifier)?;
-    let verifier = FleetCoordinator { inner, domain: own.identity().domain().to_owned() };
+    let verifier = FleetCoordinator::new(Arc::clone(&own.roots), own.identity().domain())?;
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError::Setup)?
@@ -122,6 +166,21 @@ pub fn client_config(own: &IdentityDir) -> Result<ClientConfig, TlsError> {
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_auth_cert(own.chain.clone(), own.key.clone_key())
         .map_err(TlsError::Setup)?;
+    config.resumption = Resumption::disabled();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(config)
+}
+
+/// As [`client_config`], for a client that shows no certificate.
+pub(super) fn nobody_config(
+    verifier: Arc<dyn ServerCertVerifier>,
+) -> Result<ClientConfig, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(TlsError::Setup)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
     config.resumption = Resumption::disabled();
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(config)
@@ -138,7 +197,7 @@ pub enum PeerError {
     Role { is: Role, does: &'static str },
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
@@ -148,6 +207,20 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         .collect::<Result<_, _>>()
         .map_err(|_| pem())?;
     if found.is_empty() { Err(pem()) } else { Ok(found) }
+}
+
+/// All certificates of a PEM text, if it holds nothing else.
+pub fn certificates_of(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().ok()
+}
+
+/// The first certificate of a PEM text; `path` is where it belongs.
+pub(super) fn first_certificate(
+    pem: &str,
+    path: &Path,
+) -> Result<CertificateDer<'static>, TlsError> {
+    CertificateDer::from_pem_slice(pem.as_bytes())
+        .map_err(|_| TlsError::Pem { path: path.to_owned(), wanted: "certificate" })
 }
 
 /// Who the certificate names, if it is somebody of `domain`.
@@ -173,6 +246,10 @@ struct FleetClients {
 }
 
 impl ClientCertVerifier for FleetClients {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.inner.root_hint_subjects()
     }
@@ -183,7 +260,14 @@ impl ClientCertVerifier for FleetClients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
+        let verified =
+            self.inner.verify_client_cert(end_entity, intermediates, now).inspect_err(|why| {
+                // The caller of this knows an address only, and whoever looks for a host that is gone knows its name.
+                if let Ok(named) = PeerIdentity::from_der(end_entity) {
+                    let (named, why) = (named.identity, super::peer_words(why));
+                    tracing::warn!(%named, why, "a certificate was refused");
+                }
+            })?;
         let role = member(end_entity, &self.domain).map_err(refuse)?.role();
         match role {
             Role::Operator | Role::Agent => Ok(verified),
@@ -216,9 +300,18 @@ impl ClientCertVerifier for FleetClients {
 
 /// What a client asks of the coordinator beyond the chain and the name.
 #[derive(Debug)]
-struct FleetCoordinator {
+pub(super) struct FleetCoordinator {
     inner: Arc<WebPkiServerVerifier>,
     domain: String,
+}
+
+impl FleetCoordinator {
+    pub(super) fn new(roots: Arc<RootCertStore>, domain: &str) -> Result<Self, TlsError> {
+        let inner = WebPkiServerVerifier::builder_with_provider(roots, provider())
+            .build()
+            .map_err(TlsError::Verifier)?;
+        Ok(Self { inner, domain: domain.to_owned() })
+    }
 }
 
 impl ServerCertVerifier for FleetCoordinator {

@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+use super::ca::BACKDATE_MS;
 
 const SCHEME: &str = "spiffe://";
 /// The longest domain or name, in bytes.
@@ -104,15 +107,26 @@ impl FromStr for Identity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
     pub identity: Identity,
-    /// When the certificate begins; milliseconds since 1970.
-    pub not_before_unix_ms: i64,
+    /// When the certificate was issued, by the clock of whoever has the CA's key; milliseconds since 1970.
+    pub issued_unix_ms: i64,
     /// When the certificate ends; milliseconds since 1970.
     pub not_after_unix_ms: i64,
     /// The serial number, in hex with colons.
     pub serial: String,
+    /// Which key it is for: blake3 of the public key, in hex.
+    pub key: String,
 }
 
 impl PeerIdentity {
+    /// As [`from_der`](Self::from_der), for the first certificate of a PEM text.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn from_pem(pem: &str) -> Result<Self, IdentityError> {
+        let der = CertificateDer::from_pem_slice(pem.as_bytes());
+        Self::from_der(&der.map_err(|_| IdentityError::Certificate)?)
+    }
+
     /// Reads a certificate in DER. Trust is not its matter: the TLS verifiers have checked the chain.
     ///
     /// # Errors
@@ -121,11 +135,13 @@ impl PeerIdentity {
         let certificate = parse(der)?;
         let uris = uris(&certificate)?;
         let [uri] = uris[..] else { return Err(IdentityError::Uris(uris.len())) };
+        let from = certificate.validity().not_before.timestamp().saturating_mul(1000);
         Ok(Self {
             identity: uri.parse()?,
-            not_before_unix_ms: certificate.validity().not_before.timestamp().saturating_mul(1000),
+            issued_unix_ms: from.saturating_add(BACKDATE_MS),
             not_after_unix_ms: certificate.validity().not_after.timestamp().saturating_mul(1000),
             serial: certificate.raw_serial_as_string(),
+            key: key_hash(certificate.public_key().raw),
         })
     }
 }
@@ -152,6 +168,21 @@ pub(super) fn domain_of_ca(der: &[u8]) -> Result<String, IdentityError> {
     let [uri] = uris[..] else { return Err(IdentityError::Uris(uris.len())) };
     let domain = uri.strip_prefix(SCHEME).ok_or_else(|| IdentityError::Domain(uri.to_owned()))?;
     Identity::new(domain, Role::Coordinator, "x").map(|checked| checked.domain)
+}
+
+/// Names a key by its SubjectPublicKeyInfo in DER.
+pub(super) fn key_hash(spki: &[u8]) -> String {
+    blake3::hash(spki).to_hex().to_string()
+}
+
+/// Whether a certificate is for the key with this SubjectPublicKeyInfo.
+pub(super) fn is_of_key(der: &[u8], spki: &[u8]) -> Result<bool, IdentityError> {
+    Ok(parse(der)?.public_key().raw == spki)
+}
+
+/// Whether `ca` is named as the issuer of a certificate.
+pub(super) fn is_issued_by(der: &[u8], ca: &[u8]) -> Result<bool, IdentityError> {
+    Ok(parse(der)?.issuer().as_raw() == parse(ca)?.subject().as_raw())
 }
 
 /// See [`domain_of_ca`].

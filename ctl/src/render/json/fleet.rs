@@ -368,6 +368,7 @@ pub struct Agent {
     pub last_seen: Option<Timestamp>,
     pub agent_version: Option<String>,
     pub certificate_ends: Option<Timestamp>,
+    pub identity: String,
     pub note: Option<String>,
 }
 
@@ -389,6 +390,7 @@ impl From<&v1::ListAgentsResponse> for Agents {
             last_seen: words::instant(agent.last_seen_unix_ms),
             agent_version: text(&agent.agent_version),
             certificate_ends: words::instant(agent.certificate_ends_unix_ms),
+            identity: words::identity(agent.identity),
             note: text(&agent.note),
         };
         Self {

@@ -19,6 +19,7 @@ use crate::{
     error::{CtlError, Failure},
     exit::Exit,
     out::{Document, typed},
+    session::quote,
 };
 
 /// What an `apply` did or would do.
@@ -82,6 +83,62 @@ impl Issued {
 
 impl Document for Issued {
     const TYPE: &'static str = "identity";
+}
+
+/// What lets one host in.
+#[derive(Clone, Serialize)]
+pub struct JoinToken {
+    pub host: String,
+    pub fleet: String,
+    /// To type on the host.
+    pub command: String,
+    /// What it asks for.
+    pub token: String,
+    pub expires: Option<Timestamp>,
+    pub ca_hash: String,
+    pub policy_hash: String,
+}
+
+impl JoinToken {
+    pub fn new(made: proto::v1::CreateJoinTokenResponse, coordinator: &str) -> Self {
+        let command = format!(
+            "agent join --coordinator {} --host {} --ca-hash {} --policy-hash {}",
+            quote(coordinator),
+            quote(&made.host),
+            quote(&made.ca_hash),
+            quote(&made.policy_hash)
+        );
+        Self {
+            host: made.host,
+            fleet: made.fleet,
+            command,
+            token: made.token,
+            expires: words::instant(made.expires_unix_ms),
+            ca_hash: made.ca_hash,
+            policy_hash: made.policy_hash,
+        }
+    }
+}
+
+impl std::fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JoinToken").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+impl Document for JoinToken {
+    const TYPE: &'static str = "join-token";
+}
+
+/// A host that was shut out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Revoked {
+    pub host: String,
+    pub was_connected: bool,
+}
+
+impl Document for Revoked {
+    const TYPE: &'static str = "revoked";
 }
 
 /// What `init` made.

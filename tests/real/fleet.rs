@@ -264,18 +264,6 @@ impl Fleet {
         id.unwrap_or_else(|| panic!("{planned:?}")).to_owned()
     }
 
-    /// The same, not watched; its operation.
-    pub(crate) fn begin_rollback(&self, more: &[&str]) -> String {
-        let begun = self.rollback(&[&["--detach"], more].concat());
-        assert_eq!(begun.code, 0, "{begun:?}");
-        begun.operation().to_owned()
-    }
-
-    /// Waits for its end.
-    pub(crate) fn watch(&self, operation: &str) -> Told {
-        self.ctl(&["watch", operation, "--timeout", "3m"])
-    }
-
     fn command(&self) -> Command {
         ctl_at(self.dir.path())
     }

@@ -48,10 +48,15 @@ fn p04_the_power_goes_at_every_step_of_an_undo() {
 }
 
 fn every_step(test: &str, during: During) {
+    let ready_within = match during {
+        During::Switch => "20s",
+        // The release that does not come up is waited for so long.
+        During::Undo => "5s",
+    };
     let fleet = Fleet::start(
         test,
         // Every call of a traced agent costs; how many files there are does not change the steps.
-        Wanted { files: 200, ready_within: "5s", ..Wanted::hosts(3, Runs::Process) },
+        Wanted { files: 200, ready_within, ..Wanted::hosts(3, Runs::Process) },
     );
     let good: Vec<_> = fleet.hosts.iter().map(|host| (digest(host), content(host))).collect();
     fleet.deploy("v2.0.0", None);

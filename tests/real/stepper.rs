@@ -30,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub(crate) struct Stop {
     /// The call that it has just made.
+    #[expect(dead_code, reason = "for the words of a failed assertion")]
     pub(crate) call: String,
     /// Whether its component is in the middle of a switch.
     pub(crate) held: bool,
@@ -128,7 +129,17 @@ impl Stepper {
         (process != self.agent).then_some(process)
     }
 
-    pub(crate) fn go_on(&self) {
+    /// The same until a switch has come so far: the n-th step under its hold.
+    pub(crate) fn run_into_switch(&self, nth: usize) -> Stop {
+        let mut steps = 0;
+        let into = |stop: &Stop| {
+            steps += usize::from(stop.held);
+            steps == nth
+        };
+        self.run(|| false, into).expect("the agent switches")
+    }
+
+    fn go_on(&self) {
         // Gone is as good.
         kill_process(self.agent, Signal::CONT).ok();
     }

@@ -100,7 +100,7 @@ impl IdentityDir {
         &self.owner.identity
     }
 
-    /// When the certificate begins; milliseconds since 1970.
+    /// When the certificate was issued; milliseconds since 1970.
     pub const fn issued_unix_ms(&self) -> i64 {
         self.owner.issued_unix_ms
     }

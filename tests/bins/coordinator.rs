@@ -1,0 +1,5 @@
+//! `coordinator` once more, so that the tests of this package have it built.
+
+fn main() -> std::process::ExitCode {
+    coordinator::main_impl()
+}

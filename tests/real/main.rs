@@ -1,0 +1,13 @@
+//! Tests on real hosts: booted systemds with addresses and disks of their own, the shipped units, real faults.
+//!
+//! ```text
+//! tests/run ── required.txt ──▶ this target ──▶ fleet.rs ──▶ hosts.rs ──▶ tests/real/rig
+//! ```
+//!
+//! Each test boots hosts of its own and leaves none; by hand: `cargo test -p tests --test real -- --ignored NAME`.
+
+mod fleet;
+mod hosts;
+mod power;
+mod process;
+mod stepper;

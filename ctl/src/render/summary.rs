@@ -130,7 +130,19 @@ impl Told<'_> {
         };
         let mut text = self.first_line(BAD, "✗", &what);
         text += &failure::rest(self.view, &failure);
-        text + &self.hosts() + &self.from_the_edge()
+        text += &self.hosts();
+        match result {
+            v1::OperationResult::Mixed | v1::OperationResult::Unverified => {
+                text + &self.from_the_edge()
+            }
+            // Nothing has moved that could be seen.
+            v1::OperationResult::Refused
+            | v1::OperationResult::PutBack
+            | v1::OperationResult::Unspecified
+            | v1::OperationResult::Running
+            | v1::OperationResult::Paused
+            | v1::OperationResult::Verified => text,
+        }
     }
 
     /// What the hosts saw that need the others, once those had moved. Nothing where there are none.

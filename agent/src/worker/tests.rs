@@ -110,11 +110,11 @@ fn a_look_that_is_taken_back_by_order_is_undone() {
 fn a_track_that_cuts_ends_by_what_is_in_place() {
     let undone =
         |fails: usize| TRACK[..=fails].iter().rev().copied().filter(|v| v.cuts()).collect();
-    for fails in 0..TRACK.len() {
+    for (fails, verb) in TRACK.into_iter().enumerate() {
         let (back, end, _) = forward(&TRACK, OnFailure::Restore, Some(fails));
         assert_eq!((back, end), (undone(fails), End::Undone), "step {fails}");
         let (back, end, reason) = forward(&TRACK, OnFailure::Leave, Some(fails));
-        if TRACK[fails] == Verb::Verify {
+        if verb == Verb::Verify {
             assert_eq!((back, end), (vec![], End::Left));
         } else {
             assert_eq!((back, end), (undone(fails), End::Undone), "step {fails}: {reason}");

@@ -12,6 +12,8 @@
 //! Invariant: a step is begun only under the highest fence on record, and after what undoes it is on record.
 //! Invariant: what a crash left open is looked at before anything is done to it.
 //! Invariant: a track that cuts capacity runs to its end or is taken back; it never waits for the network.
+//! Invariant: a track that only verifies ends as done or as left: there is nothing to take back, so that nothing is
+//! said to be as it was before.
 
 use crate::{
     ledger::{Found, Ledger, Record, StepResult, Track},
@@ -284,7 +286,7 @@ fn after_step(ledger: &Ledger, key: &TrackKey, index: usize) -> Vec<Record> {
     let Some(result) = &track.steps[index].result else { return Vec::new() };
     let step = &track.order.steps[index];
     if !result.ok {
-        let name = if step.hook.is_empty() { String::new() } else { format!(" {}", step.hook) };
+        let name = if step.hook.is_empty() { String::new() } else { format!(" {} of", step.hook) };
         let why = format!("{}{name} {}: {}", step.verb, step.component, result.detail);
         let in_place = !step.verb.cuts() && in_place(track);
         return match (track.order.goal, track.order.on_failure) {
@@ -425,3 +427,6 @@ fn then(
     records.extend(next(&scratch));
     records
 }
+
+#[cfg(test)]
+mod tests;

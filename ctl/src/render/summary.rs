@@ -64,7 +64,7 @@ impl Told<'_> {
         };
         let mut text = self.first_line(GOOD, "✓", &what);
         text += &self.hosts();
-        text += &self.from_the_edge();
+        text += &self.seen_from_the_edge();
         let frozen = format!("so that nothing puts {} back", or_dash(&self.plan.from_release));
         if self.plan.marks_from_bad {
             text += &format!("  {} is marked bad.\n", or_dash(&self.plan.from_release));
@@ -130,11 +130,23 @@ impl Told<'_> {
         };
         let mut text = self.first_line(BAD, "✗", &what);
         text += &failure::rest(self.view, &failure);
-        text + &self.hosts() + &self.from_the_edge()
+        text += &self.hosts();
+        match result {
+            v1::OperationResult::Mixed | v1::OperationResult::Unverified => {
+                text + &self.seen_from_the_edge()
+            }
+            // Nothing has moved that could be seen.
+            v1::OperationResult::Refused
+            | v1::OperationResult::PutBack
+            | v1::OperationResult::Unspecified
+            | v1::OperationResult::Running
+            | v1::OperationResult::Paused
+            | v1::OperationResult::Verified => text,
+        }
     }
 
     /// What the hosts saw that need the others, once those had moved. Nothing where there are none.
-    fn from_the_edge(&self) -> String {
+    fn seen_from_the_edge(&self) -> String {
         let after_a_cut = self.plan.stages.iter().skip_while(|stage| !stage.cuts_capacity).skip(1);
         let tracks = after_a_cut.flat_map(|stage| &stage.batches).flat_map(|batch| &batch.tracks);
         let mut edge: Vec<&str> = tracks.map(|track| track.host.as_str()).collect();

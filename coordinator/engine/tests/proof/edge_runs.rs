@@ -86,7 +86,9 @@ impl Run {
     fn result(&self) -> RunResult {
         match self.operation.phase() {
             Phase::Ended(result) => result,
-            phase => panic!("it has not ended: {phase:?}, {}", self.orders()),
+            phase @ (Phase::Running | Phase::Paused | Phase::Halting | Phase::Aborting(_)) => {
+                panic!("it has not ended: {phase:?}, {}", self.orders())
+            }
         }
     }
 }

@@ -331,8 +331,7 @@ fn chains(fleet: &Fleet) -> BTreeSet<(&GroupName, &GroupName)> {
         let mut wanted: Vec<&Component> =
             fleet.components.iter().filter(|c| c.groups.contains(&group.name)).collect();
         for _ in 0..fleet.components.len() {
-            let needed: Vec<&Component> =
-                wanted.iter().flat_map(|c| &c.needs).map(|name| find(name)).collect();
+            let needed: Vec<&Component> = wanted.iter().flat_map(|c| &c.needs).map(&find).collect();
             let elsewhere = needed.into_iter().filter(|c| !c.groups.contains(&group.name));
             let elsewhere: Vec<&Component> = elsewhere.collect();
             for component in &elsewhere {

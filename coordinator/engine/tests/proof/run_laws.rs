@@ -73,6 +73,9 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+/// What it does, its hosts where not all, the size of its batches, its budget, its soak.
+type StageDraw = (Does, Option<[bool; 9]>, usize, (u32, u32, u32), u64);
+
 /// Up to four stages, each of all hosts or of some, that prepare, cut or look.
 fn sketch() -> impl Strategy<Value = Sketch> {
     let late = prop_oneof![Just(LateHosts::Rollback), Just(LateHosts::Wait)];
@@ -89,13 +92,7 @@ fn sketch() -> impl Strategy<Value = Sketch> {
             stages.iter().filter(|row| row.0 == Does::Cut).map(|row| row.1).collect();
         // Nobody prepares for nothing, where anybody moves.
         let prepares = |n: usize| cut.is_empty() || cut.iter().any(|some| has(some, n));
-        let shape = |(does, some, size, (failed, unknown, out), soak): (
-            Does,
-            Option<[bool; 9]>,
-            usize,
-            (u32, u32, u32),
-            u64,
-        )| {
+        let shape = |(does, some, size, (failed, unknown, out), soak): StageDraw| {
             let size = if does == Does::Cut { size.min(out as usize) } else { size };
             let here = (0..hosts).filter(|n| has(&some, *n));
             let here = here.filter(|n| does != Does::Prepare || prepares(*n));

@@ -23,6 +23,8 @@ pub enum Command {
     Run(Config),
     /// See whether everything is there that a rollback would need, and change nothing.
     Check(Config),
+    /// See and roll back this host by itself, as root, with no coordinator.
+    Local(crate::local::cli::LocalArgs),
 }
 
 /// The agent's settings, all of them.

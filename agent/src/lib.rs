@@ -8,7 +8,7 @@
 //!                                                └─ probe      checks: what "good" means
 //! ```
 //!
-//! Invariant: it dials; it does not listen.
+//! Invariant: it dials; it listens to nobody but root on its own host, on a socket in its state directory.
 //! Invariant: every step is written down before it begins and after it ends.
 
 pub mod config;
@@ -20,6 +20,7 @@ pub mod hands;
 pub mod host;
 pub mod http;
 pub mod ledger;
+pub mod local;
 mod lock;
 pub mod order;
 pub mod policy;
@@ -45,6 +46,7 @@ use crate::{
     hands::Hands,
     host::Host,
     ledger::{LedgerError, LedgerFile},
+    local::{Service, socket},
     session::Session,
 };
 
@@ -53,6 +55,7 @@ use crate::{
 pub struct Agent {
     core: JoinHandle<Result<(), LedgerError>>,
     session: JoinHandle<()>,
+    local: JoinHandle<()>,
 }
 
 impl Agent {
@@ -78,8 +81,10 @@ impl Agent {
     ) -> anyhow::Result<Self> {
         let (file, ledger) = LedgerFile::open(&state.join("ledger"))?;
         let (core, handle) = Core::new(file, ledger, hands.clone());
+        let listener = socket::bind(state).context("the socket for root on this host")?;
+        let local = tokio::spawn(socket::serve(listener, Service::new(hands.clone(), handle.clone())));
         let session = Session { coordinator, identity, hands, core: handle };
-        Ok(Self { core: tokio::spawn(core.run()), session: tokio::spawn(session.run()) })
+        Ok(Self { core: tokio::spawn(core.run()), session: tokio::spawn(session.run()), local })
     }
 
     /// Runs until `shutdown`, or until the ledger cannot be written.
@@ -94,6 +99,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
+        self.local.abort();
         self.session.abort();
         self.core.abort();
     }
@@ -104,6 +110,7 @@ pub fn main_impl() -> ExitCode {
     match Cli::parse().command {
         Command::Run(config) => run(&config),
         Command::Check(config) => in_runtime(config.log_json, check(&config)),
+        Command::Local(args) => local::cli::main(&args),
     }
 }
 

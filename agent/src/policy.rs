@@ -55,14 +55,20 @@ pub struct Loaded {
 
 /// Reads, checks and hashes the policy for the host of that name.
 pub fn load(path: &Path, host: &str) -> Result<Loaded, LoadError> {
+    let loaded = load_here(path)?;
+    if loaded.policy.host != host {
+        let (named, own) = (loaded.policy.host, host.to_owned());
+        return Err(LoadError::OtherHost { path: path.to_owned(), named, own });
+    }
+    Ok(loaded)
+}
+
+/// [`load`], where no certificate says which host this is: root put the file here.
+pub fn load_here(path: &Path) -> Result<Loaded, LoadError> {
     let bytes = read(path)?;
     let text = String::from_utf8_lossy(&bytes);
     let content = |source| LoadError::Content { path: path.to_owned(), source };
     let policy = Policy::parse(&text).map_err(content)?;
-    if policy.host != host {
-        let (named, own) = (policy.host, host.to_owned());
-        return Err(LoadError::OtherHost { path: path.to_owned(), named, own });
-    }
     for (name, component) in &policy.components {
         for check in &component.checks {
             if let Some(why) = probe::unsupported(check) {

@@ -35,6 +35,7 @@ const TABLE: &[(&str, &[Role])] = &[
     ("/lastgood.v1.OperatorService/MarkRelease", OPERATOR),
     ("/lastgood.v1.OperatorService/SetFreeze", OPERATOR),
     ("/lastgood.v1.OperatorService/ListAgents", OPERATOR),
+    ("/lastgood.v1.OperatorService/AcknowledgeHost", OPERATOR),
     ("/lastgood.v1.OperatorService/CreatePlan", OPERATOR),
     ("/lastgood.v1.OperatorService/StartOperation", OPERATOR),
     ("/lastgood.v1.OperatorService/GetOperation", OPERATOR),

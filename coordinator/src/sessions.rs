@@ -121,6 +121,7 @@ impl Sessions {
         inner.generation += 1;
         let generation = inner.generation;
         let sequence = inner.hosts.get(host).map_or(0, |host| host.sequence);
+        let sequence = sequence.max(self.told_sequence(&status));
         let new = Host {
             status,
             agent_version: hello.agent_version,
@@ -147,6 +148,7 @@ impl Sessions {
         let mut inner = self.lock();
         match inner.hosts.get_mut(host).filter(|host| host.generation() == Some(generation)) {
             Some(host) => {
+                host.sequence = host.sequence.max(self.told_sequence(&status));
                 host.status = status;
                 host.last_seen = wall();
                 host.heard = self.next_word();
@@ -232,6 +234,18 @@ impl Sessions {
             .hosts
             .get(host)
             .is_some_and(|host| host.generation() == Some(generation) && host.heard <= since)
+    }
+
+    /// How far our term has come on a host: root's own operations take numbers of it, which ours have to rise above.
+    fn told_sequence(&self, status: &HostStatus) -> u64 {
+        match &status.fence {
+            Some((counter, instance, sequence))
+                if *counter == self.epoch.counter && *instance == self.epoch.instance =>
+            {
+                *sequence
+            }
+            Some(_) | None => 0,
+        }
     }
 
     fn next_word(&self) -> u64 {

@@ -28,9 +28,10 @@ use proto::policy::{ComponentPolicy, Policy};
 use self::component::Component;
 use crate::{
     drivers::{BuildError, Doing},
-    hands::Hands,
+    hands::{About, Hands},
     http::HttpError,
     ledger::{Found, StepResult},
+    local::{Import, Imported, Shape},
     order::{Before, Evidence, Step, Verb},
     probe::Prober,
     status::{HostStatus, Snapshot},
@@ -69,6 +70,7 @@ pub enum HostError {
 #[derive(Debug)]
 pub struct Host {
     policy_hash: String,
+    about: About,
     components: BTreeMap<String, Arc<Component>>,
     store: Arc<Store>,
     state: PathBuf,
@@ -85,7 +87,9 @@ impl Host {
             Ok((name.clone(), Arc::new(built.map_err(failed)?)))
         };
         let components = policy.components.iter().map(build).collect::<Result<_, _>>()?;
-        Ok(Self { policy_hash, components, store, state: state.to_owned() })
+        let shapes = policy.components.iter().map(|(name, policy)| Shape::of(name, policy));
+        let about = About { host: policy.host.clone(), shapes: shapes.collect() };
+        Ok(Self { policy_hash, about, components, store, state: state.to_owned() })
     }
 
     fn component(&self, step: &Step) -> Result<&Arc<Component>, String> {
@@ -196,6 +200,26 @@ impl Hands for Host {
                 components,
                 snapshots: self.snapshots().await,
                 free_bytes,
+            }
+        })
+    }
+
+    fn about(&self) -> About {
+        self.about.clone()
+    }
+
+    fn import<'a>(&'a self, import: &'a Import) -> Doing<'a, Result<Imported, String>> {
+        Box::pin(async move {
+            match self.components.get(&import.component) {
+                Some(component) => component.import(import).await,
+                None => {
+                    let known: Vec<&str> = self.components.keys().map(String::as_str).collect();
+                    Err(format!(
+                        "component `{}` is not in this host's policy; it has: {}",
+                        import.component,
+                        known.join(", ")
+                    ))
+                }
             }
         })
     }

@@ -32,7 +32,7 @@ pub use decide::{Input, SeenTrack, decide};
 pub use event::{Abort, Ask, Event, StepReport, StepState, TrackEnd, TrackEnding};
 pub use fleet::{
     Component, Fleet, FleetError, FleetEvent, FleetState, Freeze, Group, Hook, HookPoint,
-    HostRelease, LateHosts, OnFailure, OperationRow, Release, Rollback, SeenSnapshot, Share,
+    HostRelease, LateHosts, LocalOperation, LocalSeen, OnFailure, OperationRow, Release, Rollback, SeenSnapshot, Share,
     Standing, StandingSource,
 };
 pub use inventory::{HostNow, Inventory, LiveNow, SnapshotNow};

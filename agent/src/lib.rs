@@ -82,7 +82,8 @@ impl Agent {
         let (file, ledger) = LedgerFile::open(&state.join("ledger"))?;
         let (core, handle) = Core::new(file, ledger, hands.clone());
         let listener = socket::bind(state).context("the socket for root on this host")?;
-        let local = tokio::spawn(socket::serve(listener, Service::new(hands.clone(), handle.clone())));
+        let local =
+            tokio::spawn(socket::serve(listener, Service::new(hands.clone(), handle.clone())));
         let session = Session { coordinator, identity, hands, core: handle };
         Ok(Self { core: tokio::spawn(core.run()), session: tokio::spawn(session.run()), local })
     }

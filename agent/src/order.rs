@@ -37,6 +37,9 @@ pub struct Order {
     pub traceparent: String,
     #[serde(default, skip_serializing_if = "Origin::is_coordinator")]
     pub origin: Origin,
+    /// The newest local operation that its sender knew of; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub after: String,
 }
 
 impl Order {
@@ -70,7 +73,10 @@ pub struct MadeHere {
 impl MadeHere {
     /// Why what was planned before does not hold any more.
     pub fn took_over(&self) -> String {
-        format!("{} took this host over with {}; what was planned before does not hold", self.by, self.operation)
+        format!(
+            "{} took this host over with {}; what was planned before does not hold",
+            self.by, self.operation
+        )
     }
 }
 

@@ -15,6 +15,9 @@
 //! Invariant: what root orders on the host goes first: an open track of a coordinator is taken back, and what was
 //! planned before is not begun here any more.
 
+#[cfg(test)]
+mod tests;
+
 use crate::{
     ledger::{Found, Ledger, Record, StepResult, Track},
     order::{
@@ -241,18 +244,19 @@ fn order_came(ledger: &Ledger, order: Order, forbidden: Option<String>) -> Decis
     accept(ledger, order)
 }
 
-/// Why an order was planned for a host that no longer is as it was then: it is not above the newest local operation,
-/// or its operation was here before that. The recorded end of such a track is no answer: it was true before.
+/// Why an order was planned for a host that no longer is as it was then: its sender does not know of the newest local
+/// operation, it is not above that one, or its operation was here before it. The recorded end of such a track is no
+/// answer: it was true before.
 fn overtaken(ledger: &Ledger, order: &Order) -> Option<String> {
     let local = ledger.newest_local()?;
     let made = local.order.origin.made_here()?;
     let fence = &local.order.fence;
-    let below =
-        (order.fence.epoch, order.fence.sequence) <= (fence.epoch, fence.sequence);
+    let below = (order.fence.epoch, order.fence.sequence) <= (fence.epoch, fence.sequence);
     let same = |track: &&Track| track.order.key.operation == order.key.operation;
     let before = |track: &Track| track.order.overtakes() || track.accepted < local.accepted;
     let planned_before = ledger.tracks.values().filter(same).any(before);
-    (below || planned_before).then(|| made.took_over())
+    let unaware = order.after != made.operation;
+    (unaware || below || planned_before).then(|| made.took_over())
 }
 
 /// What root orders goes first. A coordinator's open track is taken back by an order for the same track, so that no
@@ -270,11 +274,20 @@ fn local_came(ledger: &Ledger, order: LocalOrder, forbidden: Option<String>) -> 
         }
         let LocalOrder { plan_hash, steps, on_failure, .. } = order;
         let (goal, traceparent) = (Goal::Forward, String::new());
-        let attempt = 1;
-        return accept(
-            ledger,
-            Order { key, attempt, plan_hash, fence, goal, steps, on_failure, traceparent, origin },
-        );
+        let (attempt, after) = (1, String::new());
+        let order = Order {
+            key,
+            attempt,
+            plan_hash,
+            fence,
+            goal,
+            steps,
+            on_failure,
+            traceparent,
+            origin,
+            after,
+        };
+        return accept(ledger, order);
     };
     match open.order.origin.made_here() {
         Some(made) if made.operation == key.operation => {

@@ -1,8 +1,8 @@
 //! A host as its agent tells it, in the coordinator's own types.
 
 use engine::{
-    ComponentName, Elapsed, HostNow, LiveNow, LocalOperation, ReleaseName, SeenSnapshot, SeenTrack, SnapshotHash,
-    SnapshotNow, Timestamp,
+    ComponentName, Elapsed, HostNow, LiveNow, LocalOperation, ReleaseName, SeenSnapshot, SeenTrack,
+    SnapshotHash, SnapshotNow, Timestamp,
 };
 use engine::{Fleet, FleetEvent, FleetState, HostName, OperationId};
 
@@ -124,12 +124,8 @@ impl HostStatus {
     /// A local operation that the fleet's record does not have, or not as it stands now.
     fn unseen_local(&self, state: &FleetState, host: &HostName) -> Option<&LocalOperation> {
         let local = self.local.as_ref()?;
-        match state.local.get(host).map(|seen| &seen.operation) {
-            // From a ledger of before.
-            Some(known) if local.at < known.at => None,
-            Some(known) if known == local => None,
-            Some(_) | None => Some(local),
-        }
+        let known = state.local.get(host).map(|seen| &seen.operation);
+        (known != Some(local)).then_some(local)
     }
 
     /// What its ledger holds of one operation.

@@ -257,6 +257,15 @@ impl Runner {
         overtaken.iter().cloned().chain(told).chain(overtaken.iter().cloned()).collect()
     }
 
+    /// The newest local operation of each host that has one.
+    async fn local(&self) -> BTreeMap<HostName, String> {
+        let find = |state: &FleetState| {
+            let rows = state.local.iter();
+            rows.map(|(host, seen)| (host.clone(), seen.operation.id.clone())).collect()
+        };
+        self.fleets.read(&self.operation.plan().fleet, find).await.unwrap_or_default()
+    }
+
     /// The hosts of the plan that root took over since it was made.
     async fn overtaken(&self) -> BTreeMap<HostName, String> {
         let plan = self.operation.plan().clone();
@@ -418,6 +427,7 @@ impl Runner {
         let outstanding = self.operation.outstanding();
         let overtaken =
             if outstanding.is_empty() { BTreeMap::new() } else { self.overtaken().await };
+        let local = if outstanding.is_empty() { BTreeMap::new() } else { self.local().await };
         let open: BTreeSet<_> =
             outstanding.iter().map(|c| (c.host.clone(), c.stage, c.attempt)).collect();
         self.sent.retain(|key, _| open.contains(key));
@@ -442,6 +452,7 @@ impl Runner {
                     Goal::Undo => Vec::new(),
                 },
                 on_failure: self.operation.plan().on_failure,
+                after_local: local.get(&command.host).cloned().unwrap_or_default(),
                 epoch,
                 sequence,
             };

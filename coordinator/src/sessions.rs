@@ -35,6 +35,8 @@ pub struct Order {
     pub goal: Goal,
     pub steps: Vec<Step>,
     pub on_failure: OnFailure,
+    /// The newest local operation of the host that is on record; empty for none.
+    pub after_local: String,
     pub epoch: Epoch,
     pub sequence: u64,
 }

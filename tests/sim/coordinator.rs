@@ -36,7 +36,7 @@ pub(crate) struct Coordinator {
     /// Orders sent on the sessions that are open.
     sent: BTreeSet<(usize, usize, u32)>,
     /// Hosts that root took, on the fleet's record; and what of it is news since the last turn.
-    taken: BTreeSet<usize>,
+    taken: BTreeMap<usize, String>,
     news: Vec<usize>,
     inbox: Vec<Input>,
     turn: Option<u64>,
@@ -71,7 +71,7 @@ impl Coordinator {
             operation,
             sessions: BTreeMap::new(),
             sent: BTreeSet::new(),
-            taken: BTreeSet::new(),
+            taken: BTreeMap::new(),
             news: Vec::new(),
             inbox: Vec::new(),
             turn: None,
@@ -146,10 +146,10 @@ impl World {
             fence.epoch == coordinator.epoch && fence.instance == instance(coordinator.epoch)
         });
         coordinator.sequence = ours.map_or(0, |fence| fence.sequence).max(coordinator.sequence);
-        if taken.by_root {
+        if let Some(newest) = &taken.newest {
             coordinator.news.push(host);
             if self.mutant != Some(Mutant::IgnoresRoot) {
-                coordinator.taken.insert(host);
+                coordinator.taken.insert(host, newest.clone());
             }
             self.turn_at(self.now + TURN_MS);
         }
@@ -157,12 +157,11 @@ impl World {
 
     /// What holds no more, before and after everything else: a retry must not bring it back.
     fn overtaken(&self) -> impl Iterator<Item = Input> + use<> {
-        let hosts: Vec<usize> = self.coordinator.taken.iter().copied().collect();
+        let hosts: Vec<usize> = self.coordinator.taken.keys().copied().collect();
         let why = "root took it".to_owned();
-        hosts.into_iter().map(move |host| Input::Overtaken {
-            host: host_name(host),
-            why: why.clone(),
-        })
+        hosts
+            .into_iter()
+            .map(move |host| Input::Overtaken { host: host_name(host), why: why.clone() })
     }
 
     /// The coordinator's side of a broken session.
@@ -255,7 +254,7 @@ impl World {
         for to in self.coordinator.operation.outstanding() {
             let host = host_index(&to.host);
             let open = self.coordinator.sessions.get(&host).filter(|row| row.open).copied();
-            let Some(row) = open.filter(|_| !self.coordinator.taken.contains(&host)) else {
+            let Some(row) = open.filter(|_| !self.coordinator.taken.contains_key(&host)) else {
                 continue;
             };
             if self.coordinator.sent.insert((host, to.stage, to.attempt)) {
@@ -297,6 +296,7 @@ impl World {
             },
             traceparent: String::new(),
             origin: order::Origin::Coordinator,
+            after: self.coordinator.taken.get(&host_index(&to.host)).cloned().unwrap_or_default(),
         }
     }
 

@@ -60,7 +60,10 @@ impl World {
         };
         let on_failure = if leave { OnFailure::Leave } else { OnFailure::Restore };
         self.note(|| format!("root comes to h{host}: {}", made.operation));
-        self.root_orders(host, LocalOrder { made, plan_hash: "local".to_owned(), steps, on_failure });
+        self.root_orders(
+            host,
+            LocalOrder { made, plan_hash: "local".to_owned(), steps, on_failure },
+        );
     }
 
     /// What waits is begun once nothing is open.
@@ -105,7 +108,7 @@ impl World {
     /// What a status tells of it.
     pub(crate) fn taken(&self, host: usize) -> Taken {
         let ledger = &self.agents[host].ledger;
-        let by_root = !agent::local::operations(ledger).is_empty();
-        Taken { by_root, fence: ledger.fence().cloned() }
+        let newest = agent::local::operations(ledger).pop().map(|row| row.made.operation);
+        Taken { newest, fence: ledger.fence().cloned() }
     }
 }

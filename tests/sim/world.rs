@@ -67,7 +67,7 @@ pub(crate) enum Up {
 /// Whether root ever took a host, and the fence on its record.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Taken {
-    pub(crate) by_root: bool,
+    pub(crate) newest: Option<String>,
     pub(crate) fence: Option<Fence>,
 }
 

@@ -69,6 +69,7 @@ pub fn order(message: v1::Order, host: &str) -> Result<Order, WireError> {
         on_failure,
         traceparent: short("traceparent", message.traceparent)?,
         origin: Origin::Coordinator,
+        after: short("after_local", message.after_local)?,
     })
 }
 

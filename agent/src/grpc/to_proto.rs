@@ -49,10 +49,7 @@ fn refused(
         highest_sequence: fence.map_or(0, |fence| fence.sequence),
         overtaken,
     };
-    v1::Report {
-        id: Some(id(order, host)),
-        report: Some(v1::report::Report::Refused(refused)),
-    }
+    v1::Report { id: Some(id(order, host)), report: Some(v1::report::Report::Refused(refused)) }
 }
 
 fn epoch(fence: &Fence) -> v1::Epoch {

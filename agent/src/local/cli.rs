@@ -28,13 +28,15 @@ use crate::order::End;
 
 /// See `agent local --help`.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "No coordinator and no network is needed. Asks the running agent; where none runs, does it \
+#[command(
+    after_help = "No coordinator and no network is needed. Asks the running agent; where none runs, does it \
 itself.\n\nExit codes:\n  0   done and verified, or nothing to do\n  1   failed here: a disk, a defect\n  2   wrong \
 usage, an unknown name, or no terminal to confirm on\n  4   not root\n  10  refused, or failed before anything was \
 stopped\n  11  busy: a local operation is at work here\n  12  the host changed since the plan was made\n  20  it \
 failed; everything was put back as it was\n  21  it failed half-way: look now\n  22  the release is in place, its \
 checks do not hold\n\nExamples:\n  agent local status\n  agent local rollback\n  agent local rollback --to v1.4.2 \
---yes\n  agent local import --component crm --from /var/backups/ace-crm/previous --as v1.4.1")]
+--yes\n  agent local import --component crm --from /var/backups/ace-crm/previous --as v1.4.1"
+)]
 pub struct LocalArgs {
     #[command(subcommand)]
     command: LocalCommand,
@@ -74,11 +76,13 @@ enum LocalCommand {
     /// Go back to an earlier release on this host alone.
     Rollback(RollbackArgs),
     /// Make releases of backups that were made before.
-    #[command(after_help = "What DIR holds stands for the component's tree; `keep` paths in it are left out. \
+    #[command(
+        after_help = "What DIR holds stands for the component's tree; `keep` paths in it are left out. \
 Declared files are taken from their place in DIR, or from there with `.backup` at the end, or with --from from beside \
 DIR.\n\nExamples:\n  agent local import --component crm --from /var/backups/ace-crm/previous --as v1.4.1\n  agent \
 local import --component crm --all-in /var/backups/ace-crm\n  agent local import --component proxy --from \
-/var/backups/ace-crm/previous --as v1.4.1 \\\n    --file /etc/nginx/sites-available/ace-crm=/var/backups/ace-crm/previous/nginx.conf")]
+/var/backups/ace-crm/previous --as v1.4.1 \\\n    --file /etc/nginx/sites-available/ace-crm=/var/backups/ace-crm/previous/nginx.conf"
+    )]
     Import(ImportArgs),
 }
 
@@ -150,7 +154,8 @@ pub fn main(args: &LocalArgs) -> ExitCode {
     rustls::crypto::ring::default_provider().install_default().ok();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let done = runtime.context("starting the runtime").and_then(|runtime| runtime.block_on(run(args)));
+    let done =
+        runtime.context("starting the runtime").and_then(|runtime| runtime.block_on(run(args)));
     let exit = match done {
         Ok(exit) => exit,
         Err(error) => {
@@ -203,7 +208,9 @@ impl HostEnd<'_> {
                 Err(error) => return Err(error.into()),
             }
             let direct = Direct::open(&self.args.state, &self.args.policy)?;
-            complain("No agent runs here: this command works on the ledger and the store itself.\n");
+            complain(
+                "No agent runs here: this command works on the ledger and the store itself.\n",
+            );
             self.direct = Some(direct);
         }
         let direct = self.direct.as_ref().expect("it was opened just now");

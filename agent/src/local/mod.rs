@@ -39,7 +39,7 @@ pub struct LocalOperation {
     pub ending: Option<Ending>,
 }
 
-/// Every local operation that took the host, newest last.
+/// Every local operation that took the host, newest last: in the order of the ledger, whatever the clock said.
 pub fn operations(ledger: &Ledger) -> Vec<LocalOperation> {
     let mut rows: Vec<LocalOperation> = Vec::new();
     let tracks = ledger.tracks().into_iter().filter(|track| track.order().overtakes());
@@ -53,9 +53,6 @@ pub fn operations(ledger: &Ledger) -> Vec<LocalOperation> {
             None => rows.push(LocalOperation { made: made.clone(), ending }),
         }
     }
-    rows.sort_by(|a, b| {
-        (a.made.at_unix_ms, &a.made.operation).cmp(&(b.made.at_unix_ms, &b.made.operation))
-    });
     rows
 }
 

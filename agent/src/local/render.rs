@@ -126,7 +126,8 @@ fn end_word(end: End) -> &'static str {
 /// Every release here.
 pub(super) fn releases(rows: &[ReleaseRow], clock: &Clock) -> String {
     if rows.is_empty() {
-        return "No release is on this host. Capture one: agent local snapshot --as NAME\n".to_owned();
+        return "No release is on this host. Capture one: agent local snapshot --as NAME\n"
+            .to_owned();
     }
     let wide = rows.iter().map(|row| row.release.chars().count()).max().unwrap_or(0).clamp(7, 24);
     let mut text = format!("{:wide$}  {:16}  {:>8}  HERE\n", "RELEASE", "CAPTURED", "SIZE");
@@ -166,14 +167,18 @@ pub(super) fn plan(plan: &Plan) -> String {
     for warning in &plan.warnings {
         text += &field("Careful", &clean(warning));
     }
-    let steps: Vec<String> = plan.steps.iter().map(|s| named(s.verb, &s.hook, &s.component)).collect();
+    let steps: Vec<String> =
+        plan.steps.iter().map(|s| named(s.verb, &s.hook, &s.component)).collect();
     text += &field("Steps", &steps.join(", "));
     if plan.cuts() {
-        text += &field("Fails", if plan.leave {
-            "before the checks: put back as it was; in the checks: left in place"
-        } else {
-            "put back as it was"
-        });
+        text += &field(
+            "Fails",
+            if plan.leave {
+                "before the checks: put back as it was; in the checks: left in place"
+            } else {
+                "put back as it was"
+            },
+        );
         text += &field("Stays", "data that the app wrote: databases, `keep` paths");
     }
     text
@@ -197,7 +202,7 @@ fn named(verb: Verb, hook: &str, component: &str) -> String {
 
 /// That it was begun.
 pub(super) fn begun(operation: &str) -> String {
-    format!("\n{operation} begins. It goes on if this terminal goes: agent local status\n")
+    format!("\n{operation} begins, and goes on if this terminal goes.\n")
 }
 
 /// A step as it changes.

@@ -11,7 +11,9 @@ use tokio::sync::mpsc;
 use super::{
     OPERATION_PREFIX, operations,
     plan::{self, Ask, Plan, Refusal, View},
-    wire::{AtWork, BY_BYTES_MAX, Component, Ended, Local, Request, Response, Status, Step, StepWord},
+    wire::{
+        AtWork, BY_BYTES_MAX, Component, Ended, Local, Request, Response, Status, Step, StepWord,
+    },
 };
 use crate::{
     core::CoreHandle,

@@ -52,7 +52,9 @@ pub enum TalkError {
     Io(#[source] io::Error),
     #[error("the agent said what this version does not understand; use the agent's own binary")]
     Content(#[source] serde_json::Error),
-    #[error("the agent broke off; what was begun goes on, or is looked at when it starts: agent local status")]
+    #[error(
+        "the agent broke off; what was begun goes on, or is looked at when it starts: agent local status"
+    )]
     BrokenOff,
 }
 
@@ -104,16 +106,18 @@ fn may(uid: u32) -> bool {
 
 async fn talk<H: Hands>(stream: UnixStream, service: &Service<H>) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
-    if !may(uid) {
-        tracing::warn!(uid, "a local talk was refused: not root");
-        return Ok(());
-    }
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     let mut read = BufReader::new(read.take(REQUEST_BYTES_MAX as u64));
     tokio::time::timeout(REQUEST_TIMEOUT, read.read_line(&mut line)).await??;
     let (say, mut answers) = mpsc::channel(ANSWERS_QUEUED_MAX);
     match serde_json::from_str::<Request>(&line) {
+        _ if !may(uid) => {
+            tracing::warn!(uid, "a local talk was refused: not root");
+            let why = "only root is let in".to_owned();
+            drop(say.try_send(Response::Refused { why }));
+            drop(say);
+        }
         Ok(request) => {
             let service = service.clone();
             tokio::spawn(async move { service.answer(request, &say).await });

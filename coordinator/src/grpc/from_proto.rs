@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use engine::{
     Component, ComponentName, Evidence, Fleet, FleetName, Group, GroupName, Hook, HookPoint,
-    HostName, Input, LateHosts, LocalOperation, OnFailure, OperationId, ReleaseName, Rollback, SeenSnapshot,
-    SeenTrack, SnapshotHash, Standing, StepReport, StepState, Timestamp, TrackEnd, TrackEnding,
-    Verb, planner,
+    HostName, Input, LateHosts, LocalOperation, OnFailure, OperationId, ReleaseName, Rollback,
+    SeenSnapshot, SeenTrack, SnapshotHash, Standing, StepReport, StepState, Timestamp, TrackEnd,
+    TrackEnding, Verb, planner,
 };
 use proto::v1;
 

@@ -53,6 +53,7 @@ fn order(order: &Order) -> v1::Order {
         }
         .into(),
         traceparent: String::new(),
+        after_local: order.after_local.clone(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Refusal, Shape, View, live};
 use crate::{
-    ledger::{Ledger, Track},
+    ledger::Track,
     order::{End, Verb},
     status::Snapshot,
 };
@@ -24,11 +24,17 @@ pub(super) struct Target {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Evidence {
     /// An operation put it there and its checks held.
-    Verified { by: String },
+    Verified {
+        by: String,
+    },
     /// The check reported this version when it was captured.
-    Answered { version: String },
+    Answered {
+        version: String,
+    },
     /// This host was rolled back from it.
-    Left { by: String },
+    Left {
+        by: String,
+    },
     Nothing,
 }
 
@@ -49,10 +55,13 @@ impl fmt::Display for Evidence {
 pub(super) fn named(view: View<'_>, name: &str) -> Result<Target, Refusal> {
     let known = releases(view);
     if !known.contains(name) {
-        return Err(Refusal::NotKnown { name: name.to_owned(), known: known.into_iter().collect() });
+        return Err(Refusal::NotKnown {
+            name: name.to_owned(),
+            known: known.into_iter().collect(),
+        });
     }
-    let snapshots = whole(view, name)
-        .map_err(|why| Refusal::NotWhole { name: name.to_owned(), why })?;
+    let snapshots =
+        whole(view, name).map_err(|why| Refusal::NotWhole { name: name.to_owned(), why })?;
     let found = evidence(view, &snapshots);
     let warning = match &found {
         Evidence::Verified { .. } | Evidence::Answered { .. } => None,
@@ -142,9 +151,7 @@ pub(super) fn evidence(view: View<'_>, snapshots: &BTreeMap<String, String>) -> 
             let version = rows.find(|row| !row.version.is_empty())?.version.clone();
             Some(Evidence::Answered { version })
         };
-        let found = recorded(view.ledger, component, exact)
-            .or_else(answered)
-            .unwrap_or(Evidence::Nothing);
+        let found = recorded(view, component, exact).or_else(answered).unwrap_or(Evidence::Nothing);
         weakest = Some(match (weakest, found) {
             (None, found) => found,
             (Some(left @ Evidence::Left { .. }), _) | (_, left @ Evidence::Left { .. }) => left,
@@ -156,10 +163,16 @@ pub(super) fn evidence(view: View<'_>, snapshots: &BTreeMap<String, String>) -> 
     weakest.unwrap_or(Evidence::Nothing)
 }
 
-/// What the ledger says last of a snapshot.
-fn recorded(ledger: &Ledger, component: &str, exact: &str) -> Option<Evidence> {
+/// What the ledger says last of a snapshot. A rollback to something newer says nothing against what it left.
+fn recorded(view: View<'_>, component: &str, exact: &str) -> Option<Evidence> {
+    let captured = |exact: &str| {
+        let mut rows = view.status.snapshots.iter();
+        Some(rows.find(|row| row.component == component && row.exact == exact)?.taken_at_unix_ms)
+    };
+    let forward =
+        |to: &str| captured(exact).is_some_and(|at| captured(to).is_some_and(|to| to > at));
     let ended_well = |track: &&Track| track.ending().is_some_and(|ending| ending.end == End::Done);
-    ledger.tracks().into_iter().rev().filter(ended_well).find_map(|track| {
+    view.ledger.tracks().into_iter().rev().filter(ended_well).find_map(|track| {
         let by = track.order().key.operation.clone();
         let verified = track.steps().any(|(index, state)| {
             let step = &track.order().steps[index];
@@ -174,7 +187,7 @@ fn recorded(ledger: &Ledger, component: &str, exact: &str) -> Option<Evidence> {
         let replaced = track.evidence().iter().any(|row| {
             row.component == component
                 && row.replaced.as_deref() == Some(exact)
-                && row.snapshot.as_deref() != Some(exact)
+                && row.snapshot.as_deref().is_some_and(|to| to != exact && !forward(to))
         });
         let left = replaced && rolls_back.iter().any(|prefix| by.starts_with(prefix));
         left.then_some(Evidence::Left { by })

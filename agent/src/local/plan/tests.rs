@@ -3,9 +3,7 @@
 use super::*;
 use crate::{
     ledger::{Ledger, Record, StepResult},
-    order::{
-        Before, End, Ending, Evidence, Fence, MadeHere, Order, Origin, TrackKey,
-    },
+    order::{Before, End, Ending, Evidence, Fence, MadeHere, Order, Origin, TrackKey},
     status::{ServiceStatus, Snapshot},
 };
 
@@ -109,6 +107,7 @@ fn order(key: &TrackKey, steps: Vec<Step>) -> Order {
         on_failure: OnFailure::Restore,
         traceparent: String::new(),
         origin: Origin::Coordinator,
+        after: String::new(),
     }
 }
 
@@ -144,6 +143,12 @@ fn a_release_that_this_host_was_rolled_back_from_is_passed_over() {
     assert!(plan.why.contains("rb-0001 verified it here"), "{}", plan.why);
     let named = host.plan(Some("v2")).unwrap();
     assert_eq!(named.warnings, ["v2: rb-0001 rolled this host back from it"]);
+    // Going on to something newer says nothing against what it left.
+    let mut forward = Host::new();
+    forward.operated("rb-0001", "v3", "v1");
+    forward.operated("rb-0002", "v1", "v3");
+    forward.status.snapshots.remove(1);
+    assert_eq!(forward.plan(None).unwrap().release, "v1");
     // Verified again since: its last word counts.
     host.operated("un-0002", "v1", "v2");
     assert_eq!(host.plan(None).unwrap().release, "v2");
@@ -156,7 +161,8 @@ fn what_nobody_verified_here_is_asked_for_by_name_only() {
         row.version.clear();
     }
     let Err(Refusal::NoTarget { candidates }) = host.plan(None) else { panic!("a target") };
-    let why = |name: &str| candidates.iter().find(|(release, _)| release == name).unwrap().1.clone();
+    let why =
+        |name: &str| candidates.iter().find(|(release, _)| release == name).unwrap().1.clone();
     assert_eq!(why("v3"), "it is live now");
     assert_eq!(why("v2"), "it was never verified here");
     let plan = host.plan(Some("v1")).unwrap();
@@ -191,9 +197,23 @@ fn several_components_go_together_and_a_proxy_is_reloaded() {
     }
     let plan = host.plan(None).unwrap();
     let expected = [
-        "preflight proxy", "stage proxy", "preflight api", "stage api", "preflight crm",
-        "stage crm", "stop crm", "stop api", "switch proxy", "switch api", "switch crm",
-        "reload proxy", "start api", "start crm", "verify proxy", "verify api", "verify crm",
+        "preflight proxy",
+        "stage proxy",
+        "preflight api",
+        "stage api",
+        "preflight crm",
+        "stage crm",
+        "stop crm",
+        "stop api",
+        "switch proxy",
+        "switch api",
+        "switch crm",
+        "reload proxy",
+        "start api",
+        "start crm",
+        "verify proxy",
+        "verify api",
+        "verify crm",
     ];
     assert_eq!(verbs(&plan), expected);
 }
@@ -207,15 +227,20 @@ fn hooks_run_where_the_policy_says() {
         HookPoint::AfterStart,
         HookPoint::AfterVerify,
     ];
-    host.shapes[0].hooks =
-        at.map(|at| Hook { name: format!("{at:?}"), at, within_ms: 5 }).to_vec();
+    host.shapes[0].hooks = at.map(|at| Hook { name: format!("{at:?}"), at, within_ms: 5 }).to_vec();
     let plan = host.plan(None).unwrap();
     let cut: Vec<String> = plan.steps[2..]
         .iter()
         .map(|step| if step.hook.is_empty() { step.verb.to_string() } else { step.hook.clone() })
         .collect();
     let expected = [
-        "BeforeStop", "stop", "switch", "BeforeStart", "start", "AfterStart", "verify",
+        "BeforeStop",
+        "stop",
+        "switch",
+        "BeforeStart",
+        "start",
+        "AfterStart",
+        "verify",
         "AfterVerify",
     ];
     assert_eq!(cut, expected);

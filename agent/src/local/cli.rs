@@ -234,30 +234,31 @@ impl HostEnd<'_> {
 
     async fn show(&mut self, command: &LocalCommand) -> anyhow::Result<Exit> {
         let clock = Clock::now();
-        match self.ask(Request::Status).await?.next().await? {
-            Response::Status(status) if matches!(command, LocalCommand::Releases) => {
-                say(&render::releases(&status.releases, &clock))
-            }
-            Response::Status(status) => say(&render::status(&status, &clock)),
-            other => return Ok(not_done(&other)),
+        let answer = self.ask(Request::Status).await?.next().await?;
+        let Response::Status(status) = &answer else { return Ok(not_done(&answer)) };
+        if matches!(command, LocalCommand::Releases) {
+            say(&render::releases(&status.releases, &clock));
+        } else {
+            say(&render::status(status, &clock));
         }
         Ok(Exit::Done)
     }
 
     /// Plan, confirmation, steps, end.
     async fn operate(&mut self, ask: Ask, yes: bool, dry_run: bool) -> anyhow::Result<Exit> {
-        let (plan, hash) = match self.ask(Request::Plan(ask.clone())).await?.next().await? {
-            Response::Plan { plan, hash } => (plan, hash),
-            other => return Ok(not_done(&other)),
-        };
-        say(&render::plan(&plan));
+        let answer = self.ask(Request::Plan(ask.clone())).await?.next().await?;
+        let Response::Plan { plan, hash } = &answer else { return Ok(not_done(&answer)) };
+        say(&render::plan(plan));
         if dry_run {
             return Ok(Exit::Done);
         }
-        if !yes && !confirmed(&plan)? {
+        if !yes && !confirmed(plan)? {
             return Ok(Exit::Usage);
         }
-        let mut answers = self.ask(Request::Start { ask, hash, by: who() }).await?;
+        if let Some(direct) = &mut self.direct {
+            direct.outlive_the_terminal()?;
+        }
+        let mut answers = self.ask(Request::Start { ask, hash: hash.clone(), by: who() }).await?;
         let clock = Clock::now();
         let mut cut = false;
         loop {
@@ -268,10 +269,15 @@ impl HostEnd<'_> {
                     say(&render::step(&step, &clock));
                 }
                 Response::Ended(ended) => {
-                    say(&render::ended(&plan, &ended, cut));
-                    return Ok(code(&plan, &ended, cut));
+                    say(&render::ended(plan, &ended, cut));
+                    return Ok(code(plan, &ended, cut));
                 }
-                other => return Ok(not_done(&other)),
+                other @ (Response::Status(_)
+                | Response::Plan { .. }
+                | Response::Imported(_)
+                | Response::NoPlan(_)
+                | Response::Stale
+                | Response::Refused { .. }) => return Ok(not_done(&other)),
             }
         }
     }
@@ -286,12 +292,12 @@ impl HostEnd<'_> {
         let mut worst = Exit::Done;
         for import in imports {
             let name = import.release.clone();
-            match self.ask(Request::Import(import)).await?.next().await? {
-                Response::Imported(imported) => say(&render::imported(&imported, &clock)),
-                other => {
-                    complain(&format!("{name}: "));
-                    worst = not_done(&other);
-                }
+            let answer = self.ask(Request::Import(import)).await?.next().await?;
+            if let Response::Imported(imported) = &answer {
+                say(&render::imported(imported, &clock));
+            } else {
+                complain(&format!("{name}: "));
+                worst = not_done(&answer);
             }
         }
         Ok(worst)
@@ -411,16 +417,15 @@ fn who() -> String {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "what was asked for")]
+/// A reader or a terminal that has gone does not stop what was begun.
 fn say(text: &str) {
-    print!("{text}");
-    // A reader that has gone does not stop what was begun.
-    std::io::stdout().flush().ok();
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
 }
 
-#[expect(clippy::print_stderr, reason = "for the person, apart from the data")]
+/// For the person, apart from the data.
 fn complain(text: &str) {
-    eprint!("{text}");
+    std::io::stderr().write_all(text.as_bytes()).ok();
 }
 
 #[cfg(test)]

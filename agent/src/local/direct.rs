@@ -7,7 +7,11 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    task::JoinHandle,
+};
 
 use super::{Service, wire::Request, wire::Response};
 use crate::{
@@ -22,6 +26,8 @@ pub(super) struct Direct {
     service: Service<Host>,
     core: CoreHandle,
     running: JoinHandle<Result<(), LedgerError>>,
+    /// While they are here, these signals do not end the process.
+    deaf: Vec<Signal>,
 }
 
 impl Direct {
@@ -34,7 +40,17 @@ impl Direct {
         let host = Arc::new(host);
         let (core, handle) = Core::new(file, ledger, host.clone());
         let service = Service::new(host, handle.clone());
-        Ok(Self { service, core: handle, running: tokio::spawn(core.run()) })
+        let running = tokio::spawn(core.run());
+        Ok(Self { service, core: handle, running, deaf: Vec::new() })
+    }
+
+    /// From here on neither a closed terminal nor Ctrl-C ends this process before its work has ended: nothing else
+    /// would start what it stopped. A kill does; then the agent, or this command, looks how far it got.
+    pub(super) fn outlive_the_terminal(&mut self) -> anyhow::Result<()> {
+        for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()] {
+            self.deaf.push(signal(kind).context("the signals of this process")?);
+        }
+        Ok(())
     }
 
     /// Answers a request; the answers come as over the socket.
@@ -47,7 +63,7 @@ impl Direct {
 
     /// Waits until nothing is open: a service must not stay stopped because a person's terminal is done.
     pub(super) async fn end(self) -> anyhow::Result<()> {
-        let Self { service, core, mut running } = self;
+        let Self { service, core, mut running, deaf: _deaf } = self;
         let mut ledger = core.ledger();
         tokio::select! {
             idle = ledger.wait_for(|ledger| ledger.open().is_none()) => drop(idle),

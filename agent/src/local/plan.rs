@@ -216,7 +216,9 @@ pub fn make(view: View<'_>, ask: &Ask) -> Result<Plan, Refusal> {
             let steps = steps(&goes, &target.release);
             let warnings = target.warnings.clone();
             let base = plan(target.release.clone(), &target.why, steps);
-            Ok(Plan { first, warnings, leave: *leave, ..base })
+            // What is live once that is taken back is not known yet.
+            let from = base.from.clone().filter(|_| first.is_none());
+            Ok(Plan { from, first, warnings, leave: *leave, ..base })
         }
     }
 }

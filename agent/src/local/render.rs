@@ -202,7 +202,7 @@ fn named(verb: Verb, hook: &str, component: &str) -> String {
 
 /// That it was begun.
 pub(super) fn begun(operation: &str) -> String {
-    format!("\n{operation} begins, and goes on if this terminal goes.\n")
+    format!("\n{operation} begins. It goes to its end without this terminal.\n")
 }
 
 /// A step as it changes.
@@ -239,7 +239,9 @@ pub(super) fn ended(plan: &Plan, ended: &Ended, cut: bool) -> String {
     if !ended.reason.is_empty() {
         text += &field("Why", &clean(&ended.reason));
     }
-    for row in &ended.evidence {
+    // What was measured and then taken back is no evidence of how things are.
+    let stands = matches!(ended.end, End::Done | End::Left);
+    for row in ended.evidence.iter().filter(|_| stands) {
         let mut words = Vec::new();
         words.extend(row.snapshot.as_ref().map(|hash| format!("files {}", short(hash))));
         words.extend(row.version.as_ref().map(|version| format!("reports {}", clean(version))));

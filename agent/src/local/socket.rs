@@ -147,12 +147,15 @@ impl Talk {
     /// Asks. [`TalkError::Absent`] where no agent runs.
     pub async fn begin(state: &Path, request: &Request) -> Result<Self, TalkError> {
         let path = path(state);
-        let stream = UnixStream::connect(&path).await.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+        let stream = UnixStream::connect(&path).await.map_err(|error| {
+            let is = |kind| error.kind() == kind;
+            if is(io::ErrorKind::NotFound) || is(io::ErrorKind::ConnectionRefused) {
                 TalkError::Absent { path: path.clone() }
+            } else if is(io::ErrorKind::PermissionDenied) {
+                TalkError::NotAllowed { path: path.clone() }
+            } else {
+                TalkError::Io(error)
             }
-            io::ErrorKind::PermissionDenied => TalkError::NotAllowed { path: path.clone() },
-            _ => TalkError::Io(error),
         })?;
         let (read, mut write) = stream.into_split();
         let mut line = serde_json::to_vec(request).map_err(TalkError::Content)?;

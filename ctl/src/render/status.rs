@@ -126,16 +126,16 @@ fn acted_locally(view: &View, host: &str, local: &v1::LocalOperation) -> String 
     let at = day_and_time(view, local.at_unix_ms);
     let (at, by) = (at.trim(), or_dash(&local.by));
     let what = match local.ended.as_ref().map(|ended| (ended.end(), clean(&ended.reason))) {
-        None => format!("is being rolled back on the host to {to} since {at} by {by}"),
-        Some((v1::TrackEnd::Done, _)) => format!("rolled back on the host to {to} at {at} by {by}"),
+        None => return format!("is being rolled back on the host to {to}, begun {at} by {by}"),
+        Some((v1::TrackEnd::Done, _)) => format!("rolled back on the host to {to} {at} by {by}"),
         Some((v1::TrackEnd::Left, why)) => {
-            format!("rolled back on the host to {to} at {at} by {by}, not verified: {why}")
+            format!("rolled back on the host to {to} {at} by {by}, not verified: {why}")
         }
         Some((v1::TrackEnd::Undone, why)) => {
-            format!("a rollback on the host to {to} at {at} by {by} was put back: {why}")
+            format!("a rollback on the host to {to} {at} by {by} was put back: {why}")
         }
         Some((v1::TrackEnd::Stuck | v1::TrackEnd::Unspecified, why)) => {
-            format!("a rollback on the host to {to} at {at} by {by} failed half-way: {why}")
+            format!("a rollback on the host to {to} {at} by {by} failed half-way: {why}")
         }
     };
     format!("{what}; look, then ctl agent acknowledge --host {}", quote(host))

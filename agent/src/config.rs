@@ -27,6 +27,8 @@ pub enum Command {
     Check(Config),
     /// Let this host into the fleet: paste the line that `ctl agent token create` prints.
     Join(JoinArgs),
+    /// See and roll back this host by itself, as root, with no coordinator.
+    Local(crate::local::cli::LocalArgs),
 }
 
 /// What a join needs. The token is read from a file or from standard input, never from the command line, where

@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     hands::Hands,
     ledger::{Found, Ledger, LedgerError, LedgerFile, Record, StepResult},
-    order::{Before, Fence, Order, Verb},
+    order::{Before, Fence, LocalOrder, Order, Verb},
     text::shortened,
     trace,
     worker::{self, Input, Reply, Work},
@@ -42,6 +42,8 @@ pub enum Report {
     /// These facts became durable.
     Facts(Arc<Ledger>, Vec<Record>),
     Refused(Box<Order>, String, Arc<Ledger>),
+    /// Refused because root took the host since it was planned.
+    Overtaken(Box<Order>, String, Arc<Ledger>),
     /// The recorded answer to an order that ended before.
     Answer(Box<Order>, Arc<Ledger>),
 }
@@ -49,6 +51,8 @@ pub enum Report {
 #[derive(Debug)]
 enum Message {
     Order(Box<Order>),
+    /// From root on the host, and who waits for its being begun or refused.
+    Local(Box<LocalOrder>, oneshot::Sender<Result<(), String>>),
     /// A session begins: its coordinator's term, where reports go from here on, and who waits for what the ledger
     /// holds just before the first of them.
     Welcomed(Fence, mpsc::Sender<Report>, oneshot::Sender<Result<Arc<Ledger>, String>>),
@@ -65,6 +69,16 @@ impl CoreHandle {
     /// Gives it an order. False, where the core is gone.
     pub async fn order(&self, order: Order) -> bool {
         self.messages.send(Message::Order(Box::new(order))).await.is_ok()
+    }
+
+    /// Gives it an order of root's. An open track of a coordinator is taken back first. Answered once it is on
+    /// record, or why it is not begun.
+    pub async fn local(&self, order: LocalOrder) -> Result<(), String> {
+        let (sender, receiver) = oneshot::channel();
+        let gone = || "the agent is going down".to_owned();
+        let message = Message::Local(Box::new(order), sender);
+        self.messages.send(message).await.map_err(|_| gone())?;
+        receiver.await.map_err(|_| gone())?
     }
 
     /// A coordinator welcomed us. Once its term is durable as our fence, reports go to `reports`; answers what the
@@ -96,7 +110,11 @@ pub struct Core<H> {
     reports: Option<mpsc::Sender<Report>>,
     /// Spans of the open track's steps.
     steps: Held,
+    /// Waits for the open track to be taken back. Not durable: who asked sees the agent go and asks again.
+    waiting: Option<Waiting>,
 }
+
+type Waiting = (Box<LocalOrder>, oneshot::Sender<Result<(), String>>);
 
 impl<H> std::fmt::Debug for Core<H> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -110,8 +128,16 @@ impl<H: Hands> Core<H> {
         let (sender, messages) = mpsc::channel(QUEUED_MAX);
         let ledger = Arc::new(ledger);
         let (published, watched) = watch::channel(ledger.clone());
-        let (file, steps) = (Some(file), Held::default());
-        let core = Self { file, ledger, hands, messages, published, reports: None, steps };
+        let core = Self {
+            file: Some(file),
+            ledger,
+            hands,
+            messages,
+            published,
+            reports: None,
+            steps: Held::default(),
+            waiting: None,
+        };
         (core, CoreHandle { messages: sender, ledger: watched })
     }
 
@@ -119,12 +145,17 @@ impl<H: Hands> Core<H> {
     pub async fn run(mut self) -> Result<(), LedgerError> {
         let mut at_work: Option<JoinHandle<Input>> = None;
         loop {
+            // Before anything else is heard: a coordinator's order does not get in between.
+            if let Some((order, answer)) = self.waiting.take_if(|_| self.ledger.open().is_none()) {
+                self.ordered_here(order, answer).await?;
+            }
             if at_work.is_none() {
                 at_work = worker::work(&self.ledger).map(|work| self.begin(work));
             }
             tokio::select! {
                 message = self.messages.recv() => match message {
                     Some(Message::Order(order)) => self.ordered(*order).await?,
+                    Some(Message::Local(order, answer)) => self.ordered_here(order, answer).await?,
                     Some(Message::Welcomed(fence, reports, answer)) => {
                         let welcomed = self.welcomed(fence, reports).await?;
                         if answer.send(welcomed).is_err() {
@@ -167,10 +198,44 @@ impl<H: Hands> Core<H> {
                 tracing::warn!(operation = order.key.operation, why, "an order was refused");
                 self.report(Report::Refused(Box::new(order), why, self.ledger.clone()));
             }
+            Some(Reply::Overtaken(why)) => {
+                tracing::warn!(operation = order.key.operation, why, "an order came too late");
+                self.report(Report::Overtaken(Box::new(order), why, self.ledger.clone()));
+            }
             Some(Reply::Ended(_)) => {
                 self.report(Report::Answer(Box::new(order), self.ledger.clone()))
             }
-            Some(Reply::Taken) | None => {}
+            Some(Reply::Taken | Reply::Waits) | None => {}
+        }
+        Ok(())
+    }
+
+    async fn ordered_here(
+        &mut self,
+        order: Box<LocalOrder>,
+        answer: oneshot::Sender<Result<(), String>>,
+    ) -> Result<(), LedgerError> {
+        let begun = match &self.waiting {
+            Some((first, _)) => {
+                Err(format!("{} waits for this host already", first.made.operation))
+            }
+            None => {
+                let forbidden = order.steps.iter().find_map(|step| self.hands.forbidden(step));
+                let input = Input::Local { order: (*order).clone(), forbidden };
+                let decision = worker::decide(&self.ledger, input);
+                self.commit(decision.records).await?;
+                match decision.reply {
+                    Some(Reply::Waits) => {
+                        self.waiting = Some((order, answer));
+                        return Ok(());
+                    }
+                    Some(Reply::Refused(why) | Reply::Overtaken(why)) => Err(why),
+                    Some(Reply::Taken | Reply::Ended(_)) | None => Ok(()),
+                }
+            }
+        };
+        if answer.send(begun).is_err() {
+            tracing::debug!("who ordered it on the host is gone; it goes on");
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use crate::{
     drivers::Doing,
     ledger::{Found, StepResult},
+    local::{Import, Imported, Shape},
     order::{Before, Evidence, Step},
     status::HostStatus,
 };
@@ -36,4 +37,17 @@ pub trait Hands: Send + Sync + 'static {
 
     /// How the host is now.
     fn status(&self) -> Doing<'_, HostStatus>;
+
+    /// Which host it is, and what a plan has to know of its components.
+    fn about(&self) -> About;
+
+    /// Makes a release of a backup that a person has. Nothing live is touched.
+    fn import<'a>(&'a self, import: &'a Import) -> Doing<'a, Result<Imported, String>>;
+}
+
+/// See [`Hands::about`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    pub host: String,
+    pub shapes: Vec<Shape>,
 }

@@ -9,7 +9,7 @@
 //!                                                └─ facts      what was measured while it was good
 //! ```
 //!
-//! Invariant: it dials; it does not listen.
+//! Invariant: it dials; it listens to nobody but root on its own host, on a socket in its state directory.
 //! Invariant: every step is written down before it begins and after it ends.
 
 pub mod check;
@@ -26,6 +26,7 @@ pub mod host;
 pub mod http;
 pub mod join;
 pub mod ledger;
+pub mod local;
 mod lock;
 pub mod order;
 pub mod policy;
@@ -56,6 +57,7 @@ use crate::{
     host::Host,
     join::Join,
     ledger::{LedgerError, LedgerFile},
+    local::{Service, socket},
     renewal::Renewal,
     session::Session,
 };
@@ -66,6 +68,7 @@ pub struct Agent {
     core: JoinHandle<Result<(), LedgerError>>,
     session: JoinHandle<()>,
     renewal: JoinHandle<()>,
+    local: JoinHandle<()>,
     /// Looks the host over.
     look_over: Option<JoinHandle<()>>,
 }
@@ -97,6 +100,9 @@ impl Agent {
     ) -> anyhow::Result<Self> {
         let (file, ledger) = LedgerFile::open(&state.join("ledger"))?;
         let (core, handle) = Core::new(file, ledger, hands.clone());
+        let listener = socket::bind(state).context("the socket for root on this host")?;
+        let local =
+            tokio::spawn(socket::serve(listener, Service::new(hands.clone(), handle.clone())));
         let (renewed, renewals) = watch::channel(());
         let renewal =
             Renewal { coordinator: coordinator.clone(), identity: identity.clone(), renewed };
@@ -105,6 +111,7 @@ impl Agent {
             core: tokio::spawn(core.run()),
             session: tokio::spawn(session.run()),
             renewal: tokio::spawn(renewal.run()),
+            local,
             look_over: None,
         })
     }
@@ -124,6 +131,7 @@ impl Drop for Agent {
         if let Some(look_over) = &self.look_over {
             look_over.abort();
         }
+        self.local.abort();
         self.session.abort();
         self.renewal.abort();
         self.core.abort();
@@ -136,6 +144,7 @@ pub fn main_impl() -> ExitCode {
         Command::Run(config) => run(&config),
         Command::Check(config) => in_runtime(config.log_json, check(&config)),
         Command::Join(args) => in_runtime(args.log_json, join(&args)),
+        Command::Local(args) => local::cli::main(&args),
     }
 }
 

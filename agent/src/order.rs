@@ -1,4 +1,4 @@
-//! What the coordinator can order, in the agent's own types.
+//! What can be ordered, by the coordinator or by root on the host, in the agent's own types.
 //!
 //! Invariant: no path, no command line, no secret: components and verbs by name, snapshots by hash.
 
@@ -40,6 +40,84 @@ pub struct Order {
     /// Set by the session that it came in by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken: Option<Taken>,
+    #[serde(default, skip_serializing_if = "Origin::is_coordinator")]
+    pub origin: Origin,
+    /// The newest local operation that its sender knew of; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub after: String,
+}
+
+impl Order {
+    /// Whether root on the host took the host with it: what coordinators planned before does not hold any more.
+    pub fn overtakes(&self) -> bool {
+        let takes = self.goal == Goal::Undo || self.steps.iter().any(|step| step.verb.cuts());
+        self.origin.made_here().is_some() && takes
+    }
+}
+
+/// Whose order it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    #[default]
+    Coordinator,
+    Host(MadeHere),
+}
+
+/// A local operation: what root asked for on the host itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeHere {
+    /// `local-20261122-101500`.
+    pub operation: String,
+    /// Who says to have asked.
+    pub by: String,
+    pub at_unix_ms: i64,
+    /// Where it goes, or what it names.
+    pub release: String,
+}
+
+impl MadeHere {
+    /// Why what was planned before does not hold any more.
+    pub fn took_over(&self) -> String {
+        format!(
+            "{} took this host over with {}; what was planned before does not hold",
+            self.by, self.operation
+        )
+    }
+}
+
+impl Origin {
+    /// The local operation that an order belongs to.
+    pub fn made_here(&self) -> Option<&MadeHere> {
+        match self {
+            Self::Coordinator => None,
+            Self::Host(made) => Some(made),
+        }
+    }
+
+    fn is_coordinator(&self) -> bool {
+        self.made_here().is_none()
+    }
+}
+
+/// What root asks for on the host: the same steps as a coordinator's, without its fence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalOrder {
+    pub made: MadeHere,
+    pub plan_hash: String,
+    pub steps: Vec<Step>,
+    pub on_failure: OnFailure,
+}
+
+impl LocalOrder {
+    /// See [`Order::overtakes`].
+    pub fn overtakes(&self) -> bool {
+        self.steps.iter().any(|step| step.verb.cuts())
+    }
+
+    /// Its one track.
+    pub fn key(&self) -> TrackKey {
+        TrackKey { operation: self.made.operation.clone(), stage: 0 }
+    }
 }
 
 /// Which way an order goes.

@@ -71,7 +71,7 @@ pub fn load(path: &Path, host: &str) -> Result<Loaded, LoadError> {
     Ok(loaded)
 }
 
-/// The same for whatever host it names.
+/// [`load`], where no certificate says which host this is: root put the file here.
 pub fn load_any(path: &Path) -> Result<Loaded, LoadError> {
     let bytes = read(path)?;
     let text = String::from_utf8_lossy(&bytes);

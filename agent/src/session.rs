@@ -376,9 +376,14 @@ async fn send(
     up.send(message).await.map_err(|_| Lost::Closed)
 }
 
-/// Whether the host looks different now: a track has ended that changed what serves, or took a snapshot.
+/// Whether the host looks different now: a track has ended that changed what serves, or took a snapshot; or root has
+/// taken the host, which the coordinator has to know before it sends anything more.
 fn changes_host(report: &Report) -> bool {
     let Report::Facts(ledger, records) = report else { return false };
+    let taken = |record: &Record| matches!(record, Record::Accepted(order) if order.overtakes());
+    if records.iter().any(taken) {
+        return true;
+    }
     let ended = records.iter().filter_map(|record| match record {
         Record::Ended { key, .. } => Some(key),
         Record::Fenced(_)

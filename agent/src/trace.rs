@@ -170,7 +170,8 @@ fn result(input: &Input) -> Result<(), &'static str> {
         | Input::Undone { .. }
         | Input::Observed { .. }
         | Input::Welcomed(_)
-        | Input::Order { .. } => Ok(()),
+        | Input::Order { .. }
+        | Input::Local { .. } => Ok(()),
     }
 }
 

@@ -14,10 +14,15 @@
 //! Invariant: a track that cuts capacity runs to its end or is taken back; it never waits for the network.
 //! Invariant: a track that only verifies ends as done or as left: there is nothing to take back, so that nothing is
 //! said to be as it was before.
+//! Invariant: what root orders on the host goes first: an open track of a coordinator is taken back, and what was
+//! planned before is not begun here any more.
 
 use crate::{
     ledger::{Found, Ledger, Record, StepResult, Track},
-    order::{Before, End, Ending, Evidence, Fence, Goal, OnFailure, Order, TrackKey, Verb},
+    order::{
+        Before, End, Ending, Evidence, Fence, Goal, LocalOrder, OnFailure, Order, Origin, TrackKey,
+        Verb,
+    },
 };
 
 /// An open step that was found undone after this many restarts is taken back: it may be what kills the agent.
@@ -26,6 +31,8 @@ const LOOKS_MAX: u32 = 3;
 const UNDO_TRIES_MAX: u32 = 3;
 /// How many ended tracks are kept for answers.
 const TRACKS_KEPT: usize = 64;
+/// How far ahead of a coordinator's sequence a local order is: above whatever it may have sent before it learns of it.
+const LOCAL_AHEAD: u64 = 1 << 20;
 
 /// What the world told.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +43,11 @@ pub enum Input {
     /// An order came; `forbidden` says why this host's policy does not allow it, where it does not.
     Order {
         order: Order,
+        forbidden: Option<String>,
+    },
+    /// Root orders something on the host itself; it is told again while it waits.
+    Local {
+        order: LocalOrder,
         forbidden: Option<String>,
     },
     /// How things are before a step.
@@ -97,6 +109,10 @@ pub enum Reply {
     Ended(TrackKey),
     /// It is not begun and will not be under this fence.
     Refused(String),
+    /// It is not begun: root took this host since it was planned.
+    Overtaken(String),
+    /// A local order: an open track is taken back first.
+    Waits,
 }
 
 /// What follows from an input.
@@ -112,6 +128,7 @@ pub fn decide(ledger: &Ledger, input: Input) -> Decision {
     match input {
         Input::Welcomed(fence) => welcomed(ledger, fence),
         Input::Order { order, forbidden } => order_came(ledger, order, forbidden),
+        Input::Local { order, forbidden } => local_came(ledger, order, forbidden),
         Input::Looked { key, index, before } => {
             records(if work(ledger) == Some(Work::Look { key: key.clone(), index }) {
                 looked(ledger, key, index, before)
@@ -197,6 +214,9 @@ fn order_came(ledger: &Ledger, order: Order, forbidden: Option<String>) -> Decis
     if let Some(why) = outranked(ledger, &order.fence) {
         return refuse(why);
     }
+    if let Some(why) = overtaken(ledger, &order) {
+        return Decision { records: Vec::new(), reply: Some(Reply::Overtaken(why)) };
+    }
     if let Some(track) = ledger.tracks.get(&order.key) {
         if track.order.plan_hash != order.plan_hash {
             return refuse("this operation has another plan here".to_owned());
@@ -221,6 +241,77 @@ fn order_came(ledger: &Ledger, order: Order, forbidden: Option<String>) -> Decis
         return refuse(why);
     }
     accept(ledger, order)
+}
+
+/// Why an order was planned for a host that no longer is as it was then: its sender does not know of the newest local
+/// operation, it is not above that one, or its operation was here before it. The recorded end of such a track is no
+/// answer: it was true before.
+fn overtaken(ledger: &Ledger, order: &Order) -> Option<String> {
+    let local = ledger.newest_local()?;
+    let made = local.order.origin.made_here()?;
+    let fence = &local.order.fence;
+    let below = (order.fence.epoch, order.fence.sequence) <= (fence.epoch, fence.sequence);
+    let same = |track: &&Track| track.order.key.operation == order.key.operation;
+    let before = |track: &Track| track.order.overtakes() || track.accepted < local.accepted;
+    let planned_before = ledger.tracks.values().filter(same).any(before);
+    let unaware = order.after != made.operation;
+    (unaware || below || planned_before).then(|| made.took_over())
+}
+
+/// What root orders goes first. A coordinator's open track is taken back by an order for the same track, so that no
+/// service is left stopped; the local one is accepted once nothing is open.
+fn local_came(ledger: &Ledger, order: LocalOrder, forbidden: Option<String>) -> Decision {
+    if let Some(why) = forbidden {
+        return refuse(why);
+    }
+    let fence = local_fence(ledger, order.overtakes());
+    let key = order.key();
+    let origin = Origin::Host(order.made.clone());
+    let Some(open) = ledger.open() else {
+        if ledger.tracks.contains_key(&key) {
+            return refuse(format!("{} was begun already", key.operation));
+        }
+        let LocalOrder { plan_hash, steps, on_failure, .. } = order;
+        let (goal, traceparent) = (Goal::Forward, String::new());
+        let (attempt, after) = (1, String::new());
+        let order = Order {
+            key,
+            attempt,
+            plan_hash,
+            fence,
+            goal,
+            steps,
+            on_failure,
+            traceparent,
+            origin,
+            after,
+            taken: None,
+        };
+        return accept(ledger, order);
+    };
+    match open.order.origin.made_here() {
+        Some(made) if made.operation == key.operation => {
+            return Decision { records: Vec::new(), reply: Some(Reply::Waits) };
+        }
+        Some(made) => return refuse(format!("{} is at work on this host", made.operation)),
+        None if !order.overtakes() => {
+            let TrackKey { operation, stage } = &open.order.key;
+            return refuse(format!("this host is at work on {operation}, stage {stage}"));
+        }
+        None => {}
+    }
+    let attempt = open.order.attempt.saturating_add(1);
+    let back = Order { attempt, fence, goal: Goal::Undo, origin, ..open.order.clone() };
+    Decision { reply: Some(Reply::Waits), ..accept(ledger, back) }
+}
+
+/// Under the term that is on record. What changes nothing that serves does not rise above its coordinator.
+fn local_fence(ledger: &Ledger, overtakes: bool) -> Fence {
+    // Epochs of coordinators begin at 1: the first one that comes ranks above it.
+    let first = Fence { epoch: 0, instance: String::new(), sequence: 0 };
+    let fence = ledger.fence().cloned().unwrap_or(first);
+    let ahead = if overtakes { LOCAL_AHEAD } else { 0 };
+    Fence { sequence: fence.sequence.saturating_add(ahead), ..fence }
 }
 
 /// The same order again: it is stamped anew, never done anew. While another track is open there is only the answer:
@@ -251,7 +342,9 @@ fn accept(ledger: &Ledger, order: Order) -> Decision {
     let ended = ledger
         .tracks()
         .into_iter()
-        .filter(|track| track.ending.is_some() && track.order.key != key);
+        .filter(|track| track.ending.is_some() && track.order.key != key)
+        // Without it an order from before it could not be told from one after it.
+        .filter(|track| ledger.newest_local().is_none_or(|local| local.accepted != track.accepted));
     let surplus = ledger.tracks.len().saturating_sub(TRACKS_KEPT);
     new.extend(ended.take(surplus).map(|track| Record::Dropped { key: track.order.key.clone() }));
     new.push(Record::Accepted(Box::new(order)));
@@ -428,5 +521,7 @@ fn then(
     records
 }
 
+#[cfg(test)]
+mod local_tests;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! A host as its agent tells it, in the coordinator's own types.
 
 use engine::{
-    ComponentName, Elapsed, HostNow, LiveNow, ReleaseName, SeenSnapshot, SeenTrack, SnapshotHash,
-    SnapshotNow, Timestamp,
+    ComponentName, Elapsed, HostNow, LiveNow, LocalOperation, ReleaseName, SeenSnapshot, SeenTrack,
+    SnapshotHash, SnapshotNow, Timestamp,
 };
 use engine::{Fleet, FleetEvent, FleetState, HostName, OperationId};
 
@@ -24,6 +24,10 @@ pub struct HostStatus {
     pub snapshots: Vec<HeldSnapshot>,
     pub tracks: Vec<(OperationId, SeenTrack)>,
     pub free_bytes: u64,
+    /// The newest operation that root ran on the host itself.
+    pub local: Option<LocalOperation>,
+    /// The fence on its record: counter and instance of the epoch, and the sequence.
+    pub fence: Option<(u64, String, u64)>,
 }
 
 /// One component as it is now.
@@ -123,7 +127,18 @@ impl HostStatus {
                 });
             }
         }
+        if let Some(local) = self.unseen_local(state, host) {
+            let (host, local) = (host.clone(), local.clone());
+            events.push(FleetEvent::ActedLocally { host, local, at: wall() });
+        }
         events
+    }
+
+    /// A local operation that the fleet's record does not have, or not as it stands now.
+    fn unseen_local(&self, state: &FleetState, host: &HostName) -> Option<&LocalOperation> {
+        let local = self.local.as_ref()?;
+        let known = state.local.get(host).map(|seen| &seen.operation);
+        (known != Some(local)).then_some(local)
     }
 
     /// What its ledger holds of one operation.
@@ -142,14 +157,17 @@ pub fn live_release(
     let Some(version) = &row.version else {
         return if row.changed { None } else { row.release.clone() };
     };
+    // What was made of a backup has no version on record: nobody asked the app then.
     let version_of = |release: &ReleaseName| {
         let on_host = state.releases.get(release)?.hosts.get(host)?;
         on_host.snapshots.get(&row.component)?.version.as_ref()
     };
     // The record's own name first: several releases may report one version.
-    if let Some(release) =
-        row.release.as_ref().filter(|release| version_of(release) == Some(version))
-    {
+    let is_it = |release: &&ReleaseName| match version_of(release) {
+        Some(recorded) => recorded == version,
+        None => !row.changed,
+    };
+    if let Some(release) = row.release.as_ref().filter(is_it) {
         return Some(release.clone());
     }
     let known = state.releases.keys().filter(|release| version_of(release) == Some(version)).max();

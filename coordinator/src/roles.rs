@@ -71,6 +71,7 @@ const TABLE: &[(&str, &[Caller])] = &[
     ("/lastgood.v1.OperatorService/Doctor", OPERATOR),
     ("/lastgood.v1.OperatorService/CreateJoinToken", OPERATOR),
     ("/lastgood.v1.OperatorService/RevokeAgent", OPERATOR),
+    ("/lastgood.v1.OperatorService/AcknowledgeHost", OPERATOR),
     ("/lastgood.v1.OperatorService/CreatePlan", OPERATOR),
     ("/lastgood.v1.OperatorService/StartOperation", OPERATOR),
     ("/lastgood.v1.OperatorService/GetOperation", OPERATOR),

@@ -81,6 +81,8 @@ pub enum AskError {
     Busy(OperationId),
     #[error("operation {0} has changed the fleet since")]
     NotNewest(OperationId),
+    #[error("{host}: {why}")]
+    Overtaken { host: HostName, why: String },
     #[error("the coordinator is going down")]
     Gone,
 }
@@ -239,7 +241,7 @@ impl Runner {
         loop {
             self.round(std::mem::take(&mut round)).await?;
             self.settle().await?;
-            self.send();
+            self.send().await;
             match self.gather().await {
                 Some(messages) => round = messages,
                 None => return Ok(()),
@@ -262,6 +264,37 @@ impl Runner {
             None => Message::Input(Input::AgentLost { host: host.clone() }),
         };
         hosts.map(|row| input(&row.host)).collect()
+    }
+
+    /// What was told, between two reminders of what holds no more: a session of such a host changes nothing, and a
+    /// retry does not bring it back.
+    async fn with_overtaken(&self, told: Vec<Input>) -> Vec<Input> {
+        let overtaken = self.overtaken().await.into_iter();
+        let overtaken: Vec<Input> =
+            overtaken.map(|(host, why)| Input::Overtaken { host, why }).collect();
+        overtaken.iter().cloned().chain(told).chain(overtaken.iter().cloned()).collect()
+    }
+
+    /// The newest local operation of each host that has one.
+    async fn local(&self) -> BTreeMap<HostName, String> {
+        let find = |state: &FleetState| {
+            let rows = state.local.iter();
+            rows.map(|(host, seen)| (host.clone(), seen.operation.id.clone())).collect()
+        };
+        self.fleets.read(&self.operation.plan().fleet, find).await.unwrap_or_default()
+    }
+
+    /// The hosts of the plan that root took over since it was made.
+    async fn overtaken(&self) -> BTreeMap<HostName, String> {
+        let plan = self.operation.plan().clone();
+        let id = self.operation.id();
+        let find = |state: &FleetState| {
+            let hosts = plan.hosts.iter();
+            hosts
+                .filter_map(|row| Some((row.host.clone(), state.overtaken(id, &row.host)?)))
+                .collect()
+        };
+        self.fleets.read(&self.operation.plan().fleet, find).await.unwrap_or_default()
     }
 
     async fn gather(&mut self) -> Option<Vec<Message>> {
@@ -306,18 +339,24 @@ impl Runner {
         if !self.operation.allows(&ask) {
             return Ok(Err(AskError::NotNow(phase_word(self.operation.phase()))));
         }
-        if let Ask::Retry(_) = ask
-            && let Err(refused) = self.claim().await
-        {
-            return Ok(Err(refused));
+        if let Ask::Retry(hosts) = &ask {
+            let overtaken = self.overtaken().await;
+            if let Some((host, why)) = overtaken.iter().find(|(host, _)| hosts.contains(host)) {
+                return Ok(Err(AskError::Overtaken { host: host.clone(), why: why.clone() }));
+            }
+            if let Err(refused) = self.claim().await {
+                return Ok(Err(refused));
+            }
         }
-        let events = decide(&self.operation, vec![Input::Asked { ask, by }], self.clock.now());
+        let inputs = self.with_overtaken(vec![Input::Asked { ask, by }]).await;
+        let events = decide(&self.operation, inputs, self.clock.now());
         self.commit(events).await?;
         Ok(Ok(()))
     }
 
     /// The events that follow; of an ended operation only those that it may still have.
     async fn decided(&mut self, inputs: Vec<Input>) -> Vec<Event> {
+        let inputs = self.with_overtaken(inputs).await;
         if !matches!(self.operation.phase(), Phase::Ended(_)) {
             return decide(&self.operation, inputs, self.clock.now());
         }
@@ -405,11 +444,15 @@ impl Runner {
         self.fleets.change(&fleet, settle).await.map_err(RunnerError::Fleet)
     }
 
-    /// Sends what is outstanding to sessions that do not have it yet.
-    fn send(&mut self) {
+    /// Sends what is outstanding to sessions that do not have it yet. What root took over gets nothing: the news may
+    /// be on record before this runner has heard of it.
+    async fn send(&mut self) {
         let outstanding = self.operation.outstanding();
         let traceparent =
             trace::of(&self.entries).map_or_else(String::new, |trace| trace.traceparent.clone());
+        let overtaken =
+            if outstanding.is_empty() { BTreeMap::new() } else { self.overtaken().await };
+        let local = if outstanding.is_empty() { BTreeMap::new() } else { self.local().await };
         let open: BTreeSet<_> =
             outstanding.iter().map(|c| (c.host.clone(), c.stage, c.attempt)).collect();
         self.sent.retain(|key, _| open.contains(key));
@@ -417,6 +460,9 @@ impl Runner {
             let key = (command.host.clone(), command.stage, command.attempt);
             let generation = self.sessions.generation(&command.host);
             if generation.is_none() || self.sent.get(&key) == generation.as_ref() {
+                continue;
+            }
+            if overtaken.contains_key(&command.host) {
                 continue;
             }
             let order = |epoch, sequence| Order {
@@ -431,6 +477,7 @@ impl Runner {
                     Goal::Undo => Vec::new(),
                 },
                 on_failure: self.operation.plan().on_failure,
+                after_local: local.get(&command.host).cloned().unwrap_or_default(),
                 epoch,
                 sequence,
                 traceparent: traceparent.clone(),
@@ -528,6 +575,7 @@ fn log(operation: &OperationId, event: &Event) {
         Event::BecameUnknown { host, why, .. } => {
             tracing::warn!(%operation, %host, why, "host became unknown")
         }
+        Event::Overtaken { host, why, .. } => tracing::warn!(%operation, %host, why, "overtaken"),
         Event::Halted { why, .. } => tracing::warn!(%operation, why, "halted"),
         Event::Ended { result, .. } => tracing::info!(%operation, ?result, "ended"),
         Event::StageBegan { .. }

@@ -35,6 +35,8 @@ pub struct Order {
     pub goal: Goal,
     pub steps: Vec<Step>,
     pub on_failure: OnFailure,
+    /// The newest local operation of the host that is on record; empty for none.
+    pub after_local: String,
     pub epoch: Epoch,
     pub sequence: u64,
     /// The operation's place in its trace, as W3C writes it; may be empty.
@@ -123,6 +125,7 @@ impl Sessions {
         inner.generation += 1;
         let generation = inner.generation;
         let sequence = inner.hosts.get(host).map_or(0, |host| host.sequence);
+        let sequence = sequence.max(self.told_sequence(&status));
         let new = Host {
             status,
             agent_version: hello.agent_version,
@@ -149,6 +152,7 @@ impl Sessions {
         let mut inner = self.lock();
         match inner.hosts.get_mut(host).filter(|host| host.generation() == Some(generation)) {
             Some(host) => {
+                host.sequence = host.sequence.max(self.told_sequence(&status));
                 host.status = status;
                 host.last_seen = wall();
                 host.heard = self.next_word();
@@ -234,6 +238,18 @@ impl Sessions {
             .hosts
             .get(host)
             .is_some_and(|host| host.generation() == Some(generation) && host.heard <= since)
+    }
+
+    /// How far our term has come on a host: root's own operations take numbers of it, which ours have to rise above.
+    fn told_sequence(&self, status: &HostStatus) -> u64 {
+        match &status.fence {
+            Some((counter, instance, sequence))
+                if *counter == self.epoch.counter && *instance == self.epoch.instance =>
+            {
+                *sequence
+            }
+            Some(_) | None => 0,
+        }
     }
 
     fn next_word(&self) -> u64 {

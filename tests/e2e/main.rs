@@ -5,6 +5,7 @@
 mod doctor;
 mod golden;
 mod join;
+mod local;
 mod operations;
 mod refusals;
 mod traces;

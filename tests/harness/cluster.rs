@@ -113,7 +113,7 @@ impl Cluster {
         if !identity.exists() {
             self.identity(Role::Agent, host);
         }
-        let state = self.path(&format!("{host}-state"));
+        let state = self.state(host);
         let agent =
             Agent::start_with(self.address.to_string(), identity, &state, hands).expect("an agent");
         self.agents.insert(host.to_owned(), agent);
@@ -173,6 +173,11 @@ impl Cluster {
     /// Takes a host's ledger away, as a replaced disk does. Its agent must be stopped.
     pub fn forget(&self, host: &str) {
         std::fs::remove_dir_all(self.path(&format!("{host}-state"))).expect("a state directory");
+    }
+
+    /// The state directory of a host's agent.
+    pub fn state(&self, host: &str) -> PathBuf {
+        self.path(&format!("{host}-state"))
     }
 
     /// Where the journal is.

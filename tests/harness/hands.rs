@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agent::{
     drivers::Doing,
-    hands::Hands,
+    hands::{About, Hands},
     host::VERBS,
     ledger::{Found, StepResult},
+    local::{Import, Imported, Shape},
     order::{Before, Evidence, Step, Verb},
     status::{ComponentStatus, HostStatus, Problem, Snapshot},
 };
@@ -262,5 +263,21 @@ impl Hands for ScriptedHands {
                 free_bytes: 1 << 30,
             }
         })
+    }
+
+    fn about(&self) -> About {
+        let shape = Shape {
+            name: COMPONENT.to_owned(),
+            reloads: false,
+            stop_within_ms: 5_000,
+            ready_within_ms: 5_000,
+            stable_for_ms: 0,
+            hooks: Vec::new(),
+        };
+        About { host: "scripted".to_owned(), shapes: vec![shape] }
+    }
+
+    fn import<'a>(&'a self, import: &'a Import) -> Doing<'a, Result<Imported, String>> {
+        Box::pin(async move { Err(format!("{} has no files here", import.component)) })
     }
 }

@@ -7,7 +7,7 @@
 
 use agent::{
     ledger::{Found, Ledger, Record, StepResult, Track},
-    order::{Before, End, Ending, Fence, Order, Step, TrackKey, Verb},
+    order::{Before, End, Ending, Fence, LocalOrder, Order, Step, TrackKey, Verb},
     worker::{self, Input, Reply, Work},
 };
 use engine::{Evidence, SeenTrack, StepReport, StepState, TrackEnd, TrackEnding};
@@ -29,6 +29,8 @@ pub(crate) struct Agent {
     pub(crate) records: Vec<Record>,
     pub(crate) ledger: Ledger,
     pub(crate) session: Option<Link>,
+    /// What root ordered, while a track is taken back for it.
+    pub(crate) waiting: Option<LocalOrder>,
     job: Option<Job>,
     jobs: u64,
 }
@@ -67,6 +69,7 @@ impl Agent {
             records: Vec::new(),
             ledger: Ledger::default(),
             session: None,
+            waiting: None,
             job: None,
             jobs: 0,
         }
@@ -93,7 +96,7 @@ impl World {
     pub(crate) fn crash_agent(&mut self, host: usize) {
         self.note(|| format!("h{host} dies"));
         let agent = &mut self.agents[host];
-        (agent.alive, agent.job) = (false, None);
+        (agent.alive, agent.job, agent.waiting) = (false, None, None);
         agent.life += 1;
         agent.ledger = Ledger::replay(&agent.records);
         if let Some(link) = agent.session.take() {
@@ -130,8 +133,10 @@ impl World {
         if self.agents[host].ledger.open().is_none() {
             self.watch.told_idle(host, term);
         }
-        let tracks = self.agents[host].ledger.tracks().into_iter().map(seen).collect();
-        self.send_up(host, Up::Status(tracks));
+        let tracks = self.agents[host].ledger.tracks().into_iter().filter(is_theirs);
+        let tracks = tracks.map(seen).collect();
+        let taken = self.taken(host);
+        self.send_up(host, Up::Status(tracks, taken));
     }
 
     pub(crate) fn order_came(&mut self, host: usize, mut order: Order) {
@@ -151,9 +156,13 @@ impl World {
             Some(Reply::Ended(key)) => self.tell_end(host, &key),
             Some(Reply::Refused(why)) => {
                 self.note(|| format!("h{host} refuses stage {stage}, attempt {attempt}: {why}"));
-                self.send_up(host, Up::Refused { stage, attempt, why });
+                self.send_up(host, Up::Refused { stage, attempt, why, overtaken: false });
             }
-            Some(Reply::Taken) | None => {}
+            Some(Reply::Overtaken(why)) => {
+                self.note(|| format!("h{host} is root's: {why}"));
+                self.send_up(host, Up::Refused { stage, attempt, why, overtaken: true });
+            }
+            Some(Reply::Taken | Reply::Waits) | None => {}
         }
         self.pursue(host);
     }
@@ -162,12 +171,13 @@ impl World {
     fn result(&mut self, host: usize, input: Input) {
         let decision = worker::decide(&self.agents[host].ledger, input);
         if self.record(host, decision.records, None) {
+            self.root_goes_on(host);
             self.pursue(host);
         }
     }
 
     /// Append, apply, tell. False if the process died of it.
-    fn record(
+    pub(crate) fn record(
         &mut self,
         host: usize,
         records: Vec<Record>,
@@ -188,6 +198,7 @@ impl World {
             let verdict = self.watch.p01_one_authority(host, &records, wire);
             self.watch.judge(verdict);
             self.watch.recorded(host, &records);
+            self.watch.root_took(host, &records, &self.machines[host]);
         }
         if crash.is_some() {
             self.crash_agent(host);
@@ -218,7 +229,8 @@ impl World {
                 Record::StepEnded { key, index, .. } => (key, *index, StepState::Failed),
                 Record::UndoEnded { key, index, .. } => (key, *index, StepState::Undone),
                 Record::Ended { key, .. } => {
-                    let track = ledger.tracks().into_iter().find(|track| track.order().key == *key);
+                    let mut tracks = ledger.tracks().into_iter().filter(is_theirs);
+                    let track = tracks.find(|track| track.order().key == *key);
                     if let Some((stage, attempt, ending)) = track.and_then(ended) {
                         self.send_up(host, Up::Ended { stage, attempt, ending });
                     }
@@ -231,10 +243,8 @@ impl World {
                 | Record::UndoBegan { .. }
                 | Record::Dropped { .. } => continue,
             };
-            let Some(track) = ledger.tracks().into_iter().find(|track| track.order().key == *key)
-            else {
-                continue;
-            };
+            let mut tracks = ledger.tracks().into_iter().filter(is_theirs);
+            let Some(track) = tracks.find(|track| track.order().key == *key) else { continue };
             let (stage, attempt) = (key.stage as usize, track.order().attempt);
             let step = StepReport { index, state, duration_ms: 0, detail: String::new() };
             self.send_up(host, Up::Step { stage, attempt, step });
@@ -250,7 +260,7 @@ impl World {
     }
 
     /// Begins what the worker says is next, unless it is being done.
-    fn pursue(&mut self, host: usize) {
+    pub(crate) fn pursue(&mut self, host: usize) {
         let agent = &mut self.agents[host];
         let Some(work) = worker::work(&agent.ledger) else {
             agent.job = None;
@@ -447,6 +457,11 @@ fn ended(track: &Track) -> Option<(usize, u32, TrackEnding)> {
     let (steps, evidence) = (steps.collect(), evidence.collect());
     let ending = TrackEnding { end, reason: reason.clone(), steps, evidence };
     Some((track.order().key.stage as usize, track.order().attempt, ending))
+}
+
+/// A track that a coordinator ordered, and that root did not take from it.
+pub(crate) fn is_theirs(track: &&Track) -> bool {
+    track.order().origin.made_here().is_none()
 }
 
 /// A track as a hello tells it.

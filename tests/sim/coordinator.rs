@@ -15,7 +15,7 @@ use rand::RngExt as _;
 
 use crate::{
     faults::{Mutant, Who},
-    world::{Down, Due, Up, World, host_index, host_name},
+    world::{Down, Due, Taken, Up, World, host_index, host_name},
 };
 
 /// How long the runner collects inputs before it decides.
@@ -35,6 +35,9 @@ pub(crate) struct Coordinator {
     sessions: BTreeMap<usize, Session>,
     /// Orders sent on the sessions that are open.
     sent: BTreeSet<(usize, usize, u32)>,
+    /// Hosts that root took, on the fleet's record; and what of it is news since the last turn.
+    taken: BTreeMap<usize, String>,
+    news: Vec<usize>,
     inbox: Vec<Input>,
     turn: Option<u64>,
     /// Operation time when this process started, and when that was.
@@ -68,6 +71,8 @@ impl Coordinator {
             operation,
             sessions: BTreeMap::new(),
             sent: BTreeSet::new(),
+            taken: BTreeMap::new(),
+            news: Vec::new(),
             inbox: Vec::new(),
             turn: None,
             base: Elapsed(0),
@@ -108,13 +113,15 @@ impl World {
                     self.send_down(host, session, Down::Welcome(fence));
                 }
             }
-            Up::Status(tracks) => {
+            Up::Taken(taken) => self.learn(host, &taken),
+            Up::Status(tracks, taken) => {
                 let row = self.coordinator.sessions.get_mut(&host);
                 let Some(row) = row.filter(|row| row.session == session && !row.open) else {
                     return;
                 };
                 row.open = true;
                 self.coordinator.sent.retain(|(other, _, _)| *other != host);
+                self.learn(host, &taken);
                 self.note(|| format!("coordinator: h{host} is back with {} tracks", tracks.len()));
                 self.tell_coordinator(Input::AgentBack { host: name, tracks });
             }
@@ -124,11 +131,37 @@ impl World {
             Up::Ended { stage, attempt, ending } => {
                 self.tell_coordinator(Input::TrackEnded { host: name, stage, attempt, ending });
             }
-            Up::Refused { stage, attempt, why } => {
-                let ending = ending(TrackEnd::Refused, why);
+            Up::Refused { stage, attempt, why, overtaken } => {
+                let end = if overtaken { TrackEnd::Stuck } else { TrackEnd::Refused };
+                let ending = ending(end, why);
                 self.tell_coordinator(Input::TrackEnded { host: name, stage, attempt, ending });
             }
         }
+    }
+
+    /// Root took a host: on record before anything else is sent there, under a sequence above root's.
+    fn learn(&mut self, host: usize, taken: &Taken) {
+        let coordinator = &mut self.coordinator;
+        let ours = taken.fence.as_ref().filter(|fence| {
+            fence.epoch == coordinator.epoch && fence.instance == instance(coordinator.epoch)
+        });
+        coordinator.sequence = ours.map_or(0, |fence| fence.sequence).max(coordinator.sequence);
+        if let Some(newest) = &taken.newest {
+            coordinator.news.push(host);
+            if self.mutant != Some(Mutant::IgnoresRoot) {
+                coordinator.taken.insert(host, newest.clone());
+            }
+            self.turn_at(self.now + TURN_MS);
+        }
+    }
+
+    /// What holds no more, before and after everything else: a retry must not bring it back.
+    fn overtaken(&self) -> impl Iterator<Item = Input> + use<> {
+        let hosts: Vec<usize> = self.coordinator.taken.keys().copied().collect();
+        let why = "root took it".to_owned();
+        hosts
+            .into_iter()
+            .map(move |host| Input::Overtaken { host: host_name(host), why: why.clone() })
     }
 
     /// The coordinator's side of a broken session.
@@ -176,9 +209,12 @@ impl World {
             return;
         }
         coordinator.turn = None;
-        let mut inputs = std::mem::take(&mut coordinator.inbox);
-        inputs.push(Input::Tick);
+        let told = std::mem::take(&mut coordinator.inbox);
+        let news = std::mem::take(&mut coordinator.news);
         let elapsed = coordinator.elapsed(now);
+        let inputs = self.overtaken().chain(told).chain(self.overtaken());
+        let inputs = inputs.chain([Input::Tick]).collect();
+        let coordinator = &mut self.coordinator;
         let events = decide(&coordinator.operation, inputs, elapsed);
         if !events.is_empty() {
             if self.mutant == Some(Mutant::CoordinatorSendsFirst) {
@@ -197,6 +233,7 @@ impl World {
             self.apply(&events);
             self.watch.shown(self.coordinator.journal.len());
         }
+        self.watch.coordinator_knows(news);
         self.act();
     }
 
@@ -223,7 +260,9 @@ impl World {
         for to in self.coordinator.operation.outstanding() {
             let host = host_index(&to.host);
             let open = self.coordinator.sessions.get(&host).filter(|row| row.open).copied();
-            let Some(row) = open else { continue };
+            let Some(row) = open.filter(|_| !self.coordinator.taken.contains_key(&host)) else {
+                continue;
+            };
             if self.coordinator.sent.insert((host, to.stage, to.attempt)) {
                 let fence = self.coordinator.fence();
                 let message = Down::Order(Box::new(self.order(&to, fence)));
@@ -263,6 +302,8 @@ impl World {
             },
             traceparent: String::new(),
             taken: None,
+            origin: order::Origin::Coordinator,
+            after: self.coordinator.taken.get(&host_index(&to.host)).cloned().unwrap_or_default(),
         }
     }
 
@@ -283,6 +324,7 @@ impl World {
         coordinator.up = false;
         coordinator.life += 1;
         coordinator.inbox.clear();
+        coordinator.news.clear();
         coordinator.sent.clear();
         coordinator.turn = None;
         coordinator.sessions.clear();
@@ -422,6 +464,7 @@ fn event_word(event: &Event) -> String {
         | Event::BecameUnknown { .. }
         | Event::SeenInWork { .. }
         | Event::SeenIdle { .. }
+        | Event::Overtaken { .. }
         | Event::StageEnded { .. }
         | Event::Asked { .. }
         | Event::Halted { .. }

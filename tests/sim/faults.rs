@@ -28,6 +28,8 @@ pub(crate) struct Faults {
     pub(crate) step_hangs: u32,
     /// How many times a person asks for something.
     pub(crate) asks: u32,
+    /// How many times root rolls a host back by itself.
+    pub(crate) root: u32,
     /// How long all this goes on.
     pub(crate) until_ms: u64,
 }
@@ -40,7 +42,7 @@ impl Faults {
 
     /// Much of what shows whether two coordinators can be kept apart.
     pub(crate) fn two_terms(self) -> Self {
-        Self { loss: 60, deaths: 40, old_term: 1_000, step_fails: 0, asks: 0, ..self }
+        Self { loss: 60, deaths: 40, old_term: 1_000, step_fails: 0, asks: 0, root: 0, ..self }
     }
 
     /// Some of everything; in each seed some of it much and some of it not at all.
@@ -62,6 +64,7 @@ impl Faults {
             step_fails: some(60),
             step_hangs: some(20),
             asks: some(8),
+            root: some(3),
             until_ms: rng.random_range(20_000..120_000),
         }
     }
@@ -99,6 +102,8 @@ pub(crate) enum Mutant {
     ForgetsTheWelcome,
     /// The coordinator takes a lost agent for one that is done.
     LostIsDone,
+    /// The coordinator does not listen to what root did on a host.
+    IgnoresRoot,
     /// A switch that was half done counts as done.
     HalfIsDone,
 }

@@ -214,6 +214,12 @@ impl Machine {
         self.parts.values().any(|part| part.services.values().any(|runs| !*runs))
     }
 
+    /// Between two releases, or with a service down.
+    pub(crate) fn is_torn(&self) -> bool {
+        let mixed = self.parts.values().any(|part| matches!(part.live, Tree::Mixed { .. }));
+        mixed || self.is_down()
+    }
+
     /// What a step shows: the digest for a switch.
     pub(crate) fn evidence(&self, step: &Step, before: Option<&Before>) -> Option<Evidence> {
         let Tree::Whole(live) = &self.parts[&step.component].live else { return None };

@@ -56,6 +56,11 @@ struct HostWatch {
     /// The highest term that was told that nothing is open here.
     idle_told: u64,
     out: bool,
+    /// Root took it; and the coordinator has taken note of that.
+    taken: bool,
+    known: bool,
+    /// An order of the coordinator was open when root did.
+    interrupted: bool,
 }
 
 impl Watch {
@@ -107,6 +112,12 @@ impl Watch {
                                 "p01: h{host} took {fence:?} although it had recorded {highest:?}"
                             ));
                         }
+                    }
+                    let theirs = matches!(record, Record::Accepted(order) if order.origin.made_here().is_none());
+                    if theirs && watch.taken && !self.alone {
+                        return Err(format!(
+                            "p01: h{host} began an order that was planned before root took it"
+                        ));
                     }
                     if matches!(record, Record::Accepted(_)) && fence.epoch < watch.idle_told {
                         return Err(format!(
@@ -192,6 +203,29 @@ impl Watch {
         }
     }
 
+    /// Root's orders: what they are taken back to, and what they take from the coordinator.
+    pub(crate) fn root_took(&mut self, host: usize, records: &[Record], machine: &Machine) {
+        let watch = &mut self.hosts[host];
+        for record in records {
+            let Record::Accepted(order) = record else { continue };
+            let Some(made) = order.origin.made_here() else { continue };
+            watch.taken = true;
+            if made.operation == order.key.operation {
+                // What is neither whole nor running cannot be compared with afterwards.
+                watch.first = (!machine.is_torn()).then(|| machine.clone());
+            } else {
+                watch.interrupted = true;
+            }
+        }
+    }
+
+    /// The coordinator decided with the knowledge that root took these hosts.
+    pub(crate) fn coordinator_knows(&mut self, hosts: Vec<usize>) {
+        for host in hosts {
+            self.hosts[host].known = true;
+        }
+    }
+
     /// What an agent told the coordinator; it has to be on record when the agent starts again.
     pub(crate) fn agent_told(&mut self, host: usize, operation: &str, message: &Up) {
         let told = &mut self.hosts[host].told;
@@ -206,13 +240,13 @@ impl Watch {
         match message {
             Up::Step { stage, attempt, .. } => enter(*stage, *attempt, None),
             Up::Ended { stage, attempt, ending } => enter(*stage, *attempt, end(ending.end)),
-            Up::Status(tracks) => {
+            Up::Status(tracks, _) => {
                 for track in tracks {
                     let end = track.ending.as_ref().and_then(|ending| end(ending.end));
                     enter(track.stage, track.attempt, end);
                 }
             }
-            Up::Hello | Up::Refused { .. } => {}
+            Up::Hello | Up::Refused { .. } | Up::Taken(_) => {}
         }
     }
 
@@ -357,6 +391,24 @@ impl World {
         for row in self.coordinator.operation.outcomes() {
             let host = host_index(&row.host);
             let machine = &self.machines[host];
+            let watch = &self.watch.hosts[host];
+            if watch.taken {
+                let ended = matches!(self.coordinator.operation.phase(), Phase::Ended(_));
+                let as_planned = matches!(row.outcome, Outcome::Restored | Outcome::Original);
+                // Of an ended operation the outcome was true then.
+                if watch.known && !ended && as_planned {
+                    return Err(format!(
+                        "p03: root took h{host}, and it is reported {:?}",
+                        row.outcome
+                    ));
+                }
+                if watch.interrupted && row.outcome == Outcome::Restored {
+                    return Err(format!(
+                        "p03: root broke into h{host}, and it is reported restored"
+                    ));
+                }
+                continue;
+            }
             match row.outcome {
                 Outcome::Restored => {
                     for (component, snapshot) in &self.targets {
@@ -453,6 +505,10 @@ impl World {
 
     fn is_out(&self, host: usize) -> bool {
         let machine = &self.machines[host];
+        // No budget of a coordinator's binds root.
+        if self.watch.hosts[host].taken {
+            return false;
+        }
         let mixed = machine.parts.values().any(|part| matches!(part.live, Tree::Mixed { .. }));
         let open = self.agents[host].ledger.open();
         let cutting = open.is_some_and(|track| {

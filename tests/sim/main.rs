@@ -20,6 +20,7 @@ mod fleet;
 mod host;
 mod invariants;
 mod network;
+mod root;
 mod world;
 
 use std::{collections::BTreeMap, thread};
@@ -181,6 +182,7 @@ fn every_mutant_is_caught() {
         (Mutant::IgnoresTheFence, &["p01"]),
         (Mutant::ForgetsTheWelcome, &["p01"]),
         (Mutant::LostIsDone, &["p03", "p07"]),
+        (Mutant::IgnoresRoot, &["p03"]),
         (Mutant::HalfIsDone, &["p03", "p04"]),
     ];
     let first = |mutant| {

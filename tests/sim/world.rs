@@ -42,8 +42,10 @@ pub(crate) enum Down {
 #[derive(Clone, Debug)]
 pub(crate) enum Up {
     Hello,
-    /// What its ledger holds, after the term of the welcome was recorded.
-    Status(Vec<SeenTrack>),
+    /// What its ledger holds, after the term of the welcome was recorded; and whether root took the host.
+    Status(Vec<SeenTrack>, Taken),
+    /// Root took the host, in the middle of a session.
+    Taken(Taken),
     Step {
         stage: usize,
         attempt: u32,
@@ -58,7 +60,15 @@ pub(crate) enum Up {
         stage: usize,
         attempt: u32,
         why: String,
+        overtaken: bool,
     },
+}
+
+/// Whether root ever took a host, and the fence on its record.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Taken {
+    pub(crate) newest: Option<String>,
+    pub(crate) fence: Option<Fence>,
 }
 
 /// Whom a session leads to.
@@ -91,6 +101,7 @@ pub(crate) enum Due {
     CoordinatorStarts,
     PersonAsks,
     HostileOrder { host: usize },
+    RootActs { host: usize },
     Heal,
 }
 
@@ -262,6 +273,7 @@ impl World {
                 self.later(when, Due::HostileOrder { host });
             }
         }
+        self.root_comes();
         self.later(self.faults.until_ms, Due::Heal);
     }
 
@@ -278,6 +290,7 @@ impl World {
             let when = self.rng.random_range(0..self.faults.until_ms.max(1));
             self.later(when, Due::SomebodyDies);
         }
+        self.root_comes();
         self.later(self.faults.until_ms, Due::Heal);
         self.tell_coordinator(Input::Tick);
     }
@@ -303,6 +316,7 @@ impl World {
             Due::CoordinatorStarts => self.start_coordinator(),
             Due::PersonAsks => self.person_asks(),
             Due::HostileOrder { host } => self.hostile_order(host),
+            Due::RootActs { host } => self.root_acts(host),
             Due::Heal => self.heal(),
         }
     }
@@ -371,7 +385,8 @@ impl World {
             | Due::AgentDies { .. }
             | Due::SomebodyDies
             | Due::Turn { .. }
-            | Due::HostileOrder { .. } => false,
+            | Due::HostileOrder { .. }
+            | Due::RootActs { .. } => false,
         };
         self.healed.is_some()
             && ended

@@ -2,12 +2,17 @@
 
 use proto::v1;
 
-use crate::order::{Fence, Goal, OnFailure, Order, Step, TrackKey, Verb};
+use crate::{
+    local::OPERATION_PREFIX,
+    order::{Fence, Goal, OnFailure, Order, Origin, Step, TrackKey, Verb},
+};
 
 /// Names and hashes are short; anything longer is not one.
 const TEXT_BYTES_MAX: usize = 256;
 /// More steps than this are no order of ours.
 const STEPS_MAX: usize = 64;
+/// No coordinator sends so many orders; above it is room for what root orders on the host.
+const SEQUENCE_MAX: u64 = u64::MAX / 2;
 
 /// An order that does not say what it has to, or says what this agent does not know.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +45,12 @@ pub fn order(message: v1::Order, host: &str) -> Result<Order, WireError> {
     if id.host != host {
         return Err(WireError::Missing("an id for this host"));
     }
+    if id.operation.starts_with(OPERATION_PREFIX) {
+        return Err(WireError::Missing("an id of a coordinator's operation"));
+    }
+    if message.sequence > SEQUENCE_MAX {
+        return Err(WireError::TooLong("sequence"));
+    }
     let epoch = message.epoch.ok_or(WireError::Missing("epoch"))?;
     if message.steps.len() > STEPS_MAX {
         return Err(WireError::TooLong("steps"));
@@ -58,6 +69,8 @@ pub fn order(message: v1::Order, host: &str) -> Result<Order, WireError> {
         on_failure,
         traceparent: short("traceparent", message.traceparent)?,
         taken: None,
+        origin: Origin::Coordinator,
+        after: short("after_local", message.after_local)?,
     })
 }
 

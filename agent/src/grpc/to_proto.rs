@@ -5,7 +5,8 @@ use proto::v1;
 use crate::{
     core::{DETAIL_BYTES_MAX, Report},
     ledger::{Ledger, Record, StepResult, StepState, Track},
-    order::{End, Evidence, Goal, Order, TrackKey, Verb},
+    local::{self, LocalOperation},
+    order::{End, Evidence, Fence, Goal, Order, TrackKey, Verb},
     status::{ComponentStatus, HostStatus, Problem, Snapshot},
     text::shortened,
 };
@@ -16,18 +17,9 @@ pub fn report(report: &Report, host: &str) -> Vec<v1::Report> {
         Report::Facts(ledger, records) => {
             records.iter().filter_map(|record| fact(ledger, record, host)).collect()
         }
-        Report::Refused(order, reason, ledger) => {
-            let fence = ledger.fence();
-            let refused = v1::Refused {
-                reason: reason.clone(),
-                highest_epoch: fence
-                    .map(|f| v1::Epoch { counter: f.epoch, instance: f.instance.clone() }),
-                highest_sequence: fence.map_or(0, |fence| fence.sequence),
-            };
-            vec![v1::Report {
-                id: Some(id(order, host)),
-                report: Some(v1::report::Report::Refused(refused)),
-            }]
+        Report::Refused(order, reason, ledger) => vec![refused(order, reason, ledger, host, false)],
+        Report::Overtaken(order, reason, ledger) => {
+            vec![refused(order, reason, ledger, host, true)]
         }
         Report::Answer(order, ledger) => {
             let track = ledger.tracks().into_iter().find(|track| track.order().key == order.key);
@@ -43,9 +35,33 @@ pub fn report(report: &Report, host: &str) -> Vec<v1::Report> {
     }
 }
 
+fn refused(
+    order: &Order,
+    reason: &str,
+    ledger: &Ledger,
+    host: &str,
+    overtaken: bool,
+) -> v1::Report {
+    let fence = ledger.fence();
+    let refused = v1::Refused {
+        reason: reason.to_owned(),
+        highest_epoch: fence.map(epoch),
+        highest_sequence: fence.map_or(0, |fence| fence.sequence),
+        overtaken,
+    };
+    v1::Report { id: Some(id(order, host)), report: Some(v1::report::Report::Refused(refused)) }
+}
+
+fn epoch(fence: &Fence) -> v1::Epoch {
+    v1::Epoch { counter: fence.epoch, instance: fence.instance.clone() }
+}
+
 fn fact(ledger: &Ledger, record: &Record, host: &str) -> Option<v1::Report> {
-    let track =
-        |key: &TrackKey| ledger.tracks().into_iter().find(|track| track.order().key == *key);
+    // What root ordered is no report on a coordinator's order; the status tells of it.
+    let theirs = |track: &&Track| track.order().origin.made_here().is_none();
+    let track = |key: &TrackKey| {
+        ledger.tracks().into_iter().filter(theirs).find(|track| track.order().key == *key)
+    };
     let step = |key: &TrackKey, index: usize, state: v1::StepState, result: Option<&StepResult>| {
         let report = v1::StepReport {
             index: small(index),
@@ -86,8 +102,29 @@ pub fn host_status(status: &HostStatus, ledger: &Ledger, host: &str) -> v1::Host
         policy_hash: status.policy_hash.clone(),
         components: status.components.iter().map(component).collect(),
         snapshots: status.snapshots.iter().map(snapshot).collect(),
-        tracks: ledger.tracks().into_iter().map(|track| track_status(track, host)).collect(),
+        tracks: ledger
+            .tracks()
+            .into_iter()
+            .filter(|track| track.order().origin.made_here().is_none())
+            .map(|track| track_status(track, host))
+            .collect(),
         free_bytes: status.free_bytes,
+        local_operations: local::operations(ledger).iter().map(local_operation).collect(),
+        highest_epoch: ledger.fence().map(epoch),
+        highest_sequence: ledger.fence().map_or(0, |fence| fence.sequence),
+    }
+}
+
+fn local_operation(row: &LocalOperation) -> v1::LocalOperation {
+    v1::LocalOperation {
+        id: row.made.operation.clone(),
+        at_unix_ms: row.made.at_unix_ms,
+        by: row.made.by.clone(),
+        to_release: row.made.release.clone(),
+        ended: row.ending.as_ref().map(|ending| v1::LocalEnd {
+            end: track_end(ending.end).into(),
+            reason: cut(&ending.reason),
+        }),
     }
 }
 
@@ -151,18 +188,21 @@ fn track_status(track: &Track, host: &str) -> v1::TrackStatus {
 
 fn track_ended(track: &Track) -> Option<v1::TrackEnded> {
     let ending = track.ending()?;
-    let end = match ending.end {
-        End::Done => v1::TrackEnd::Done,
-        End::Undone => v1::TrackEnd::Undone,
-        End::Left => v1::TrackEnd::Left,
-        End::Stuck => v1::TrackEnd::Stuck,
-    };
     Some(v1::TrackEnded {
-        end: end.into(),
+        end: track_end(ending.end).into(),
         reason: cut(&ending.reason),
         steps: track.steps().map(|(index, step)| step_report(index, step)).collect(),
         evidence: track.evidence().iter().map(evidence).collect(),
     })
+}
+
+fn track_end(end: End) -> v1::TrackEnd {
+    match end {
+        End::Done => v1::TrackEnd::Done,
+        End::Undone => v1::TrackEnd::Undone,
+        End::Left => v1::TrackEnd::Left,
+        End::Stuck => v1::TrackEnd::Stuck,
+    }
 }
 
 fn step_report(index: usize, step: &StepState) -> v1::StepReport {

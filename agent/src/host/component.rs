@@ -15,11 +15,14 @@ use crate::{
     drivers::{BuildError, Triggers},
     facts::Facts,
     ledger::Found,
+    local::{Import, Imported, Owner},
     order::{Before, Evidence, Step, Verb},
     probe::{Prober, Tried, Wanted, Windows},
     redact::Redactor,
     status::{CheckStatus, ComponentStatus},
-    store::{ComponentFiles, Difference, Hash, Label, Observed, Store, StoreError},
+    store::{
+        Backup, BackupOwner, ComponentFiles, Difference, Hash, Label, Observed, Store, StoreError,
+    },
 };
 
 /// How long a check may take when the host is only looked at.
@@ -494,6 +497,38 @@ impl Component {
             tried.push(one.await.expect("a try does not panic"));
         }
         tried
+    }
+
+    /// Makes a release of a backup. Its version is not known: nobody asked the app when it was made.
+    pub(super) async fn import(&self, import: &Import) -> Result<Imported, String> {
+        let label = Label {
+            release: import.release.clone(),
+            version: None,
+            taken_at_unix_ms: import.taken_at_unix_ms,
+        };
+        let files = import.files.iter();
+        let backup = Backup {
+            from: import.from.clone(),
+            files: files.map(|row| (row.declared.clone(), row.source.clone())).collect(),
+            owner: match import.owner {
+                Owner::Guess => BackupOwner::Guess,
+                Owner::Live => BackupOwner::Live,
+                Owner::Found => BackupOwner::Found,
+            },
+            beside: import.beside,
+        };
+        let (info, notes) =
+            self.stored(move |store, files| store.import(files, &backup, label)).await?;
+        let skipped = info.skipped.iter().map(|path| format!("{path} is left out: no file"));
+        Ok(Imported {
+            component: self.name.clone(),
+            release: info.release,
+            snapshot: info.exact.to_string(),
+            files: info.files,
+            size_bytes: info.size_bytes,
+            taken_at_unix_ms: info.taken_at_unix_ms,
+            notes: notes.into_iter().chain(skipped).collect(),
+        })
     }
 
     /// What the app calls its version now, where a check asks for it.

@@ -43,9 +43,10 @@ use self::{component::Component, problems::Problem};
 use crate::{
     drivers::{BuildError, Doing},
     facts::Facts,
-    hands::Hands,
+    hands::{About, Hands},
     http::HttpError,
     ledger::{Found, StepResult},
+    local::{Import, Imported, Shape},
     order::{Before, Evidence, Step, Verb},
     probe::Prober,
     status::{self, HostStatus, Snapshot},
@@ -104,6 +105,7 @@ pub enum HostError {
 pub struct Host {
     policy: Policy,
     policy_hash: String,
+    about: About,
     components: BTreeMap<String, Arc<Component>>,
     store: Arc<Store>,
     state: PathBuf,
@@ -130,9 +132,12 @@ impl Host {
             (name, Arc::new(built.with_managers(own)))
         });
         let components = components.collect();
+        let shapes = policy.components.iter().map(|(name, policy)| Shape::of(name, policy));
+        let about = About { host: policy.host.clone(), shapes: shapes.collect() };
         Ok(Self {
             policy: policy.clone(),
             policy_hash,
+            about,
             components,
             store,
             state: state.to_owned(),
@@ -293,6 +298,26 @@ impl Hands for Host {
                 components,
                 snapshots: self.snapshots().await,
                 free_bytes,
+            }
+        })
+    }
+
+    fn about(&self) -> About {
+        self.about.clone()
+    }
+
+    fn import<'a>(&'a self, import: &'a Import) -> Doing<'a, Result<Imported, String>> {
+        Box::pin(async move {
+            match self.components.get(&import.component) {
+                Some(component) => component.import(import).await,
+                None => {
+                    let known: Vec<&str> = self.components.keys().map(String::as_str).collect();
+                    Err(format!(
+                        "component `{}` is not in this host's policy; it has: {}",
+                        import.component,
+                        known.join(", ")
+                    ))
+                }
             }
         })
     }

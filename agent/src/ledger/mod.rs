@@ -198,6 +198,12 @@ impl Ledger {
         self.tracks.get(self.open.as_ref()?)
     }
 
+    /// The newest track with which root took the host.
+    pub(crate) fn newest_local(&self) -> Option<&Track> {
+        let taken = self.tracks.values().filter(|track| track.order.overtakes());
+        taken.max_by_key(|track| track.accepted)
+    }
+
     /// The step that was begun, forward or back, and has not ended.
     pub(crate) fn open_step(&self) -> Option<usize> {
         let track = self.open()?;
@@ -306,6 +312,11 @@ impl StepState {
     /// How taking it back went, once it has.
     pub fn undo(&self) -> Option<&StepResult> {
         self.undo.as_ref()
+    }
+
+    /// Taking it back was begun and has not ended.
+    pub fn is_being_undone(&self) -> bool {
+        self.undo_begun > 0 && self.undo.is_none()
     }
 
     /// Begun in either direction and not ended in it.

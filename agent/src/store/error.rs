@@ -128,6 +128,10 @@ pub enum StoreError {
     #[error("{path} is {what}, which cannot belong to a release; {mend}")]
     Unfit { path: String, what: String, mend: &'static str },
 
+    /// A backup that cannot be taken for a release of the component.
+    #[error("the backup {path} cannot become a release of component `{component}`: {why}")]
+    Backup { component: String, path: String, why: String },
+
     #[error(
         "release `{release}` of component `{component}` is already snapshot {existing}; what is \
          live now is {offered}; releases never change, so give this one another name"

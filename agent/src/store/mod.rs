@@ -26,6 +26,7 @@ mod dir;
 mod error;
 mod hash;
 mod hold;
+mod import;
 mod inspect;
 mod manifest;
 mod meta;
@@ -63,6 +64,7 @@ pub use self::{
     compare::{Difference, DifferenceKind},
     error::{Damage, StoreError},
     hash::{Hash, HashError},
+    import::{Backup, BackupOwner},
     inspect::{Live, LiveRecord, Observed},
     set::{ComponentFiles, STAGING},
     snapshot::SnapshotInfo,

@@ -134,22 +134,22 @@ pub(super) fn set(
     Ok(scanned)
 }
 
-/// Walks the live set until two walks in a row agree.
+/// Walks a set until two walks in a row agree; `open` opens what stands for its parts.
 ///
 /// # Errors
 /// [`StoreError::Changing`] with a path that never came to rest.
 pub(super) fn settled(
     component: &Set,
-    sites: &[Site<'_>],
     cache: &Cache,
     batch: &mut Batch<'_>,
     steps: &Steps,
+    open: impl Fn() -> Result<Vec<Root>, StoreError>,
 ) -> Result<Scanned, StoreError> {
     let mut last: Option<Scanned> = None;
     let mut culprit = component.component.clone();
     for _ in 0..WALKS_MAX {
         // Opened anew: a deploy may put another directory into the place of the first.
-        let roots = roots(component, sites, Place::Live)?;
+        let roots = open()?;
         let now = set(component, &roots, cache, Read::Changed, Keep::Everything(&mut *batch))?;
         steps.reach("snapshot: walked")?;
         match (&now.unsettled, &last) {

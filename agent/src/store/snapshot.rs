@@ -10,7 +10,7 @@ use super::{
     hash::Hash,
     lock,
     manifest::SetManifest,
-    objects::hash_through,
+    objects::{Batch, hash_through},
     records::{Bytes, Found, LivePointer, PartRecord, Record},
     scan::{self, Keep, Place, Read, Scanned},
     set::{ComponentFiles, Set},
@@ -57,8 +57,24 @@ impl Store {
         let _busy = lock(&shared.busy);
         self.refuse_held(&set.component)?;
         let sites = set.sites()?;
+        let live = || scan::roots(&set, &sites, Place::Live);
         let mut batch = self.objects.batch()?;
-        let scanned = scan::settled(&set, &sites, &shared.cache, &mut batch, &self.steps)?;
+        let scanned = scan::settled(&set, &shared.cache, &mut batch, &self.steps, live)?;
+        let info = self.name(&set, &scanned, batch, label)?;
+        let live = LivePointer { exact: info.exact, replaced: None };
+        self.records.set_live(&set.component, live)?;
+        self.save_cache(&set.component, &shared);
+        Ok(info)
+    }
+
+    /// Makes what was walked a release: its bytes durable first, then its record.
+    pub(super) fn name(
+        &self,
+        set: &Set,
+        scanned: &Scanned,
+        batch: Batch<'_>,
+        label: Label,
+    ) -> Result<SnapshotInfo, StoreError> {
         let exact = scanned.manifest.exact();
         self.refuse_taken(&set.component, &label.release, exact)?;
         batch.commit()?;
@@ -67,7 +83,7 @@ impl Store {
         let mut record = match self.records.find(&set.component, exact)? {
             Some(Found::Record(record)) => *record,
             Some(Found::Damaged(_)) | None => {
-                new_record(&set, &scanned, label.taken_at_unix_ms, Bytes::InStore)
+                new_record(set, scanned, label.taken_at_unix_ms, Bytes::InStore)
             }
         };
         record.bytes = Bytes::InStore;
@@ -81,8 +97,6 @@ impl Store {
             // Its missing objects may just have been read anew.
             self.read_all(&record)?;
         }
-        self.records.set_live(&set.component, LivePointer { exact, replaced: None })?;
-        self.save_cache(&set.component, &shared);
         let verified_at = self.records.verified_at(&set.component, exact)?;
         Ok(info(&record, Some(&label), None, verified_at))
     }

@@ -25,6 +25,9 @@ fn order(verbs: &[Verb], goal: Goal, on_failure: OnFailure, attempt: u32) -> Ord
         steps: verbs.iter().map(step).collect(),
         on_failure,
         traceparent: String::new(),
+        taken: None,
+        origin: crate::order::Origin::Coordinator,
+        after: String::new(),
     }
 }
 

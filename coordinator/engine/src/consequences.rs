@@ -28,6 +28,7 @@ pub fn consequences(operation: &Operation, state: &FleetState, at: Timestamp) ->
             events.push(FleetEvent::RolledBackTo { release, operation: id.clone() });
         }
     }
+    events.extend(settled(operation, state, at));
     let recorded = state.operations.iter().find(|row| row.id == *id).and_then(|row| row.result);
     if state.busy.as_ref() == Some(id) || recorded != Some(result) {
         events.push(FleetEvent::OperationEnded { operation: id.clone(), result, at });
@@ -61,6 +62,22 @@ fn findings(operation: &Operation, state: &FleetState, at: Timestamp) -> Vec<Fle
         events.extend(plan.from.as_ref().and_then(|from| proven(from, Standing::Bad)));
     }
     events
+}
+
+/// A host that an operation restored after root had acted on it is one that somebody has looked at.
+fn settled(operation: &Operation, state: &FleetState, at: Timestamp) -> Vec<FleetEvent> {
+    match operation.plan().kind {
+        OperationKind::Rollback | OperationKind::Undo(_) => {}
+        OperationKind::Snapshot | OperationKind::Check => return Vec::new(),
+    }
+    let open = |host: &HostName| {
+        let seen = state.local.get(host);
+        let waits = seen.is_some_and(|seen| seen.settled.is_none());
+        waits && state.overtaken(operation.id(), host).is_none()
+    };
+    let by = operation.id().to_string();
+    let hosts = on_target(operation).into_iter().filter(open);
+    hosts.map(|host| FleetEvent::LocalSettled { host, by: by.clone(), at }).collect()
 }
 
 fn on_target(operation: &Operation) -> Vec<HostName> {

@@ -54,6 +54,11 @@ pub enum Input {
         host: HostName,
         tracks: Vec<SeenTrack>,
     },
+    /// Root took the host over with an operation of its own since this one was planned.
+    Overtaken {
+        host: HostName,
+        why: String,
+    },
     Asked {
         ask: Ask,
         by: String,
@@ -118,6 +123,7 @@ fn answer(operation: &Operation, input: Input, at: Elapsed) -> Vec<Event> {
             Some(_) | None => Vec::new(),
         },
         Input::AgentBack { host, tracks } => back(operation, host, tracks, at),
+        Input::Overtaken { host, why } => overtaken(operation, host, why, at),
         Input::Asked { ask, by } if allowed(operation, &ask) => vec![Event::Asked { ask, by, at }],
         Input::Asked { .. } => Vec::new(),
     }
@@ -200,6 +206,19 @@ fn back(operation: &Operation, host: HostName, seen: Vec<SeenTrack>, at: Elapsed
         }
     }
     events
+}
+
+/// While the operation runs, whatever it did there is out of date. Of an ended one only what is not known can still
+/// change: how it ended was true then.
+fn overtaken(operation: &Operation, host: HostName, why: String, at: Elapsed) -> Vec<Event> {
+    let Some(state) = operation.hosts().get(&host) else { return Vec::new() };
+    let counts = match operation.phase() {
+        Phase::Running | Phase::Paused | Phase::Halting | Phase::Aborting(_) => {
+            state.tracks.values().any(|slot| !matches!(slot.state, TrackState::Stuck { .. }))
+        }
+        Phase::Ended(_) => state.is_unknown(),
+    };
+    if counts { vec![Event::Overtaken { host, why, at }] } else { Vec::new() }
 }
 
 /// Whether a host that comes late is still brought along. To look changes nothing, so that is always wanted.

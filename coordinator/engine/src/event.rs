@@ -69,6 +69,12 @@ pub enum Event {
         again: bool,
         at: Elapsed,
     },
+    /// Root took the host over: none of this operation's orders hold there any more.
+    Overtaken {
+        host: HostName,
+        why: String,
+        at: Elapsed,
+    },
     /// The stage's last track has ended; its soak begins.
     StageEnded {
         stage: usize,

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    event::TrackEnd,
     name::{ComponentName, FleetName, GroupName, HostName, OperationId, ReleaseName, SnapshotHash},
     operation::RunResult,
     plan::OperationKind,
@@ -334,6 +335,39 @@ pub enum FleetEvent {
         release: ReleaseName,
         operation: OperationId,
     },
+    /// A host told of an operation that root ran on it, or how that one stands.
+    ActedLocally {
+        host: HostName,
+        local: LocalOperation,
+        at: Timestamp,
+    },
+    /// A person, or an operation that restored the host since, has looked at it.
+    LocalSettled {
+        host: HostName,
+        by: String,
+        at: Timestamp,
+    },
+}
+
+/// An operation that root ran on a host itself, as its agent tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalOperation {
+    pub id: String,
+    pub at: Timestamp,
+    pub by: String,
+    pub to: String,
+    /// How it ended, and why where it is not done; absent while it runs.
+    pub ended: Option<(TrackEnd, String)>,
+}
+
+/// The newest local operation of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalSeen {
+    pub operation: LocalOperation,
+    /// The newest operation of the fleet when it was told of: this one and those before were planned without it.
+    pub over: Option<OperationId>,
+    /// Who has looked since; absent while somebody has to.
+    pub settled: Option<String>,
 }
 
 /// A snapshot on a host, as the agent told.
@@ -355,6 +389,8 @@ pub struct FleetState {
     pub busy: Option<OperationId>,
     pub operations: Vec<OperationRow>,
     pub rolled_back_to: Option<(ReleaseName, OperationId)>,
+    #[serde(default)]
+    pub local: BTreeMap<HostName, LocalSeen>,
 }
 
 /// One operation of the fleet, newest last.
@@ -482,7 +518,28 @@ impl FleetState {
             FleetEvent::RolledBackTo { release, operation } => {
                 self.rolled_back_to = Some((release.clone(), operation.clone()));
             }
+            FleetEvent::ActedLocally { host, local, .. } => {
+                let over = self.operations.last().map(|row| row.id.clone());
+                let seen = LocalSeen { operation: local.clone(), over, settled: None };
+                self.local.insert(host.clone(), seen);
+            }
+            FleetEvent::LocalSettled { host, by, .. } => {
+                if let Some(seen) = self.local.get_mut(host) {
+                    seen.settled = Some(by.clone());
+                }
+            }
         }
+    }
+
+    /// Why what an operation planned for a host does not hold there any more, where root took the host since.
+    pub fn overtaken(&self, operation: &OperationId, host: &HostName) -> Option<String> {
+        let seen = self.local.get(host)?;
+        let place = |id: &OperationId| self.operations.iter().position(|row| row.id == *id);
+        let before = place(operation)? <= place(seen.over.as_ref()?)?;
+        let LocalOperation { id, by, to, .. } = &seen.operation;
+        before.then(|| {
+            format!("{by} took this host over on the host itself ({id}, to {to}); look at it first")
+        })
     }
 
     fn release(&mut self, name: &ReleaseName, at: Timestamp) -> &mut Release {

@@ -224,6 +224,10 @@ impl Operation {
                 }
                 self.reached(*at);
             }
+            Event::Overtaken { host, why, at } => {
+                self.overtaken(host, why)?;
+                self.reached(*at);
+            }
             Event::StageEnded { stage, at } => {
                 self.require("a stage's end", self.stage == *stage && self.stage_ended.is_none())?;
                 self.stage_ended = Some(*at);
@@ -410,6 +414,22 @@ impl Operation {
             TrackEnd::Done | TrackEnd::Left => ending.evidence.clone(),
             TrackEnd::Undone | TrackEnd::Stuck | TrackEnd::Refused => Vec::new(),
         };
+        self.told_late();
+        Ok(())
+    }
+
+    /// What was measured there was true before.
+    fn overtaken(&mut self, host: &HostName, why: &str) -> Result<(), IllegalEvent> {
+        let stages: Vec<usize> = match self.hosts.get(host) {
+            Some(state) => state.tracks.keys().copied().collect(),
+            None => return Err(IllegalEvent::NoTrack { host: host.clone(), stage: 0 }),
+        };
+        for stage in stages {
+            self.advance(host, stage, &TrackEvent::Overtaken { why: why.to_owned() })?;
+            let slot = self.slot(host, stage)?;
+            slot.left_down = true;
+            slot.evidence.clear();
+        }
         self.told_late();
         Ok(())
     }

@@ -10,6 +10,7 @@
 //!      └───────────────── Unknown ┘      every end leaves Unknown too: a fresh observation does
 //!
 //!   an order to go back that ends as anything but Undone: Stuck
+//!   root took the host over (Overtaken), in any state: Stuck
 //! ```
 //!
 //! Invariant: [`TrackState::next`] is total: every pair is either a move or an [`IllegalMove`].
@@ -58,6 +59,10 @@ pub enum TrackEvent {
     },
     SeenIdle {
         again: bool,
+    },
+    /// Root took the host over: what this operation did or will do there holds no more.
+    Overtaken {
+        why: String,
     },
     /// A person wants it tried again. Not what is unknown: only a fresh observation leads out of that.
     Retried,
@@ -108,6 +113,16 @@ impl TrackState {
                     reason: "it was out of reach; nothing was begun there".to_owned(),
                 })
             }
+            (
+                Self::Waiting
+                | Self::InWork { .. }
+                | Self::Unknown { .. }
+                | Self::Done
+                | Self::Undone { .. }
+                | Self::Left { .. }
+                | Self::Stuck { .. },
+                TrackEvent::Overtaken { why },
+            ) => Ok(Self::Stuck { reason: why.clone() }),
             (
                 Self::Waiting
                 | Self::Done
@@ -178,6 +193,7 @@ impl TrackEvent {
             Self::BecameUnknown { .. } => "a loss",
             Self::SeenInWork { .. } => "a sight of work",
             Self::SeenIdle { .. } => "a sight of idleness",
+            Self::Overtaken { .. } => "a takeover by root",
             Self::Retried => "a retry",
         }
     }

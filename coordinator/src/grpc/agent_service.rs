@@ -118,16 +118,23 @@ impl v1::agent_service_server::AgentService for AgentService {
 }
 
 impl AgentService {
-    /// Puts snapshots on record that were not yet there.
-    async fn seen(&self, fleet: &FleetName, host: &HostName) -> Result<(), Status> {
-        let Some(now) = self.sessions.get(host) else { return Ok(()) };
-        let unseen =
-            self.fleets.read(fleet, |state| !now.status.unseen(state, host).is_empty()).await;
+    /// Puts on record what was not yet there: snapshots, and what root did on the host. Before the status counts: what
+    /// was planned before must not be sent any more once the host's word on its fence lets it.
+    async fn seen(
+        &self,
+        fleet: &FleetName,
+        host: &HostName,
+        status: &HostStatus,
+    ) -> Result<(), Status> {
+        let unseen = self.fleets.read(fleet, |state| !status.unseen(state, host).is_empty()).await;
         if unseen != Some(true) {
             return Ok(());
         }
-        let record = |state: &_| Ok::<_, FleetsError>(now.status.unseen(state, host));
-        Ok(self.fleets.change(fleet, record).await?)
+        let record = |state: &_| Ok::<_, FleetsError>(status.unseen(state, host));
+        self.fleets.change(fleet, record).await?;
+        // Runners look at the record in each round; this is one.
+        self.operations.tell(fleet, Input::Tick).await;
+        Ok(())
     }
 }
 
@@ -157,11 +164,13 @@ impl Newcomer {
             }
         };
         tracing::info!(%host, %fleet, version = hello.agent_version, "agent connected");
+        if let Err(why) = service.seen(&fleet, &host, &status).await {
+            tracing::error!(%host, why = why.message(), "what it told could not be put on record");
+            down.send(Err(why)).await.ok();
+            return;
+        }
         let ends = Timestamp(peer.not_after_unix_ms);
         let (generation, orders) = service.sessions.open(&host, hello, status, ends);
-        if let Err(why) = service.seen(&fleet, &host).await {
-            tracing::error!(%host, why = why.message(), "its snapshots could not be put on record");
-        }
         Session { service, host, fleet, generation, peer }.run(up, orders, down).await;
     }
 }
@@ -257,11 +266,12 @@ impl Session {
             }
             Some(Message::Status(status)) => {
                 let status = from_proto::host_status(status).map_err(|error| error.to_string())?;
-                if service.sessions.update(host, *generation, status) {
+                if service.sessions.generation(host) == Some(*generation) {
                     service
-                        .seen(fleet, host)
+                        .seen(fleet, host, &status)
                         .await
                         .map_err(|status| status.message().to_owned())?;
+                    service.sessions.update(host, *generation, status);
                 }
                 Ok(())
             }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use engine::{
     Component, ComponentName, Evidence, Fleet, FleetName, Group, GroupName, Hook, HookPoint,
-    HostName, Input, LateHosts, OnFailure, OperationId, ReleaseName, Rollback, SeenSnapshot,
-    SeenTrack, SnapshotHash, Standing, StepReport, StepState, Timestamp, TrackEnd, TrackEnding,
-    Verb, planner,
+    HostName, Input, LateHosts, LocalOperation, OnFailure, OperationId, ReleaseName, Rollback,
+    SeenSnapshot, SeenTrack, SnapshotHash, Standing, StepReport, StepState, Timestamp, TrackEnd,
+    TrackEnding, Verb, planner,
 };
 use proto::v1;
 
@@ -59,6 +59,21 @@ pub fn host_status(message: v1::HostStatus) -> Wire<HostStatus> {
         snapshots: message.snapshots.into_iter().map(held_snapshot).collect::<Wire<_>>()?,
         tracks: message.tracks.into_iter().map(seen_track).collect::<Wire<_>>()?,
         free_bytes: message.free_bytes,
+        local: message.local_operations.into_iter().next_back().map(local_operation).transpose()?,
+        fence: message
+            .highest_epoch
+            .map(|epoch| (epoch.counter, epoch.instance, message.highest_sequence)),
+    })
+}
+
+fn local_operation(message: v1::LocalOperation) -> Wire<LocalOperation> {
+    let ended = |row: v1::LocalEnd| Ok((track_end(row.end)?, row.reason));
+    Ok(LocalOperation {
+        id: message.id,
+        at: Timestamp(message.at_unix_ms),
+        by: message.by,
+        to: message.to_release,
+        ended: message.ended.map(ended).transpose()?,
     })
 }
 
@@ -135,7 +150,9 @@ pub fn report(message: v1::Report, host: &HostName) -> Wire<(OperationId, Input)
         }
         v1::report::Report::Refused(refused) => {
             let reason = format!("the agent refused: {}", refused.reason);
-            let (end, steps, evidence) = (TrackEnd::Refused, Vec::new(), Vec::new());
+            // Not as it was, although not by this order: somebody has to look.
+            let end = if refused.overtaken { TrackEnd::Stuck } else { TrackEnd::Refused };
+            let (steps, evidence) = (Vec::new(), Vec::new());
             Input::TrackEnded {
                 host,
                 stage,
@@ -174,21 +191,22 @@ fn step_report(message: v1::StepReport) -> Wire<StepReport> {
 }
 
 fn track_ended(message: v1::TrackEnded) -> Wire<TrackEnding> {
-    let end = match v1::TrackEnd::try_from(message.end) {
-        Ok(v1::TrackEnd::Done) => TrackEnd::Done,
-        Ok(v1::TrackEnd::Undone) => TrackEnd::Undone,
-        Ok(v1::TrackEnd::Left) => TrackEnd::Left,
-        Ok(v1::TrackEnd::Stuck) => TrackEnd::Stuck,
-        Ok(v1::TrackEnd::Unspecified) | Err(_) => {
-            return Err(WireError::Enum { field: "end", value: message.end });
-        }
-    };
     Ok(TrackEnding {
-        end,
+        end: track_end(message.end)?,
         reason: message.reason,
         steps: message.steps.into_iter().map(step_report).collect::<Wire<_>>()?,
         evidence: message.evidence.into_iter().map(evidence).collect::<Wire<_>>()?,
     })
+}
+
+fn track_end(value: i32) -> Wire<TrackEnd> {
+    match v1::TrackEnd::try_from(value) {
+        Ok(v1::TrackEnd::Done) => Ok(TrackEnd::Done),
+        Ok(v1::TrackEnd::Undone) => Ok(TrackEnd::Undone),
+        Ok(v1::TrackEnd::Left) => Ok(TrackEnd::Left),
+        Ok(v1::TrackEnd::Stuck) => Ok(TrackEnd::Stuck),
+        Ok(v1::TrackEnd::Unspecified) | Err(_) => Err(WireError::Enum { field: "end", value }),
+    }
 }
 
 fn evidence(message: v1::Evidence) -> Wire<Evidence> {

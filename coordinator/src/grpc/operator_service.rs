@@ -259,6 +259,32 @@ impl v1::operator_service_server::OperatorService for OperatorService {
         Ok(Response::new(v1::RevokeAgentResponse { was_connected }))
     }
 
+    async fn acknowledge_host(
+        &self,
+        request: Request<v1::AcknowledgeHostRequest>,
+    ) -> Answer<v1::AcknowledgeHostResponse> {
+        let by = caller(&request)?;
+        let v1::AcknowledgeHostRequest { fleet, host } = request.into_inner();
+        let fleet = self.fleets.named(&fleet).await?;
+        let mut acknowledged = None;
+        let settle = |state: &FleetState| {
+            let hosts = state.fleet.iter().flat_map(|fleet| fleet.hosts());
+            let known: Vec<String> = hosts.map(|(host, _)| host.to_string()).collect();
+            let Some(host) = HostName::new(host.clone()).ok().filter(|_| known.contains(&host))
+            else {
+                let near = crate::fleets::nearest(&host, &known);
+                let refusal = planner::Refusal::NotKnown { what: "host", name: host, near, known };
+                return Err(StartError::from(refusal));
+            };
+            let seen = state.local.get(&host).filter(|seen| seen.settled.is_none());
+            acknowledged = seen.map(|seen| to_proto::local_operation(&seen.operation));
+            let event = FleetEvent::LocalSettled { host, by, at: wall() };
+            Ok(acknowledged.iter().map(|_| event.clone()).collect())
+        };
+        self.fleets.change(&fleet, settle).await?;
+        Ok(Response::new(v1::AcknowledgeHostResponse { local_operation: acknowledged }))
+    }
+
     async fn create_plan(
         &self,
         request: Request<v1::CreatePlanRequest>,
@@ -418,6 +444,8 @@ impl OperatorService {
             group: group.to_owned(),
             ..v1::HostView::default()
         };
+        let local = state.local.get(host).filter(|seen| seen.settled.is_none());
+        view.local_operation = local.map(|seen| to_proto::local_operation(&seen.operation));
         let Some(seen) = self.sessions.get(host) else { return view };
         view.connected = seen.generation().is_some();
         view.last_seen_unix_ms = seen.last_seen.0;

@@ -151,6 +151,13 @@ impl From<AskError> for Status {
                 &[],
                 "ctl rollback --dry-run",
             ),
+            AskError::Overtaken { .. } => status(
+                StatusKind::Refused,
+                Code::FailedPrecondition,
+                &what,
+                &[],
+                "ctl rollback --dry-run",
+            ),
             AskError::Gone => Status::unavailable(what),
         }
     }

@@ -81,6 +81,7 @@ fn order(order: &Order) -> v1::Order {
         }
         .into(),
         traceparent: order.traceparent.clone(),
+        after_local: order.after_local.clone(),
     }
 }
 
@@ -318,6 +319,7 @@ fn event(view: &View, event: &Event) -> v1::watch_operation_response::Event {
         Event::SeenIdle { host, again: false, .. } => {
             noted(host, "it came back late; nothing was begun there")
         }
+        Event::Overtaken { host, why, .. } => noted(host, why),
         Event::StageEnded { stage, .. } => {
             let name = plan.stages.get(*stage).map_or_else(String::new, |stage| stage.name.clone());
             w::Event::StageEnded(w::StageEnded { stage: small(*stage), name })
@@ -364,6 +366,27 @@ fn step_state(state: StepState) -> v1::StepState {
     }
 }
 
+/// What root did on a host itself.
+pub fn local_operation(local: &engine::LocalOperation) -> v1::LocalOperation {
+    let ended = local.ended.as_ref().map(|(end, reason)| v1::LocalEnd {
+        end: match end {
+            TrackEnd::Done => v1::TrackEnd::Done,
+            TrackEnd::Undone | TrackEnd::Refused => v1::TrackEnd::Undone,
+            TrackEnd::Left => v1::TrackEnd::Left,
+            TrackEnd::Stuck => v1::TrackEnd::Stuck,
+        }
+        .into(),
+        reason: reason.clone(),
+    });
+    v1::LocalOperation {
+        id: local.id.clone(),
+        at_unix_ms: local.at.0,
+        by: local.by.clone(),
+        to_release: local.to.clone(),
+        ended,
+    }
+}
+
 /// Everything that is known of a host.
 pub fn host_status(status: &HostStatus) -> v1::HostStatus {
     v1::HostStatus {
@@ -372,6 +395,12 @@ pub fn host_status(status: &HostStatus) -> v1::HostStatus {
         snapshots: status.snapshots.iter().map(snapshot).collect(),
         tracks: Vec::new(),
         free_bytes: status.free_bytes,
+        local_operations: status.local.iter().map(local_operation).collect(),
+        highest_epoch: status.fence.as_ref().map(|(counter, instance, _)| v1::Epoch {
+            counter: *counter,
+            instance: instance.clone(),
+        }),
+        highest_sequence: status.fence.as_ref().map_or(0, |(_, _, sequence)| *sequence),
     }
 }
 

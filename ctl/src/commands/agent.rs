@@ -41,6 +41,17 @@ pub enum AgentCommand {
         after_help = "Examples:\n  ctl agent issue --host crm-b1 --dir lastgood\n  scp -r lastgood/agents/crm-b1/. root@crm-b1:/var/lib/lastgood/identity/"
     )]
     Issue(IssueArgs),
+    /// Say that you have looked at what root did on a host itself
+    #[command(after_help = "Examples:\n  ctl agent acknowledge --host crm-b1")]
+    Acknowledge(AcknowledgeArgs),
+}
+
+/// See `ctl agent acknowledge --help`.
+#[derive(Args, Clone, Debug)]
+pub struct AcknowledgeArgs {
+    /// The host's name, as in the fleet file
+    #[arg(long, value_name = "HOST")]
+    pub host: String,
 }
 
 /// See `ctl agent token --help`.
@@ -99,7 +110,24 @@ pub async fn run(command: &AgentCommand, session: &mut Session) -> Result<Exit, 
         AgentCommand::Token(TokenCommand::Create(args)) => create_token(args, session).await,
         AgentCommand::Revoke(args) => revoke(args, session).await,
         AgentCommand::Issue(args) => issue(args, session),
+        AgentCommand::Acknowledge(args) => acknowledge(args, session).await,
     }
+}
+
+async fn acknowledge(args: &AcknowledgeArgs, session: &mut Session) -> Result<Exit, CtlError> {
+    let mut client = session.client().await?;
+    let (fleet, host) = (session.fleet(), args.host.clone());
+    let request = v1::AcknowledgeHostRequest { fleet, host };
+    let response = client.acknowledge_host(request).await;
+    let response = response.map_err(CtlError::call("acknowledge it"))?.into_inner();
+    match &response.local_operation {
+        Some(local) => session.out.show(
+            |_| format!("{}: {} is acknowledged\n", args.host, local.id),
+            || json::LocalOperation::from(local),
+        )?,
+        None => session.out.talk(&format!("{}: nothing waits for a look\n", args.host)),
+    }
+    Ok(Exit::Done)
 }
 
 async fn list(session: &mut Session) -> Result<Exit, CtlError> {

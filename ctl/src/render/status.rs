@@ -61,7 +61,7 @@ fn live(hosts: &[v1::HostView]) -> String {
 fn hosts(view: &View, hosts: &[v1::HostView]) -> String {
     let mut table = Table::new(["HOST", "GROUP", "AGENT", "LIVE", "CHECKS", "NOTES"]);
     for host in hosts {
-        let notes = notes(host);
+        let notes = notes(view, host);
         let style = if notes.is_empty() { DIM } else { WARN };
         table.row([
             clean(&host.host).into(),
@@ -96,8 +96,9 @@ fn checks(status: Option<&v1::HostStatus>) -> Cell {
 }
 
 /// What is not as it should be, worst first.
-fn notes(host: &v1::HostView) -> Vec<String> {
+fn notes(view: &View, host: &v1::HostView) -> Vec<String> {
     let mut notes = Vec::new();
+    notes.extend(host.local_operation.as_ref().map(|local| acted_locally(view, &host.host, local)));
     for component in host.status.iter().flat_map(|status| &status.components) {
         let name = clean(&component.component);
         if component.held {
@@ -117,6 +118,27 @@ fn notes(host: &v1::HostView) -> Vec<String> {
         notes.push("its policy is not the one of the fleet file".to_owned());
     }
     notes
+}
+
+/// What root did on a host itself, which nobody has looked at yet.
+fn acted_locally(view: &View, host: &str, local: &v1::LocalOperation) -> String {
+    let to = or_dash(&local.to_release);
+    let at = day_and_time(view, local.at_unix_ms);
+    let (at, by) = (at.trim(), or_dash(&local.by));
+    let what = match local.ended.as_ref().map(|ended| (ended.end(), clean(&ended.reason))) {
+        None => return format!("is being rolled back on the host to {to}, begun {at} by {by}"),
+        Some((v1::TrackEnd::Done, _)) => format!("rolled back on the host to {to} {at} by {by}"),
+        Some((v1::TrackEnd::Left, why)) => {
+            format!("rolled back on the host to {to} {at} by {by}, not verified: {why}")
+        }
+        Some((v1::TrackEnd::Undone, why)) => {
+            format!("a rollback on the host to {to} {at} by {by} was put back: {why}")
+        }
+        Some((v1::TrackEnd::Stuck | v1::TrackEnd::Unspecified, why)) => {
+            format!("a rollback on the host to {to} {at} by {by} failed half-way: {why}")
+        }
+    };
+    format!("{what}; look, then ctl agent acknowledge --host {}", quote(host))
 }
 
 fn operation(fleet: &v1::GetFleetResponse) -> String {
@@ -185,6 +207,7 @@ pub(crate) mod tests {
             agent_version: "0.1.0".to_owned(),
             live_release: release.to_owned(),
             policy_drift: false,
+            local_operation: None,
             status: Some(v1::HostStatus {
                 components: vec![component],
                 ..v1::HostStatus::default()
@@ -214,6 +237,25 @@ pub(crate) mod tests {
     #[test]
     fn one_release_and_a_way_back() {
         insta::assert_snapshot!(plain(&status(&view(), &example(), "ctl")));
+    }
+
+    #[test]
+    fn what_root_did_on_a_host_waits_for_a_look() {
+        let mut fleet = example();
+        let local = |by: &str, ended| {
+            Some(v1::LocalOperation {
+                id: "local-20261122-101500".to_owned(),
+                at_unix_ms: view().now.as_millisecond() - 600_000,
+                by: by.to_owned(),
+                to_release: "v1.4.2".to_owned(),
+                ended,
+            })
+        };
+        let done = v1::LocalEnd { end: v1::TrackEnd::Done.into(), reason: String::new() };
+        fleet.hosts[0].local_operation = local("root", Some(done));
+        fleet.hosts[0].live_release = "v1.4.2".to_owned();
+        fleet.hosts[1].local_operation = local("mira (root)", None);
+        insta::assert_snapshot!(plain(&status(&view(), &fleet, "ctl")));
     }
 
     #[test]

@@ -256,6 +256,13 @@ impl OperatorService for Service {
         Ok(Response::new(v1::RevokeAgentResponse { was_connected: true }))
     }
 
+    async fn acknowledge_host(
+        &self,
+        _: Request<v1::AcknowledgeHostRequest>,
+    ) -> Answer<v1::AcknowledgeHostResponse> {
+        Ok(Response::new(v1::AcknowledgeHostResponse::default()))
+    }
+
     async fn create_plan(
         &self,
         request: Request<v1::CreatePlanRequest>,

@@ -4,6 +4,7 @@
 
 mod confined;
 mod damage;
+mod import;
 mod real;
 mod snapshot;
 mod stage;

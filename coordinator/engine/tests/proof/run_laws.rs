@@ -32,6 +32,8 @@ enum Act {
     Back(usize),
     /// Its ledger holds anything.
     StrangeBack(usize, Vec<(usize, u32, Option<TrackEnd>)>),
+    /// Root took the host over.
+    Overtaken(usize),
     Ask(Ask),
     /// The same inputs as last time again.
     Repeat,
@@ -68,6 +70,7 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (0..9usize).prop_map(Act::Lost),
         4 => (0..9usize).prop_map(Act::Back),
         1 => (0..9usize, proptest::collection::vec(seen, 0..3)).prop_map(|(h, s)| Act::StrangeBack(h, s)),
+        1 => (0..9usize).prop_map(Act::Overtaken),
         2 => ask().prop_map(Act::Ask),
         1 => Just(Act::Repeat),
     ]
@@ -329,6 +332,13 @@ impl Books {
                 self.places.insert((host.clone(), *stage), place);
             }
             Event::StageBegan { stage, .. } => self.stages_follow_each_other(*stage),
+            Event::Overtaken { host, .. } => {
+                let mine = self.places.iter_mut().filter(|((other, _), _)| other == host);
+                for (key, place) in mine {
+                    *place = Place::Failed;
+                    self.down.insert(key.clone(), true);
+                }
+            }
             Event::Asked { ask: Ask::Retry(hosts), .. } => {
                 self.stopped = false;
                 self.again = Some(hosts.iter().cloned().collect());
@@ -462,6 +472,9 @@ impl Run {
                     ending: end.map(ending),
                 });
                 vec![Input::AgentBack { host: host(n), tracks: tracks.collect() }]
+            }
+            Act::Overtaken(n) => {
+                vec![Input::Overtaken { host: host(n), why: "root was here".to_owned() }]
             }
             Act::Ask(ask) => vec![Input::Asked { ask, by: "ada".to_owned() }],
             Act::Repeat => self.last.clone(),

@@ -35,6 +35,7 @@ fn track_events() -> Vec<TrackEvent> {
     events.push(TrackEvent::BecameUnknown { why: "why".to_owned(), at });
     events.push(TrackEvent::SeenInWork { at });
     events.extend([true, false].map(|again| TrackEvent::SeenIdle { again }));
+    events.push(TrackEvent::Overtaken { why: "why".to_owned() });
     events.push(TrackEvent::Retried);
     events
 }
@@ -59,6 +60,7 @@ fn event_word(event: &TrackEvent) -> String {
         TrackEvent::SeenInWork { .. } => "seen in work".to_owned(),
         TrackEvent::SeenIdle { again: true } => "seen idle, try again".to_owned(),
         TrackEvent::SeenIdle { again: false } => "seen idle, let be".to_owned(),
+        TrackEvent::Overtaken { .. } => "overtaken".to_owned(),
         TrackEvent::Retried => "retry".to_owned(),
     }
 }
@@ -211,6 +213,7 @@ fn events() -> Vec<Event> {
         Event::SeenInWork { host: host(1), stage, attempt: 1, at },
         Event::SeenIdle { host: host(1), stage, again: true, at },
         Event::SeenIdle { host: host(1), stage, again: false, at },
+        Event::Overtaken { host: host(1), why: why.clone(), at },
         Event::StageEnded { stage, at },
         ask(Ask::Pause),
         ask(Ask::Resume),
@@ -235,6 +238,7 @@ fn name_of(event: &Event) -> String {
         Event::SeenInWork { .. } => "seen in work".to_owned(),
         Event::SeenIdle { again: true, .. } => "seen idle, try again".to_owned(),
         Event::SeenIdle { again: false, .. } => "seen idle, let be".to_owned(),
+        Event::Overtaken { .. } => "overtaken".to_owned(),
         Event::StageEnded { .. } => "stage ended".to_owned(),
         Event::Asked { ask, .. } => format!("asked {ask:?}").to_lowercase(),
         Event::Halted { .. } => "halted".to_owned(),

@@ -47,7 +47,20 @@ pub struct HostStatus {
     pub policy_drift: bool,
     pub policy_hash: Option<String>,
     pub free_bytes: Option<u64>,
+    /// What root did on the host itself, while nobody has looked at it.
+    pub local_operation: Option<LocalOperation>,
     pub components: Vec<ComponentStatus>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct LocalOperation {
+    pub id: String,
+    pub at: Option<Timestamp>,
+    pub by: String,
+    pub to_release: String,
+    /// `done`, `undone`, `left` or `stuck`; absent while it runs.
+    pub end: Option<&'static str>,
+    pub reason: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -196,8 +209,32 @@ fn host_status(host: &v1::HostView) -> HostStatus {
         policy_drift: host.policy_drift,
         policy_hash: status.and_then(|status| text(&status.policy_hash)),
         free_bytes: status.map(|status| status.free_bytes),
+        local_operation: host.local_operation.as_ref().map(LocalOperation::from),
         components: status.iter().flat_map(|status| &status.components).map(component).collect(),
     }
+}
+
+impl From<&v1::LocalOperation> for LocalOperation {
+    fn from(local: &v1::LocalOperation) -> Self {
+        let ended = local.ended.as_ref();
+        Self {
+            id: local.id.clone(),
+            at: words::instant(local.at_unix_ms),
+            by: local.by.clone(),
+            to_release: local.to_release.clone(),
+            end: ended.map(|ended| match ended.end() {
+                v1::TrackEnd::Done => "done",
+                v1::TrackEnd::Undone => "undone",
+                v1::TrackEnd::Left => "left",
+                v1::TrackEnd::Stuck | v1::TrackEnd::Unspecified => "stuck",
+            }),
+            reason: ended.and_then(|ended| text(&ended.reason)),
+        }
+    }
+}
+
+impl Document for LocalOperation {
+    const TYPE: &'static str = "local_operation";
 }
 
 fn component(component: &v1::ComponentStatus) -> ComponentStatus {

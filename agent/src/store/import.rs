@@ -1,0 +1,304 @@
+//! A backup of before as a release: walked as if it stood where the policy says that the component lives.
+//!
+//! ```text
+//! DIR                      ── stands for ──▶ the component's tree, without its `keep` paths
+//! DIR/.env.production, …   ── stand for ───▶ its declared files       (Backup::files says where else they are)
+//!           └── walk (confined, links as links) ──▶ owners as the live ones, where the backup is root's ──▶ record
+//! ```
+//!
+//! Invariant: nothing live is read but owner and mode, and nothing live is changed; what is live stays on record as it
+//! was.
+//! Invariant: a declared file that the backup does not have is refused: a release without it would remove the live one.
+
+use std::{
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::FileType;
+
+use super::{
+    Label, Store, dir,
+    dir::Dir,
+    error::{StoreError, shown_path},
+    lock,
+    scan::{self, Place, Root, Scanned},
+    set::{ComponentFiles, PartKind, Set},
+    snapshot::SnapshotInfo,
+};
+
+/// What a file of a backup may be called besides its own name: `.env.production.backup`.
+const BACKUP_SUFFIX: &str = ".backup";
+const PERMISSIONS: u32 = 0o7777;
+
+/// A backup on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backup {
+    /// Stands for the component's tree. A link is followed once.
+    pub from: PathBuf,
+    /// Declared trees and files, and where in the backup they are.
+    pub files: Vec<(PathBuf, PathBuf)>,
+    pub owner: BackupOwner,
+    /// A declared file may also stand beside `from`.
+    pub beside: bool,
+}
+
+/// Whose the files of the release are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackupOwner {
+    /// As in the backup; but where all of it is root's, as the live ones: backups are made by root, apps are not run
+    /// by it.
+    Guess,
+    Live,
+    Found,
+}
+
+/// Where one part is in the backup, with no link on the way.
+struct Source {
+    dir: PathBuf,
+    /// None for a tree.
+    name: Option<Vec<u8>>,
+}
+
+impl Store {
+    /// Makes a backup a release of a component; answers what it took from where, too. The same again changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Backup`] where it does not have what the policy declares, [`StoreError::ReleaseTaken`] where the
+    /// name belongs to something else.
+    pub fn import(
+        &self,
+        files: &ComponentFiles,
+        backup: &Backup,
+        label: Label,
+    ) -> Result<(SnapshotInfo, Vec<String>), StoreError> {
+        let mut set = Set::new(files)?;
+        let mut notes = Vec::new();
+        let sources = Finder { set: &set, backup }.sources(&mut notes)?;
+        leave_out_what_stands_for_others(&mut set, &sources);
+        let shared = self.shared(&set.component)?;
+        let _busy = lock(&shared.busy);
+        let open = || sources.iter().map(Source::open).collect::<Result<Vec<Root>, StoreError>>();
+        let mut batch = self.objects.batch()?;
+        let mut scanned = scan::settled(&set, &shared.cache, &mut batch, &self.steps, open)?;
+        notes.extend(take_owners(&set, &mut scanned, backup.owner)?);
+        let info = self.name(&set, &scanned, batch, label)?;
+        Ok((info, notes))
+    }
+}
+
+impl Source {
+    fn open(&self) -> Result<Root, StoreError> {
+        let dir = Dir::open(&self.dir)?;
+        Ok(match &self.name {
+            None => Root::Tree(dir),
+            Some(name) => Root::File(dir, name.clone()),
+        })
+    }
+}
+
+/// Finds each part of a set in a backup.
+struct Finder<'a> {
+    set: &'a Set,
+    backup: &'a Backup,
+}
+
+impl Finder<'_> {
+    fn sources(&self, notes: &mut Vec<String>) -> Result<Vec<Source>, StoreError> {
+        for (declared, _) in &self.backup.files {
+            if !self.set.parts.iter().any(|part| part.path == *declared) {
+                let parts: Vec<String> = self.set.parts.iter().map(|part| part.shown()).collect();
+                return Err(self.refuse(format!(
+                    "{} is not declared; the policy has {}",
+                    shown_path(declared),
+                    parts.join(", ")
+                )));
+            }
+        }
+        let from = real(&self.backup.from)?;
+        let mut sources: Vec<Option<Source>> = self.set.parts.iter().map(|_| None).collect();
+        for (index, part) in self.set.parts.iter().enumerate() {
+            if let PartKind::Tree { .. } = part.kind {
+                sources[index] = Some(Source { dir: self.tree(index, &from)?, name: None });
+            }
+        }
+        for (index, part) in self.set.parts.iter().enumerate() {
+            let (base, rel) = match &part.kind {
+                PartKind::Tree { .. } => continue,
+                PartKind::File => (from.clone(), part.name.clone()),
+                PartKind::Inner { tree, rel } => {
+                    let tree = sources[*tree].as_ref().expect("trees were found first");
+                    (tree.dir.clone(), rel.clone())
+                }
+            };
+            let path = self.file(index, &base, &rel)?;
+            notes.push(format!("{} from {}", part.shown(), shown_path(&path)));
+            sources[index] = Some(split(&path)?);
+        }
+        Ok(sources.into_iter().map(|source| source.expect("every part was found")).collect())
+    }
+
+    /// Where a tree is: named, or the backup itself where there is one tree, else a directory of its name in it.
+    fn tree(&self, index: usize, from: &Path) -> Result<PathBuf, StoreError> {
+        let part = &self.set.parts[index];
+        if let Some(named) = self.named(index) {
+            return real(named);
+        }
+        let trees = self.set.parts.iter().filter(|p| matches!(p.kind, PartKind::Tree { .. }));
+        if trees.count() == 1 {
+            return Ok(from.to_owned());
+        }
+        let inside = from.join(std::ffi::OsStr::from_bytes(&part.name));
+        if inside.is_dir() {
+            return real(&inside);
+        }
+        Err(self.refuse(format!(
+            "the component has several trees, and there is no {}; name it: --file {}=DIR",
+            shown_path(&inside),
+            part.shown()
+        )))
+    }
+
+    /// Where a declared file is: named, at its place in the backup, there as `….backup`, or beside it.
+    fn file(&self, index: usize, base: &Path, rel: &[u8]) -> Result<PathBuf, StoreError> {
+        let part = &self.set.parts[index];
+        let at = |dir: &Path, rel: &[u8]| {
+            let plain = dir.join(std::ffi::OsStr::from_bytes(rel));
+            let mut suffixed = plain.clone().into_os_string();
+            suffixed.push(BACKUP_SUFFIX);
+            [plain, suffixed.into()]
+        };
+        if let Some(named) = self.named(index) {
+            if is_file(named) {
+                return Ok(named.to_owned());
+            }
+            return Err(self.refuse(format!("{} is no file", shown_path(named))));
+        }
+        let mut places = at(base, rel).to_vec();
+        if let Some(above) = base.parent().filter(|_| self.backup.beside) {
+            places.extend(at(above, dir::split(rel).1));
+        }
+        if let Some(found) = places.iter().find(|path| is_file(path)) {
+            return Ok(found.clone());
+        }
+        Err(self.refuse(format!(
+            "it does not have {}, and a release without it would remove the live one; name it: --file {}=FILE",
+            part.shown(),
+            part.shown()
+        )))
+    }
+
+    fn named(&self, index: usize) -> Option<&Path> {
+        let path = &self.set.parts[index].path;
+        let mut rows = self.backup.files.iter();
+        rows.find(|(declared, _)| declared == path).map(|(_, source)| source.as_path())
+    }
+
+    fn refuse(&self, why: String) -> StoreError {
+        let component = self.set.component.clone();
+        StoreError::Backup { component, path: shown_path(&self.backup.from), why }
+    }
+}
+
+/// A file of the backup that stands for a declared one elsewhere is no file of the tree.
+fn leave_out_what_stands_for_others(set: &mut Set, sources: &[Source]) {
+    let files: Vec<PathBuf> = sources
+        .iter()
+        .filter_map(|source| {
+            Some(source.dir.join(std::ffi::OsStr::from_bytes(source.name.as_ref()?)))
+        })
+        .collect();
+    for (part, source) in set.parts.iter_mut().zip(sources) {
+        let PartKind::Tree { inner, .. } = &mut part.kind else { continue };
+        for file in &files {
+            let Ok(rel) = file.strip_prefix(&source.dir) else { continue };
+            let rel = rel.as_os_str().as_bytes().to_vec();
+            if !inner.contains(&rel) {
+                inner.push(rel);
+            }
+        }
+    }
+}
+
+/// Gives the files the owners that the live ones have, where that is wanted; says so.
+fn take_owners(
+    set: &Set,
+    scanned: &mut Scanned,
+    owner: BackupOwner,
+) -> Result<Vec<String>, StoreError> {
+    let entries = || scanned.manifest.parts.iter().flat_map(|part| &part.entries);
+    let roots = entries().all(|entry| entry.meta.uid == 0 && entry.meta.gid == 0);
+    match owner {
+        BackupOwner::Found => return Ok(Vec::new()),
+        BackupOwner::Guess if !roots => return Ok(Vec::new()),
+        BackupOwner::Guess | BackupOwner::Live => {}
+    }
+    let sites = set.sites()?;
+    let live = match scan::roots(set, &sites, Place::Live) {
+        Ok(live) => live,
+        // There is nothing live to take it from.
+        Err(StoreError::Open { .. }) if owner == BackupOwner::Guess => {
+            return Ok(vec!["nothing is live: owners are as in the backup".to_owned()]);
+        }
+        Err(error) => return Err(error),
+    };
+    let mut stats = Vec::new();
+    for root in &live {
+        stats.push(match root {
+            Root::Absent => None,
+            Root::Tree(dir) => Some(dir.own_stat()?),
+            Root::File(dir, name) => dir.stat(name)?,
+        });
+    }
+    let mut notes = Vec::new();
+    for (index, (part, manifest)) in set.parts.iter().zip(&mut scanned.manifest.parts).enumerate() {
+        // A declared file that is not live is its tree's.
+        let above = match part.kind {
+            PartKind::Inner { tree, .. } => stats[tree],
+            PartKind::Tree { .. } | PartKind::File => None,
+        };
+        let Some(stat) = stats[index].or(above) else { continue };
+        let mode = stat.st_mode & PERMISSIONS;
+        let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+        let own_mode = stats[index].is_some() && !is_link;
+        let mut changed = false;
+        for entry in &mut manifest.entries {
+            let before = entry.meta.clone();
+            (entry.meta.uid, entry.meta.gid) = (stat.st_uid, stat.st_gid);
+            // The root of a tree, and a single file: what others may do with it is the host's word too.
+            if entry.path.is_empty() && own_mode {
+                entry.meta.mode = mode;
+            }
+            changed |= before != entry.meta;
+        }
+        if changed {
+            notes.push(format!(
+                "{}: owner {}:{}{}, as the live one{}",
+                part.shown(),
+                stat.st_uid,
+                stat.st_gid,
+                if own_mode { format!(" and mode {mode:03o}") } else { String::new() },
+                if roots { "; the whole backup is root's" } else { "" }
+            ));
+        }
+    }
+    Ok(notes)
+}
+
+/// A path without links in it. It is root who names it.
+fn real(path: &Path) -> Result<PathBuf, StoreError> {
+    path.canonicalize().map_err(|source| StoreError::Open { path: shown_path(path), source })
+}
+
+fn split(path: &Path) -> Result<Source, StoreError> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        let source = std::io::ErrorKind::InvalidInput.into();
+        return Err(StoreError::Open { path: shown_path(path), source });
+    };
+    Ok(Source { dir: real(parent)?, name: Some(name.as_bytes().to_vec()) })
+}
+
+/// A file, or a link as the live one may be one.
+fn is_file(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| !found.is_dir())
+}

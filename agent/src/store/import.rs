@@ -6,8 +6,11 @@
 //!           └── walk (confined, links as links) ──▶ owners as the live ones, where the backup is root's ──▶ record
 //! ```
 //!
-//! Invariant: nothing live is read but owner and mode, and nothing live is changed; what is live stays on record as it
-//! was.
+//! Files of service managers that the backup does not have are taken as they are live: backups of an app seldom have
+//! them, and a release without them would remove the units.
+//!
+//! Invariant: of what is declared nothing live is read but owner and mode, and nothing live is changed; what is live
+//! stays on record as it was.
 //! Invariant: a declared file that the backup does not have is refused: a release without it would remove the live one.
 
 use std::{
@@ -53,11 +56,12 @@ pub enum BackupOwner {
     Found,
 }
 
-/// Where one part is in the backup, with no link on the way.
-struct Source {
-    dir: PathBuf,
-    /// None for a tree.
-    name: Option<Vec<u8>>,
+/// Where one part is taken from.
+enum Source {
+    /// In the backup, with no link on the way; no name for a tree.
+    Backup { dir: PathBuf, name: Option<Vec<u8>> },
+    /// A service manager's file that the backup does not have: as it is live.
+    Live,
 }
 
 impl Store {
@@ -78,7 +82,16 @@ impl Store {
         leave_out_what_stands_for_others(&mut set, &sources);
         let shared = self.shared(&set.component)?;
         let _busy = lock(&shared.busy);
-        let open = || sources.iter().map(Source::open).collect::<Result<Vec<Root>, StoreError>>();
+        let sites = set.sites()?;
+        let open = || {
+            let mut roots = scan::roots(&set, &sites, Place::Live)?;
+            for (root, source) in roots.iter_mut().zip(&sources) {
+                if let Some(found) = source.open()? {
+                    *root = found;
+                }
+            }
+            Ok(roots)
+        };
         let mut batch = self.objects.batch()?;
         let mut scanned = scan::settled(&set, &shared.cache, &mut batch, &self.steps, open)?;
         notes.extend(take_owners(&set, &mut scanned, backup.owner)?);
@@ -88,12 +101,21 @@ impl Store {
 }
 
 impl Source {
-    fn open(&self) -> Result<Root, StoreError> {
-        let dir = Dir::open(&self.dir)?;
-        Ok(match &self.name {
+    /// None where it is what is live.
+    fn open(&self) -> Result<Option<Root>, StoreError> {
+        let Self::Backup { dir, name } = self else { return Ok(None) };
+        let dir = Dir::open(dir)?;
+        Ok(Some(match name {
             None => Root::Tree(dir),
             Some(name) => Root::File(dir, name.clone()),
-        })
+        }))
+    }
+
+    fn dir(&self) -> Option<&Path> {
+        match self {
+            Self::Backup { dir, .. } => Some(dir),
+            Self::Live => None,
+        }
     }
 }
 
@@ -119,7 +141,10 @@ impl Finder<'_> {
         let mut sources: Vec<Option<Source>> = self.set.parts.iter().map(|_| None).collect();
         for (index, part) in self.set.parts.iter().enumerate() {
             if let PartKind::Tree { .. } = part.kind {
-                sources[index] = Some(Source { dir: self.tree(index, &from)?, name: None });
+                sources[index] = Some(match self.tree(index, &from)? {
+                    Some(dir) => Source::Backup { dir, name: None },
+                    None => Source::Live,
+                });
             }
         }
         for (index, part) in self.set.parts.iter().enumerate() {
@@ -128,29 +153,45 @@ impl Finder<'_> {
                 PartKind::File => (from.clone(), part.name.clone()),
                 PartKind::Inner { tree, rel } => {
                     let tree = sources[*tree].as_ref().expect("trees were found first");
-                    (tree.dir.clone(), rel.clone())
+                    (tree.dir().unwrap_or(&from).to_owned(), rel.clone())
                 }
             };
-            let path = self.file(index, &base, &rel)?;
-            notes.push(format!("{} from {}", part.shown(), shown_path(&path)));
-            sources[index] = Some(split(&path)?);
+            sources[index] = Some(match self.file(index, &base, &rel)? {
+                Some(path) => {
+                    notes.push(format!("{} from {}", part.shown(), shown_path(&path)));
+                    split(&path)?
+                }
+                None => Source::Live,
+            });
         }
+        let live = self
+            .set
+            .parts
+            .iter()
+            .zip(&sources)
+            .filter(|(_, source)| matches!(source, Some(Source::Live)));
+        notes.extend(live.map(|(part, _)| format!("{} as it is live", part.shown())));
         Ok(sources.into_iter().map(|source| source.expect("every part was found")).collect())
     }
 
-    /// Where a tree is: named, or the backup itself where there is one tree, else a directory of its name in it.
-    fn tree(&self, index: usize, from: &Path) -> Result<PathBuf, StoreError> {
+    /// Where a tree is: named, or the backup itself where there is one tree, else a directory of its name in it. None for
+    /// a service manager's that is not there.
+    fn tree(&self, index: usize, from: &Path) -> Result<Option<PathBuf>, StoreError> {
         let part = &self.set.parts[index];
         if let Some(named) = self.named(index) {
-            return real(named);
+            return real(named).map(Some);
         }
-        let trees = self.set.parts.iter().filter(|p| matches!(p.kind, PartKind::Tree { .. }));
-        if trees.count() == 1 {
-            return Ok(from.to_owned());
+        let declared =
+            |p: &&super::set::Part| matches!(p.kind, PartKind::Tree { .. }) && !p.of_manager;
+        if self.set.parts.iter().filter(declared).count() == 1 && !part.of_manager {
+            return Ok(Some(from.to_owned()));
         }
         let inside = from.join(std::ffi::OsStr::from_bytes(&part.name));
         if inside.is_dir() {
-            return real(&inside);
+            return real(&inside).map(Some);
+        }
+        if part.of_manager {
+            return Ok(None);
         }
         Err(self.refuse(format!(
             "the component has several trees, and there is no {}; name it: --file {}=DIR",
@@ -159,8 +200,9 @@ impl Finder<'_> {
         )))
     }
 
-    /// Where a declared file is: named, at its place in the backup, there as `….backup`, or beside it.
-    fn file(&self, index: usize, base: &Path, rel: &[u8]) -> Result<PathBuf, StoreError> {
+    /// Where a declared file is: named, at its place in the backup, there as `….backup`, or beside it. None for a
+    /// service manager's that is not there.
+    fn file(&self, index: usize, base: &Path, rel: &[u8]) -> Result<Option<PathBuf>, StoreError> {
         let part = &self.set.parts[index];
         let at = |dir: &Path, rel: &[u8]| {
             let plain = dir.join(std::ffi::OsStr::from_bytes(rel));
@@ -170,7 +212,7 @@ impl Finder<'_> {
         };
         if let Some(named) = self.named(index) {
             if is_file(named) {
-                return Ok(named.to_owned());
+                return Ok(Some(named.to_owned()));
             }
             return Err(self.refuse(format!("{} is no file", shown_path(named))));
         }
@@ -179,7 +221,10 @@ impl Finder<'_> {
             places.extend(at(above, dir::split(rel).1));
         }
         if let Some(found) = places.iter().find(|path| is_file(path)) {
-            return Ok(found.clone());
+            return Ok(Some(found.clone()));
+        }
+        if part.of_manager {
+            return Ok(None);
         }
         Err(self.refuse(format!(
             "it does not have {}, and a release without it would remove the live one; name it: --file {}=FILE",
@@ -204,14 +249,18 @@ impl Finder<'_> {
 fn leave_out_what_stands_for_others(set: &mut Set, sources: &[Source]) {
     let files: Vec<PathBuf> = sources
         .iter()
-        .filter_map(|source| {
-            Some(source.dir.join(std::ffi::OsStr::from_bytes(source.name.as_ref()?)))
+        .filter_map(|source| match source {
+            Source::Backup { dir, name } => {
+                Some(dir.join(std::ffi::OsStr::from_bytes(name.as_ref()?)))
+            }
+            Source::Live => None,
         })
         .collect();
     for (part, source) in set.parts.iter_mut().zip(sources) {
         let PartKind::Tree { inner, .. } = &mut part.kind else { continue };
+        let Some(dir) = source.dir() else { continue };
         for file in &files {
-            let Ok(rel) = file.strip_prefix(&source.dir) else { continue };
+            let Ok(rel) = file.strip_prefix(dir) else { continue };
             let rel = rel.as_os_str().as_bytes().to_vec();
             if !inner.contains(&rel) {
                 inner.push(rel);
@@ -295,7 +344,7 @@ fn split(path: &Path) -> Result<Source, StoreError> {
         let source = std::io::ErrorKind::InvalidInput.into();
         return Err(StoreError::Open { path: shown_path(path), source });
     };
-    Ok(Source { dir: real(parent)?, name: Some(name.as_bytes().to_vec()) })
+    Ok(Source::Backup { dir: real(parent)?, name: Some(name.as_bytes().to_vec()) })
 }
 
 /// A file, or a link as the live one may be one.

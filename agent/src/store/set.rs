@@ -55,6 +55,8 @@ pub(super) struct Part {
     pub(super) parent: PathBuf,
     pub(super) name: Vec<u8>,
     pub(super) kind: PartKind,
+    /// It is a service manager's: not declared, and a backup of the app need not have it.
+    pub(super) of_manager: bool,
 }
 
 #[derive(Debug)]
@@ -64,7 +66,6 @@ pub(super) enum PartKind {
         keep: Vec<Vec<u8>>,
         /// Declared files below it: belong to the set, not to this tree's manifest.
         inner: Vec<Vec<u8>>,
-        may_be_absent: bool,
     },
     File,
     /// A file below the tree `tree` (an index), at `rel` in it.
@@ -95,8 +96,8 @@ impl Set {
         }
         let mut parts = Vec::new();
         let declared = files.iter().map(|files| (files, false));
-        for (files, may_be_absent) in declared.chain(managers.iter().map(|files| (files, true))) {
-            parts.push(Part::new(files, may_be_absent).map_err(refuse)?);
+        for (files, of_manager) in declared.chain(managers.iter().map(|files| (files, true))) {
+            parts.push(Part::new(files, of_manager).map_err(refuse)?);
         }
         place_inner(&mut parts).map_err(refuse)?;
         refuse_overlaps(&parts).map_err(refuse)?;
@@ -122,14 +123,14 @@ impl Set {
 }
 
 impl Part {
-    fn new(declared: &FilesPolicy, may_be_absent: bool) -> Result<Self, String> {
+    fn new(declared: &FilesPolicy, of_manager: bool) -> Result<Self, String> {
         let (path, kind) = match declared {
             FilesPolicy::Tree(tree) => {
                 let mut keep: Vec<Vec<u8>> =
                     tree.keep.iter().map(|keep| keep_path(keep)).collect::<Result<_, _>>()?;
                 keep.sort_unstable();
                 let (switch, inner) = (tree.switch, Vec::new());
-                (&tree.tree, PartKind::Tree { switch, keep, inner, may_be_absent })
+                (&tree.tree, PartKind::Tree { switch, keep, inner })
             }
             FilesPolicy::File(file) => (&file.file, PartKind::File),
         };
@@ -156,6 +157,7 @@ impl Part {
             parent: parent.components().collect(),
             name: name.as_bytes().to_vec(),
             kind,
+            of_manager,
         })
     }
 
@@ -170,7 +172,7 @@ impl Part {
     /// Whether there may be nothing at its path.
     pub(super) fn may_be_absent(&self) -> bool {
         match &self.kind {
-            PartKind::Tree { may_be_absent, .. } => *may_be_absent,
+            PartKind::Tree { .. } => self.of_manager,
             PartKind::File | PartKind::Inner { .. } => true,
         }
     }

@@ -148,5 +148,5 @@ fn p10_a_link_in_a_backup_leads_nowhere() {
     let latest = world.root.join("backups/latest");
     symlink("previous", &latest).unwrap();
     let by_link = Backup { from: latest, ..backup };
-    assert_eq!(store.import(&world.files(), &by_link, label("v0")).unwrap().0, info);
+    assert_eq!(store.import(&world.files(), &by_link, label("v0")).unwrap().0.exact, info.exact);
 }

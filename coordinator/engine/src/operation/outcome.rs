@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{HostState, Operation};
+use super::{HostState, Operation, Slot};
 use crate::{
     Evidence,
     event::Abort,
@@ -78,7 +78,8 @@ impl Operation {
     }
 
     fn ending(&self, state: &HostState) -> (Outcome, String) {
-        if state.only_looks() && self.abort == Some(Abort::Restore) {
+        let looked = state.only_looks() && !state.is_taken_over();
+        if looked && self.abort == Some(Abort::Restore) {
             // Whatever it saw was taken back, and it had nothing to take back itself.
             return (Outcome::Original, "nothing was changed there".to_owned());
         }
@@ -105,7 +106,8 @@ impl Operation {
         let (mut restored, mut left, mut original) = (0, 0, 0);
         let (mut seen, mut unseen, mut not_looked) = (0, 0, 0);
         for state in self.hosts.values() {
-            match (self.ending(state).0, state.only_looks()) {
+            // What root took over may be anything by now: it is no host that only looks any more.
+            match (self.ending(state).0, state.only_looks() && !state.is_taken_over()) {
                 (Outcome::Restored, true) => seen += 1,
                 (Outcome::Original, true) => not_looked += 1,
                 (Outcome::Failed, true) => unseen += 1,
@@ -195,6 +197,12 @@ impl HostState {
     }
 
     /// On the wanted release, but not verified.
+    /// Whether root took it over in the middle of the operation.
+    fn is_taken_over(&self) -> bool {
+        let taken = |slot: &Slot| slot.left_down && matches!(slot.state, TrackState::Stuck { .. });
+        self.tracks.values().any(|slot| slot.looks && taken(slot))
+    }
+
     fn is_left(&self) -> bool {
         self.tracks.values().any(|slot| matches!(slot.state, TrackState::Left { .. }))
     }

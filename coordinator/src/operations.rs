@@ -5,7 +5,7 @@
 //! same one.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -31,8 +31,9 @@ use crate::{
 
 /// How long a plan may be started after it was made.
 pub const PLAN_VALID: Duration = Duration::from_secs(600);
-/// How long a plan waits for hosts to tell how they are.
-const LOOK_WITHIN: Duration = Duration::from_secs(2);
+/// How long a plan waits for hosts to tell how they are. Longer than an agent waits for an app that hangs (2 s): its word
+/// is still to come.
+const LOOK_WITHIN: Duration = Duration::from_secs(3);
 /// Plans that are kept at a time; the oldest goes first.
 const PLANS_KEPT_MAX: usize = 256;
 
@@ -81,6 +82,8 @@ pub struct Operations {
 struct Kept {
     plan: Plan,
     request: Request,
+    /// Hosts that did not tell how they are when it was made.
+    silent: BTreeSet<HostName>,
     made: Instant,
 }
 
@@ -146,20 +149,21 @@ impl Operations {
     }
 
     /// Asks every host of a fleet how it is, and waits a moment for the answers.
-    pub async fn look(&self, fleet: &FleetName) {
+    /// Answers who did not tell in time.
+    pub async fn look(&self, fleet: &FleetName) -> BTreeSet<HostName> {
         let hosts = |state: &FleetState| {
             let hosts = state.fleet.iter().flat_map(|fleet| fleet.hosts());
             hosts.map(|(host, _)| host.clone()).collect::<Vec<_>>()
         };
         let hosts = self.shared.fleets.read(fleet, hosts).await.unwrap_or_default();
-        self.shared.sessions.look(&hosts, LOOK_WITHIN).await;
+        self.shared.sessions.look(&hosts, LOOK_WITHIN).await
     }
 
     /// Makes a plan and keeps it for a while.
     pub async fn plan(&self, fleet: &FleetName, request: Request) -> Result<Plan, StartError> {
-        self.look(fleet).await;
-        let plan = self.make(fleet, &request).await?;
-        let kept = Kept { plan: plan.clone(), request, made: Instant::now() };
+        let silent = self.look(fleet).await;
+        let plan = self.make(fleet, &request, &silent).await?;
+        let kept = Kept { plan: plan.clone(), request, silent, made: Instant::now() };
         let mut plans = self.plans();
         plans.retain(|kept| kept.made.elapsed() < PLAN_VALID && kept.plan.hash() != plan.hash());
         if plans.len() >= PLANS_KEPT_MAX {
@@ -192,7 +196,7 @@ impl Operations {
         {
             return Err(StartError::Busy { holder, fleet });
         }
-        let again = self.make(&fleet, &kept.request).await?;
+        let again = self.make(&fleet, &kept.request, &kept.silent).await?;
         if again.hash() != kept.plan.hash() {
             return Err(StartError::Stale(plan_id.to_owned()));
         }
@@ -295,13 +299,18 @@ impl Operations {
         }
     }
 
-    async fn make(&self, fleet: &FleetName, request: &Request) -> Result<Plan, StartError> {
+    async fn make(
+        &self,
+        fleet: &FleetName,
+        request: &Request,
+        silent: &BTreeSet<HostName>,
+    ) -> Result<Plan, StartError> {
         let undone = match request {
             Request::Undo(id) => Some(self.view(id.as_str()).await?.operation),
             Request::Rollback(_) | Request::Snapshot(_) | Request::Check(_) => None,
         };
         let sessions = self.shared.sessions.clone();
-        let make = |state: &FleetState| make(state, &sessions, request, undone.as_deref());
+        let make = |state: &FleetState| make(state, &sessions, request, undone.as_deref(), silent);
         let made = self.shared.fleets.read(fleet, make).await;
         Ok(made.unwrap_or(Err(Refusal::NoHosts)).map_err(named_nearest)?)
     }
@@ -376,8 +385,12 @@ fn make(
     sessions: &Sessions,
     request: &Request,
     undone: Option<&Operation>,
+    silent: &BTreeSet<HostName>,
 ) -> Result<Plan, Refusal> {
-    let inventory = inventory(state, sessions);
+    let mut inventory = inventory(state, sessions);
+    for (host, now) in &mut inventory.hosts {
+        now.silent = silent.contains(host);
+    }
     match (request, undone) {
         (Request::Rollback(request), _) => planner::rollback(&inventory, request),
         (Request::Snapshot(release), _) => planner::snapshot(&inventory, release),

@@ -8,7 +8,7 @@
 //! Invariant: nothing is sent while any agent has seen a higher epoch than ours.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -204,7 +204,7 @@ impl Sessions {
 
     /// Asks hosts how they are and waits until each that is connected has told, for `within` at most: what was
     /// told before something was deployed must not be planned with.
-    pub async fn look(&self, hosts: &[HostName], within: Duration) {
+    pub async fn look(&self, hosts: &[HostName], within: Duration) -> BTreeSet<HostName> {
         let mut heard = self.heard.subscribe();
         let asked = *heard.borrow();
         let mut waiting: Vec<(HostName, Generation)> = Vec::new();
@@ -226,9 +226,10 @@ impl Sessions {
         if tokio::time::timeout(within, told).await.is_err() {
             tracing::warn!(
                 ?waiting,
-                "hosts did not tell in time how they are; what they told before is used"
+                "hosts did not tell in time how they are; what they told before may be over"
             );
         }
+        waiting.into_iter().map(|(host, _)| host).collect()
     }
 
     /// Whether a session still lasts and has told nothing since.

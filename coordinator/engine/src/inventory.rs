@@ -20,6 +20,8 @@ pub struct Inventory<'a> {
 pub struct HostNow {
     pub live: BTreeMap<ComponentName, LiveNow>,
     pub snapshots: BTreeMap<ComponentName, Vec<SnapshotNow>>,
+    /// It was asked how it is and did not tell in time: what is live there is what it told before, which may be over.
+    pub silent: bool,
 }
 
 /// What is live of a component.

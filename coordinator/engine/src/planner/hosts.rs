@@ -61,7 +61,7 @@ pub(super) fn planned<'a, 'b>(chosen: &'b [Chosen<'a>]) -> impl Iterator<Item = 
 
 /// The release that is live on a host, where all its components agree.
 pub(super) fn live_release(inventory: &Inventory<'_>, row: &Chosen<'_>) -> Option<ReleaseName> {
-    let now = inventory.hosts.get(row.host)?;
+    let now = inventory.hosts.get(row.host).filter(|now| !now.silent)?;
     let mut releases =
         row.components.iter().map(|component| now.live.get(&component.name)?.release.as_ref());
     let first = releases.next()??;

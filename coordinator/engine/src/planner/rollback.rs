@@ -142,12 +142,23 @@ pub(super) fn assemble<'a>(
     let Staged { stages, looking, warnings } =
         stages::stages(inventory, fleet, moves, about.across_migrations)?;
     about.warnings.extend(warnings);
+    let silent = planned(chosen).filter(|row| is_silent(inventory, row));
+    about.warnings.extend(silent.map(|row| {
+        format!(
+            "{} did not tell in time how it is: what is live there is not known, so it goes all the way",
+            row.host
+        )
+    }));
     if about.across_migrations {
         about.warnings.push(ACROSS_MIGRATIONS.to_owned());
     }
     let hosts = hosts::listing(inventory, chosen);
     let draft = draft(fleet, kind, about, hosts, &looking, stages);
     Plan::new(draft).map_err(Refusal::Defect)
+}
+
+fn is_silent(inventory: &Inventory<'_>, row: &Chosen<'_>) -> bool {
+    inventory.hosts.get(row.host).is_some_and(|now| now.silent)
 }
 
 /// The canary goes first: the fewest users notice if going back fails.

@@ -114,7 +114,8 @@ pub(super) fn is_there(
     component: &ComponentName,
     snapshot: &SnapshotHash,
 ) -> bool {
-    let live = inventory.hosts.get(row.host).and_then(|now| now.live.get(component));
+    let now = inventory.hosts.get(row.host).filter(|now| !now.silent);
+    let live = now.and_then(|now| now.live.get(component));
     live.is_some_and(|live| !live.changed && live.snapshot.as_ref() == Some(snapshot))
 }
 

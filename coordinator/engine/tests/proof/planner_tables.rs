@@ -2,7 +2,7 @@
 
 use engine::{
     Elapsed, Evidence, FleetEvent, Input, Operation, Phase, RunResult, Share, Standing, TrackEnd,
-    TrackEnding, decide,
+    TrackEnding, Verb, decide,
     planner::{self, Planned, Refusal, Request},
 };
 
@@ -152,6 +152,26 @@ fn a_deploy_after_a_rollback_can_be_rolled_back_again() {
     let plan = bare(&world).unwrap();
     assert!(!plan.nothing_to_do());
     assert_eq!(target(&Ok(plan)), "v2");
+}
+
+#[test]
+fn p03_what_a_host_told_before_is_not_taken_for_how_it_is_now() {
+    let mut world = World::usual();
+    // Last heard, it was on the target already; since then anything may have been put there.
+    world.live_on(&["b2"], "v2");
+    let verbs = |world: &World| -> Vec<Verb> {
+        let plan = bare(world).unwrap();
+        let tracks = plan.stages.iter().flat_map(|stage| stage.tracks());
+        let mine = tracks.filter(|track| track.host == host("b2"));
+        mine.flat_map(|track| track.steps.iter().map(|step| step.verb)).collect()
+    };
+    assert_eq!(verbs(&world), [Verb::Verify]);
+    world.silent("b2");
+    assert!(verbs(&world).contains(&Verb::Switch), "{:?}", verbs(&world));
+    let plan = bare(&world).unwrap();
+    assert!(plan.warnings.iter().any(|w| w.starts_with("b2 did not tell in time")), "{plan:?}");
+    let row = plan.hosts.iter().find(|row| row.host == host("b2")).unwrap();
+    assert_eq!((row.reachable, &row.from), (true, &None));
 }
 
 #[test]

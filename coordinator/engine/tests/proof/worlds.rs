@@ -198,6 +198,11 @@ impl World {
     }
 
     /// A snapshot on a host is damaged.
+    /// It did not tell in time how it is.
+    pub(crate) fn silent(&mut self, name: &str) {
+        self.hosts.get_mut(&host(name)).unwrap().silent = true;
+    }
+
     pub(crate) fn damaged(&mut self, at: &str, name: &str, damage: &str) {
         let now = self.hosts.get_mut(&host(at)).unwrap();
         for row in

@@ -94,6 +94,9 @@ struct RollbackArgs {
     /// Keep the release in place even where its checks do not hold.
     #[arg(long)]
     leave: bool,
+    /// Go back although migrations were applied since that are not declared backward-safe, or nobody can tell.
+    #[arg(long)]
+    across_migrations: bool,
     /// Do it without asking.
     #[arg(long, short)]
     yes: bool,
@@ -225,7 +228,8 @@ impl HostEnd<'_> {
             }
             LocalCommand::Verify => self.operate(Ask::Verify, true, false).await,
             LocalCommand::Rollback(args) => {
-                let ask = Ask::Rollback { to: args.to.clone(), leave: args.leave };
+                let RollbackArgs { to, leave, across_migrations, .. } = args.clone();
+                let ask = Ask::Rollback { to, leave, across_migrations };
                 self.operate(ask, args.yes, args.dry_run).await
             }
             LocalCommand::Import(args) => self.import(args).await,
@@ -467,7 +471,7 @@ mod tests {
             steps: Vec::new(),
             leave: false,
         };
-        let back = plan(Ask::Rollback { to: None, leave: false });
+        let back = plan(Ask::Rollback { to: None, leave: false, across_migrations: false });
         let ended = |end| Ended {
             operation: String::new(),
             end,

@@ -82,6 +82,9 @@ pub enum Ask {
         to: Option<String>,
         /// Where its checks do not hold, the release stays all the same.
         leave: bool,
+        /// The code may go back further than the database's migrations.
+        #[serde(default)]
+        across_migrations: bool,
     },
     Snapshot {
         release: String,
@@ -200,7 +203,7 @@ pub fn make(view: View<'_>, ask: &Ask) -> Result<Plan, Refusal> {
             let release = from.clone().unwrap_or_else(|| "what is live".to_owned());
             Ok(plan(release, "measures what is live and changes nothing", steps))
         }
-        Ask::Rollback { to, leave } => {
+        Ask::Rollback { to, leave, across_migrations } => {
             let first = to_take_back(view.ledger)?;
             let target = match to {
                 Some(name) => target::named(view, name)?,
@@ -213,7 +216,10 @@ pub fn make(view: View<'_>, ask: &Ask) -> Result<Plan, Refusal> {
             if goes.iter().all(|go| go.there == There::Serves) {
                 return Err(Refusal::Live(target.release));
             }
-            let steps = steps(&goes, &target.release);
+            let mut steps = steps(&goes, &target.release);
+            for step in steps.iter_mut().filter(|step| step.verb == Verb::Preflight) {
+                step.across_migrations = *across_migrations;
+            }
             let warnings = target.warnings.clone();
             let base = plan(target.release.clone(), &target.why, steps);
             // What is live once that is taken back is not known yet.

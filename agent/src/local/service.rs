@@ -78,7 +78,7 @@ impl<H: Hands> Service<H> {
         let about = self.hands.about();
         let ledger = self.core.ledger().borrow().clone();
         let view = View { shapes: &about.shapes, status: &status, ledger: &ledger };
-        let bare = Ask::Rollback { to: None, leave: false };
+        let bare = Ask::Rollback { to: None, leave: false, across_migrations: false };
         Status {
             way_back: plan::make(view, &bare).ok().map(|plan| plan.release),
             releases: plan::releases(view),

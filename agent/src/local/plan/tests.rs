@@ -58,7 +58,10 @@ impl Host {
 
     fn plan(&self, to: Option<&str>) -> Result<Plan, Refusal> {
         let view = View { shapes: &self.shapes, status: &self.status, ledger: &self.ledger };
-        make(view, &Ask::Rollback { to: to.map(str::to_owned), leave: false })
+        make(
+            view,
+            &Ask::Rollback { to: to.map(str::to_owned), leave: false, across_migrations: false },
+        )
     }
 
     fn apply(&mut self, records: &[Record]) {

@@ -6,7 +6,8 @@
 //!
 //! It takes more for a secret than a reader of env files would: each value, with and without its quotes, each line of
 //! one that goes over several, and the password in a URL. A value of fewer than four characters is not hidden: `1` or
-//! `on` would take every word with it.
+//! `on` would take every word with it. Nor is a number of up to five digits: it is a port far more often than a secret, and
+//! a failed check that does not say which port helps nobody.
 //!
 //! Invariant: pure. No value leaves this module, not even through `Debug`.
 
@@ -16,6 +17,8 @@ use std::{collections::BTreeSet, fmt};
 pub(crate) const HIDDEN: &str = "(hidden)";
 /// A shorter value hides nothing: see the module.
 const SECRET_CHARS_MIN: usize = 4;
+/// A number of no more digits is no secret: see the module.
+const PORT_DIGITS_MAX: usize = 5;
 
 /// Values that may not be shown.
 #[derive(Clone, Default)]
@@ -83,7 +86,9 @@ fn add(values: &mut BTreeSet<String>, value: &str) {
     if bare.len() < value.len() {
         add(values, bare);
     }
-    values.insert(value.to_owned());
+    if value.len() > PORT_DIGITS_MAX || !value.bytes().all(|byte| byte.is_ascii_digit()) {
+        values.insert(value.to_owned());
+    }
 }
 
 /// The password in `scheme://user:password@host`.

@@ -10,8 +10,8 @@
 use std::collections::BTreeMap;
 
 use engine::{
-    ComponentName, Fleet, FleetState, GroupName, HostName, Inventory, ReleaseName, Timestamp,
-    planner,
+    ComponentName, Fleet, FleetState, GroupName, HostName, Inventory, ReleaseName, Standing,
+    Timestamp, planner,
 };
 
 use crate::{
@@ -45,6 +45,8 @@ pub struct Known<'a> {
 pub struct Readiness {
     pub ready: bool,
     pub way_back: Option<ReleaseName>,
+    /// Nothing older is good, but what is live is: a later deploy can be taken back to it.
+    pub way_back_is_live: bool,
     pub hosts: Vec<HostReadiness>,
     pub findings: Vec<Finding>,
 }
@@ -90,7 +92,9 @@ pub enum Severity {
 /// Judges.
 pub fn judge(known: &Known<'_>) -> Readiness {
     let mut findings = Vec::new();
-    let way_back = fleet_wide(known, &mut findings);
+    let live = live_and_good(known);
+    let way_back = fleet_wide(known, live, &mut findings);
+    let way_back_is_live = way_back.is_some() && way_back == live_everywhere(known);
     let mut hosts = Vec::new();
     if let Some(fleet) = &known.state.fleet {
         for (host, group) in fleet.hosts() {
@@ -106,11 +110,34 @@ pub fn judge(known: &Known<'_>) -> Readiness {
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     // A host out of reach blocks only beyond the budget, and that the planner has judged.
     let ready = findings.iter().all(|finding| finding.severity != Severity::Blocking);
-    Readiness { ready, way_back, hosts, findings }
+    Readiness { ready, way_back, way_back_is_live, hosts, findings }
+}
+
+/// The release that every connected host says is live.
+fn live_everywhere(known: &Known<'_>) -> Option<ReleaseName> {
+    let connected = known.hosts.iter().filter(|(_, seen)| seen.generation().is_some());
+    let mut live = connected.flat_map(|(host, seen)| {
+        seen.status.components.iter().map(|row| live_release(known.state, host, row))
+    });
+    let first = live.next()??;
+    live.all(|other| other.as_ref() == Some(&first)).then_some(first)
+}
+
+/// The same, where it is good and whole: what a deploy from here is taken back to.
+fn live_and_good(known: &Known<'_>) -> Option<ReleaseName> {
+    let live = live_everywhere(known)?;
+    let (standing, _) = known.state.releases.get(&live)?.standing();
+    let request = planner::Request { to: Some(live.clone()), ..planner::Request::default() };
+    let whole = planner::rollback(known.inventory, &request).is_ok();
+    (whole && standing == Standing::Good).then_some(live)
 }
 
 /// What is about no single host; answers the release that a bare rollback would take.
-fn fleet_wide(known: &Known<'_>, findings: &mut Vec<Finding>) -> Option<ReleaseName> {
+fn fleet_wide(
+    known: &Known<'_>,
+    live: Option<ReleaseName>,
+    findings: &mut Vec<Finding>,
+) -> Option<ReleaseName> {
     let mut find = |severity, what: String, mend: &str| {
         let mend = mend.to_owned();
         findings.push(Finding { host: None, component: None, severity, what, mend });
@@ -125,6 +152,12 @@ fn fleet_wide(known: &Known<'_>, findings: &mut Vec<Finding>) -> Option<ReleaseN
     }
     let way_back = match planner::way_back(known.inventory) {
         Ok(release) => release,
+        Err(planner::Refusal::NoTarget { .. }) if live.is_some() => return live,
+        Err(planner::Refusal::NoTarget { candidates }) if candidates.is_empty() => {
+            let what = "nothing is recorded yet that it could go back to".to_owned();
+            find(Severity::Blocking, what, "ctl snapshot create --as NAME");
+            return None;
+        }
         Err(refusal) => {
             let looked_at: Vec<String> = match &refusal {
                 planner::Refusal::NoTarget { candidates } => candidates

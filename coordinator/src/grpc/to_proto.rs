@@ -436,7 +436,7 @@ fn problem(problem: &Problem) -> v1::Problem {
 
 /// Whether a rollback would work.
 pub fn readiness(fleet: &FleetName, readiness: Readiness, expected_ms: u64) -> v1::DoctorResponse {
-    let Readiness { ready, way_back, hosts, findings } = readiness;
+    let Readiness { ready, way_back, way_back_is_live, hosts, findings } = readiness;
     let host = |row: HostReadiness| v1::HostReadiness {
         host: row.host.to_string(),
         group: row.group.to_string(),
@@ -465,6 +465,7 @@ pub fn readiness(fleet: &FleetName, readiness: Readiness, expected_ms: u64) -> v
         fleet: fleet.to_string(),
         ready,
         way_back: text(way_back.as_ref()),
+        way_back_is_live,
         hosts: hosts.into_iter().map(host).collect(),
         findings: findings.into_iter().map(finding).collect(),
         expected_ms,

@@ -18,7 +18,9 @@ pub fn doctor(view: &View, answer: &v1::DoctorResponse, ctl: &str) -> String {
     for finding in &answer.findings {
         text += &self::finding(view, finding);
     }
-    let next = if answer.ready {
+    let next = if answer.ready && answer.way_back_is_live {
+        String::new()
+    } else if answer.ready {
         format!("{ctl} rollback --fleet {} --dry-run", clean(&answer.fleet))
     } else {
         format!("mend what is marked ✗, then: {ctl} doctor --fleet {}", clean(&answer.fleet))
@@ -34,6 +36,10 @@ fn verdict(view: &View, answer: &v1::DoctorResponse) -> String {
         (false, "") => (BAD, format!("✗ {fleet} has no way back now")),
         (false, way) => {
             (BAD, format!("✗ a rollback of {fleet} to {} would not work now", clean(way)))
+        }
+        (true, way) if answer.way_back_is_live => {
+            let words = format!("✓ {fleet} is on {}; a deploy can be taken back to it", clean(way));
+            (if whole < answer.hosts.len() { WARN } else { GOOD }, words)
         }
         (true, way) if whole < answer.hosts.len() => {
             (WARN, format!("! a rollback of {fleet} to {} would begin now", clean(way)))
@@ -171,6 +177,7 @@ mod tests {
                 ),
             ],
             expected_ms: 96_000,
+            way_back_is_live: false,
         };
         insta::assert_snapshot!(plain(&doctor(&view(), &answer, "ctl")));
         assert!(

@@ -6,8 +6,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::trace::Taken;
-
 /// The fence of an order: whose term, and how far in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fence {
@@ -45,6 +43,15 @@ pub struct Order {
     /// The newest local operation that its sender knew of; empty for none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub after: String,
+}
+
+/// When and where an order was taken, and its track's own place in the trace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    pub host: String,
+    pub at_unix_ms: i64,
+    /// As W3C writes it; empty where the order has none.
+    pub traceparent: String,
 }
 
 impl Order {

@@ -25,7 +25,7 @@ use crate::{
     order::{Fence, Verb},
     retry::Policy,
     status::HostStatus,
-    trace::Taken,
+    trace,
 };
 
 /// Messages up that wait for the connection.
@@ -232,7 +232,7 @@ impl<H: Hands> Talk<'_, H> {
             Some(v1::session_response::Message::Order(order)) => {
                 match from_proto::order(order, &self.host) {
                     Ok(mut order) => {
-                        order.taken = Some(Taken::now(&self.host, &order));
+                        order.taken = Some(trace::taken(&self.host, &order));
                         if self.session.core.order(order).await {
                             Ok(())
                         } else {

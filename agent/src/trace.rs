@@ -12,35 +12,23 @@
 //! Invariant: names and results only: what a host said stays out of it.
 
 use proto::trace::{self, Held, Past, Span, SpanKind, TraceContext};
-use serde::{Deserialize, Serialize};
 use tracing::Instrument as _;
 
 use crate::{
     drivers::{self, DriverError},
     ledger::{Found, Ledger, Record},
-    order::{End, Goal, Order, Step},
+    order::{End, Goal, Order, Step, Taken},
     worker::{Input, Work},
 };
 
-/// When and where an order was taken, and its track's own place in the trace. Persisted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Taken {
-    pub host: String,
-    pub at_unix_ms: i64,
-    /// As W3C writes it; empty where the order has none.
-    pub traceparent: String,
-}
-
-impl Taken {
-    /// Taken now, on this host. The order's own place, where this process exports nothing.
-    pub fn now(host: &str, order: &Order) -> Self {
-        let place = order.traceparent.parse::<TraceContext>().ok();
-        let place = place.map(|place| if trace::exporting() { place.child() } else { place });
-        Self {
-            host: host.to_owned(),
-            at_unix_ms: now_unix_ms(),
-            traceparent: place.map_or_else(String::new, |place| place.to_string()),
-        }
+/// Marks an order as taken now, on this host: at its own place, where this process exports nothing.
+pub fn taken(host: &str, order: &Order) -> Taken {
+    let place = order.traceparent.parse::<TraceContext>().ok();
+    let place = place.map(|place| if trace::exporting() { place.child() } else { place });
+    Taken {
+        host: host.to_owned(),
+        at_unix_ms: now_unix_ms(),
+        traceparent: place.map_or_else(String::new, |place| place.to_string()),
     }
 }
 

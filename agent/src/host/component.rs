@@ -10,7 +10,14 @@ use std::{
 use proto::policy::{CheckPolicy, ComponentPolicy, FilesPolicy};
 use tokio::time::Instant;
 
-use super::{RELOAD_VERBS, VERBS, fit::Fit, hooks::Hooks, secrets, services::Services};
+use super::{
+    RELOAD_VERBS, VERBS,
+    blocking::{end_after_failed_sync, stored},
+    fit::Fit,
+    hooks::Hooks,
+    secrets,
+    services::Services,
+};
 use crate::{
     drivers::{BuildError, Triggers},
     facts::Facts,
@@ -601,34 +608,6 @@ impl Component {
         work: impl FnOnce(&Store, &ComponentFiles) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, String> {
         stored(&self.store, &self.files, work).await
-    }
-}
-
-/// Runs something of the store on a thread that may block.
-pub(super) async fn stored<T: Send + 'static>(
-    store: &Arc<Store>,
-    files: &Arc<ComponentFiles>,
-    work: impl FnOnce(&Store, &ComponentFiles) -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, String> {
-    let (store, files) = (store.clone(), files.clone());
-    let done = tokio::task::spawn_blocking(move || work(&store, &files)).await;
-    match done {
-        Ok(done) => done.map_err(|error| {
-            end_after_failed_sync(&error);
-            error.reason()
-        }),
-        Err(error) => {
-            tracing::error!(%error, "the store panicked; the process ends");
-            std::process::abort()
-        }
-    }
-}
-
-/// What the disk holds after a failed sync is not known; the restarted agent looks.
-fn end_after_failed_sync(error: &StoreError) {
-    if matches!(error, StoreError::Fsync { .. }) {
-        tracing::error!(reason = error.reason(), "a sync failed; the process ends");
-        std::process::abort()
     }
 }
 

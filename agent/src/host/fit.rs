@@ -18,7 +18,7 @@ use std::{
 use proto::policy::{CheckPolicy, MigrationsPolicy, ProbePolicy};
 
 use super::{
-    component::stored,
+    blocking::stored,
     env::{self, At},
     gate,
 };

@@ -123,7 +123,7 @@ pub(super) async fn url(
 ) -> Result<String, String> {
     let Some(file) = &migrations.url_file else {
         let key = migrations.url_key.clone();
-        let found = super::component::stored(store, files, move |store, files| {
+        let found = super::blocking::stored(store, files, move |store, files| {
             env::secret(store, files, at, &key)
         });
         return found.await?.ok_or_else(|| {

@@ -15,6 +15,7 @@
 //! Invariant: nothing is touched that the policy does not name.
 //! Invariant: every verb may be done again; what is done already is done.
 
+mod blocking;
 mod component;
 mod env;
 mod fit;

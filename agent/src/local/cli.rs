@@ -18,11 +18,11 @@ use tokio::sync::mpsc;
 
 use super::{
     direct::Direct,
-    import::{self, Import, Owner},
+    import::{self, Import, Mapped, Owner},
     plan::{Ask, Plan, Refusal},
     render::{self, Clock},
     socket::{Talk, TalkError},
-    wire::{Ended, Mapped, Request, Response},
+    wire::{Ended, Request, Response},
 };
 use crate::order::End;
 

@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{plan, wire::Mapped};
+use super::plan;
 
 /// A backup that is to become a release of one component.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,13 @@ pub enum Owner {
     Guess,
     Live,
     Found,
+}
+
+/// A declared file, and where in a backup its bytes are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapped {
+    pub declared: PathBuf,
+    pub source: PathBuf,
 }
 
 /// A release that was made of a backup.

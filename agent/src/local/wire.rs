@@ -6,8 +6,6 @@
 //!
 //! Invariant: an answer that ends the talk is the last one; see [`Response::is_last`].
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -162,11 +160,4 @@ pub struct Ended {
     pub evidence: Vec<Evidence>,
     /// What is live afterwards, by record and by the check's word.
     pub components: Vec<Component>,
-}
-
-/// A declared file, and where in a backup its bytes are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mapped {
-    pub declared: PathBuf,
-    pub source: PathBuf,
 }

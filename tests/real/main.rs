@@ -6,8 +6,12 @@
 //!
 //! Each test boots hosts of its own and leaves none; by hand: `cargo test -p tests --test real -- --ignored NAME`.
 
+mod app;
+mod edge;
 mod fleet;
+mod fleet_file;
 mod hosts;
+mod matrix;
 mod power;
 mod process;
 mod stepper;

@@ -11,7 +11,8 @@ use std::{
 };
 
 use crate::{
-    fleet::{Fleet, Runs, Told, Wanted, content, content_on_disk, digest, started_on, uploads},
+    app::{Runs, content, content_on_disk, digest, started_on, uploads},
+    fleet::{Fleet, Told, Wanted},
     hosts::Host,
     stepper::{Stepper, Stop},
 };

@@ -3,7 +3,8 @@
 use std::thread;
 
 use crate::{
-    fleet::{Fleet, Runs, Told, Wanted, digest, eventually, started_on, uploads},
+    app::{Runs, digest, started_on, uploads},
+    fleet::{Fleet, Told, Wanted, eventually},
     hosts::Host,
     stepper::Stepper,
 };

@@ -26,7 +26,7 @@ mod triggers;
 pub(super) mod unit;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -370,6 +370,10 @@ impl Hold {
             )));
         }
         if !hold::stands(&self.drop_in, &self.path) {
+            // Where no agent has run yet, its first start writes it: nothing for anybody to mend.
+            if !self.path.parent().is_some_and(Path::exists) {
+                return Ok(None);
+            }
             return Ok(Some(format!(
                 "the hold of {} is not installed: {} is missing; the agent writes it when it starts",
                 self.unit,

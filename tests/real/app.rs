@@ -164,4 +164,3 @@ pub(crate) fn version_at(host: &Host, port: u16) -> Option<String> {
     let body: Value = serde_json::from_slice(&output.stdout).ok()?;
     body["version"].as_str().map(str::to_owned)
 }
-

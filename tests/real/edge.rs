@@ -24,7 +24,8 @@ pub(crate) fn install_script(version: &str, app: &[Host]) -> String {
 
 /// Writes the file of a release.
 pub(crate) fn site_script(version: &str, app: &[Host]) -> String {
-    let servers: String = app.iter().map(|host| format!("server {}:5000; ", host.address)).collect();
+    let servers: String =
+        app.iter().map(|host| format!("server {}:5000; ", host.address)).collect();
     format!(
         "cat >{SITE} <<'SITE'
 upstream ace-crm {{ {servers}}}
@@ -57,7 +58,10 @@ pub(crate) fn ask(edge: &Host, path: &str, requests: usize) -> BTreeMap<Got, usi
         let url = format!("http://{}{path}", edge.address);
         let output = Command::new("curl")
             .args(["-sS", "--max-time", "5", "-o", "/dev/null"])
-            .args(["-w", "%{http_code}|%header{x-ace-version}|%header{x-edge-release}|%header{x-ace-host}"])
+            .args([
+                "-w",
+                "%{http_code}|%header{x-ace-version}|%header{x-edge-release}|%header{x-ace-host}",
+            ])
             .arg(&url)
             .output()
             .expect("curl runs");

@@ -46,12 +46,15 @@ pub(crate) struct Wanted {
     pub(crate) files: usize,
     /// How long the app may take until it answers.
     pub(crate) ready_within: &'static str,
+    /// How long a host may be silent in an operation.
+    pub(crate) unknown_after: &'static str,
 }
 
 impl Wanted {
     /// So many hosts, and an app of the usual size.
     pub(crate) const fn hosts(hosts: usize, runs: Runs) -> Self {
-        Self { hosts, edge: false, runs, files: 3000, ready_within: "20s" }
+        let (ready_within, unknown_after) = ("20s", "8s");
+        Self { hosts, edge: false, runs, files: 3000, ready_within, unknown_after }
     }
 }
 
@@ -162,7 +165,9 @@ impl Fleet {
             self.address
         ));
         // Whoever joins a host looks before its agent runs.
-        host.sh(&format!("{CHECK}; systemctl daemon-reload; systemctl enable --now lastgood-agent"));
+        host.sh(&format!(
+            "{CHECK}; systemctl daemon-reload; systemctl enable --now lastgood-agent"
+        ));
     }
 
     /// Deploys a release to every app host as the team did until now: copied over what is there.
@@ -196,10 +201,14 @@ impl Fleet {
         });
     }
 
-    /// Runs `ctl` to its end.
+    /// Runs `ctl` to its end; what it says is a document.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> Told {
-        let output =
-            self.command().args(["-o", "json"]).args(arguments).output().expect("ctl runs");
+        self.ctl_text(&[&["-o", "json"], arguments].concat())
+    }
+
+    /// The same as a person reads it.
+    pub(crate) fn ctl_text(&self, arguments: &[&str]) -> Told {
+        let output = self.command().args(arguments).output().expect("ctl runs");
         let (words, complaint) = texts(&output);
         let json = serde_json::from_str(&words).unwrap_or(Value::Null);
         Told { code: output.status.code().unwrap_or(-1), json, words, complaint }
@@ -223,14 +232,26 @@ impl Fleet {
     }
 }
 
+impl Fleet {
+    /// Nobody answers any more.
+    pub(crate) fn stop_coordinator(&mut self) {
+        // It may have ended by itself.
+        self.coordinator.kill().ok();
+        self.coordinator.wait().ok();
+    }
+
+    /// It does again, with what it knew.
+    pub(crate) fn start_coordinator(&mut self) {
+        self.coordinator = coordinator(self.dir.path(), &self.address);
+    }
+}
+
 impl Drop for Fleet {
     fn drop(&mut self) {
         if thread::panicking() {
             self.tell();
         }
-        // It may have ended by itself.
-        self.coordinator.kill().ok();
-        self.coordinator.wait().ok();
+        self.stop_coordinator();
     }
 }
 
@@ -265,9 +286,11 @@ impl Told {
         self.json["operation"].as_str().unwrap_or_else(|| panic!("{self:?}"))
     }
 
-    /// Whether it said this, in its document or beside it.
+    /// Whether it said this, in its document or beside it, however it was broken into lines.
     pub(crate) fn says(&self, words: &str) -> bool {
-        self.words.contains(words) || self.complaint.contains(words)
+        [&self.words, &self.complaint]
+            .iter()
+            .any(|text| text.split_whitespace().collect::<Vec<_>>().join(" ").contains(words))
     }
 
     /// How a host ended in the operation.

@@ -29,7 +29,7 @@ pub(crate) fn text(wanted: Wanted, app: &[&str], edge: Option<&str>) -> String {
             "on_failure": "restore",
             "late_hosts": "rollback",
             "deadline": "2m",
-            "unknown_after": "8s",
+            "unknown_after": wanted.unknown_after,
         },
     });
     file.to_string()
@@ -90,7 +90,7 @@ fn checks(runs: Runs) -> Vec<Value> {
             json!({
                 "name": "speed",
                 "http": "http://127.0.0.1:5000/api/contacts",
-                "requests": 3,
+                "requests": 2,
                 // A release is a thousand times slower or it is not: room for a busy machine.
                 "expect": { "p95_over_baseline": 50 },
                 "every": "200ms",

@@ -8,6 +8,7 @@
 
 mod app;
 mod edge;
+mod faults;
 mod fleet;
 mod fleet_file;
 mod hosts;
@@ -15,3 +16,4 @@ mod matrix;
 mod power;
 mod process;
 mod stepper;
+mod systemd;

@@ -122,9 +122,9 @@ UNIT\n",
 }
 
 /// Everything that a release is on a host, as one number: each path with its kind, mode, owner, time and content,
-/// without what is kept across releases.
+/// without what is kept across releases; and its unit files.
 pub(crate) fn digest(host: &Host) -> String {
-    host.sh(&digest_script(TREE, "%T@"))
+    host.sh(&digest_script(TREE, "%T@")) + &host.sh(&units_digest_script("/"))
 }
 
 /// The same without times, which are set back at the end of a switch.
@@ -135,6 +135,24 @@ pub(crate) fn content(host: &Host) -> String {
 /// The same of a host that is not up.
 pub(crate) fn content_on_disk(host: &Host) -> String {
     host.look(&digest_script(TREE.trim_start_matches('/'), ""))
+}
+
+/// Its unit files alone.
+pub(crate) fn units_digest(host: &Host) -> String {
+    host.sh(&units_digest_script("/"))
+}
+
+/// The same of a host that is not up.
+pub(crate) fn units_digest_on_disk(host: &Host) -> String {
+    host.look(&units_digest_script(""))
+}
+
+fn units_digest_script(root: &str) -> String {
+    format!(
+        "cd {root}etc/systemd/system
+        find . -maxdepth 1 -name 'ace-crm*' -printf '%p %y %m %l\\n' | LC_ALL=C sort | sha256sum | cut -c1-16
+        find . -maxdepth 1 -name 'ace-crm*' -type f -print0 | LC_ALL=C sort -z | xargs -0r cat | sha256sum | cut -c1-16"
+    )
 }
 
 fn digest_script(tree: &str, more: &str) -> String {

@@ -15,5 +15,6 @@ mod hosts;
 mod matrix;
 mod power;
 mod process;
+mod refused;
 mod stepper;
 mod systemd;

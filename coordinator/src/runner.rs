@@ -336,17 +336,20 @@ impl Runner {
     }
 
     async fn asked(&mut self, ask: Ask, by: String) -> Result<Result<(), AskError>, RunnerError> {
-        if !self.operation.allows(&ask) {
-            return Ok(Err(AskError::NotNow(phase_word(self.operation.phase()))));
-        }
+        // First, so that a retry of such a host is refused for the reason that holds for good.
         if let Ask::Retry(hosts) = &ask {
             let overtaken = self.overtaken().await;
             if let Some((host, why)) = overtaken.iter().find(|(host, _)| hosts.contains(host)) {
                 return Ok(Err(AskError::Overtaken { host: host.clone(), why: why.clone() }));
             }
-            if let Err(refused) = self.claim().await {
-                return Ok(Err(refused));
-            }
+        }
+        if !self.operation.allows(&ask) {
+            return Ok(Err(AskError::NotNow(phase_word(self.operation.phase()))));
+        }
+        if let Ask::Retry(_) = &ask
+            && let Err(refused) = self.claim().await
+        {
+            return Ok(Err(refused));
         }
         let inputs = self.with_overtaken(vec![Input::Asked { ask, by }]).await;
         let events = decide(&self.operation, inputs, self.clock.now());

@@ -131,9 +131,11 @@ impl World {
             Up::Ended { stage, attempt, ending } => {
                 self.tell_coordinator(Input::TrackEnded { host: name, stage, attempt, ending });
             }
-            Up::Refused { stage, attempt, why, overtaken } => {
-                let end = if overtaken { TrackEnd::Stuck } else { TrackEnd::Refused };
-                let ending = ending(end, why);
+            Up::Refused { why, overtaken: true, .. } => {
+                self.tell_coordinator(Input::Overtaken { host: name, why });
+            }
+            Up::Refused { stage, attempt, why, overtaken: false } => {
+                let ending = ending(TrackEnd::Refused, why);
                 self.tell_coordinator(Input::TrackEnded { host: name, stage, attempt, ending });
             }
         }

@@ -4,8 +4,8 @@
 //! Perform ─▶ half ─▶ whole      a switch has an instant in which the tree is neither; a crash there leaves a hold
 //! ```
 //!
-//! What reloads reads its tree anew when it is told to, and when its switch is taken back; until then it serves what
-//! it has read.
+//! What reloads reads its tree anew when it is told to, when it starts, and when its switch is taken back; until then
+//! it serves what it has read.
 //!
 //! Invariant: this is the ground truth. The engine and the worker never read it but through looks and results.
 //! Invariant: no randomness; what fails is told by the caller.
@@ -216,8 +216,7 @@ impl Machine {
 
     /// Between two releases, or with a service down.
     pub(crate) fn is_torn(&self) -> bool {
-        let mixed = self.parts.values().any(|part| matches!(part.live, Tree::Mixed { .. }));
-        mixed || self.is_down()
+        self.parts.values().any(Part::is_between) || self.is_down()
     }
 
     /// What a step shows: the digest for a switch.
@@ -245,6 +244,14 @@ impl Part {
         self.services.iter().filter(|(_, runs)| **runs).map(|(name, _)| name.clone()).collect()
     }
 
+    /// Neither one release nor the other: on the disk, or what serves is not what stands there.
+    fn is_between(&self) -> bool {
+        match &self.live {
+            Tree::Whole(live) => self.read.as_ref().is_some_and(|read| read != live),
+            Tree::Mixed { .. } => true,
+        }
+    }
+
     fn reload(&mut self) {
         if let (Some(read), Tree::Whole(live)) = (&mut self.read, &self.live) {
             read.clone_from(live);
@@ -252,8 +259,12 @@ impl Part {
     }
 
     fn run(&mut self, wanted: impl Fn(&String) -> bool) {
+        let stood = self.running().is_empty();
         for (name, runs) in &mut self.services {
             *runs = wanted(name);
+        }
+        if stood && !self.running().is_empty() {
+            self.reload();
         }
     }
 
@@ -294,5 +305,53 @@ impl Part {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(verb: Verb) -> Step {
+        Step {
+            verb,
+            component: "proxy".to_owned(),
+            release: "v1".to_owned(),
+            snapshot: "new".to_owned(),
+            deadline_ms: 1,
+            hook: String::new(),
+            across_migrations: false,
+        }
+    }
+
+    fn proxy() -> Machine {
+        let part = Part {
+            live: Tree::Whole("old".to_owned()),
+            read: Some("old".to_owned()),
+            staged: ["new".to_owned()].into(),
+            services: BTreeMap::from([("proxy".to_owned(), true)]),
+        };
+        Machine { parts: BTreeMap::from([("proxy".to_owned(), part)]) }
+    }
+
+    /// Whatever put the tree there: what starts reads what stands there then.
+    #[test]
+    fn what_starts_serves_the_tree_that_stands_there() {
+        let mut machine = proxy();
+        for verb in [Verb::Stop, Verb::Switch, Verb::Start] {
+            machine.perform(&step(verb), Extent::Whole).unwrap();
+        }
+        assert!(machine.is_on("proxy", "new"));
+        assert!(!machine.is_torn());
+    }
+
+    /// An undo reads anew what stands there: it cannot bring back what served before and stood nowhere.
+    #[test]
+    fn what_serves_another_tree_than_stands_there_is_torn() {
+        let mut machine = proxy();
+        machine.perform(&step(Verb::Switch), Extent::Whole).unwrap();
+        assert!(!machine.is_on("proxy", "new") && machine.is_torn());
+        machine.perform(&step(Verb::Reload), Extent::Whole).unwrap();
+        assert!(machine.is_on("proxy", "new") && !machine.is_torn());
     }
 }

@@ -49,10 +49,14 @@ impl World {
             across_migrations: false,
         };
         let mut steps: Vec<Step> = components.iter().map(|name| step(Verb::Stage, name)).collect();
-        steps.extend(components.iter().rev().map(|name| step(Verb::Stop, name)));
-        for verb in [Verb::Switch, Verb::Start, Verb::Verify] {
-            steps.extend(components.iter().map(|name| step(verb, name)));
-        }
+        // The same as the agent's own local plan: what reloads is not stopped.
+        let reloads = |name: &String| self.machines[host].parts[name].read.is_some();
+        let stopped = components.iter().rev().filter(|name| !reloads(name));
+        steps.extend(stopped.map(|name| step(Verb::Stop, name)));
+        steps.extend(components.iter().map(|name| step(Verb::Switch, name)));
+        let begins = |name: &String| if reloads(name) { Verb::Reload } else { Verb::Start };
+        steps.extend(components.iter().map(|name| step(begins(name), name)));
+        steps.extend(components.iter().map(|name| step(Verb::Verify, name)));
         let made = MadeHere {
             operation: format!("local-{now}"),
             by: "root".to_owned(),

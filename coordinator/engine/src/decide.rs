@@ -17,6 +17,9 @@
 //! Retry. Only the hosts that were named go on, and those that come back late; hosts that had not begun wait for a
 //! retry that names them. Hosts that only look, look again: what users get may have changed.
 //!
+//! Root. A host that root took over is asked for nothing more, whatever follows: no undo, no retry, no other look. It
+//! counts as failed from the stage on that it had come to, not in those that had ended well there before.
+//!
 //! Invariant: pure. [`decide`] works on a scratch copy; the caller appends the events to the journal, flushes,
 //! applies them, and only then acts.
 //! Invariant: abort beats pause and halt; a track that was begun is never cut short but by its own undo.
@@ -214,7 +217,7 @@ fn overtaken(operation: &Operation, host: HostName, why: String, at: Elapsed) ->
     let Some(state) = operation.hosts().get(&host) else { return Vec::new() };
     let counts = match operation.phase() {
         Phase::Running | Phase::Paused | Phase::Halting | Phase::Aborting(_) => {
-            state.tracks.values().any(|slot| !matches!(slot.state, TrackState::Stuck { .. }))
+            state.taken.is_none()
         }
         Phase::Ended(_) => state.is_unknown(),
     };
@@ -244,7 +247,8 @@ pub(crate) fn allowed(operation: &Operation, ask: &Ask) -> bool {
         (Ask::Abort(_), Phase::Running | Phase::Paused | Phase::Halting) => true,
         (Ask::Abort(Abort::Restore), Phase::Aborting(Abort::Leave)) => true,
         (Ask::Retry(hosts), Phase::Ended(_)) => {
-            let may = |state: &HostState| !state.is_unknown() && !state.is_done();
+            let ours = |state: &HostState| state.taken.is_none();
+            let may = |state: &HostState| ours(state) && !state.is_unknown() && !state.is_done();
             let may = |host| operation.hosts().get(host).is_some_and(may);
             !hosts.is_empty() && hosts.iter().all(may)
         }
@@ -539,6 +543,11 @@ impl Count {
     fn up_to(operation: &Operation, stage: usize, last: usize) -> Self {
         let mut count = Self { failed: 0, unknown: 0, in_work: 0, down: 0 };
         for state in operation.hosts().values().filter(|state| state.tracks.contains_key(&stage)) {
+            // All its tracks are stuck, those too that were done before root came.
+            if let Some(taken) = state.taken {
+                count.failed += u32::from(taken.stage <= last);
+                continue;
+            }
             let slots = || state.tracks.range(..=last).map(|(_, slot)| slot);
             let any = |wanted: fn(&TrackState) -> bool| slots().any(|slot| wanted(&slot.state));
             if any(|state| {

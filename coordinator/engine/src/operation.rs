@@ -2,6 +2,7 @@
 //!
 //! Invariant: [`Operation::apply`] is the only mutator, for live runs and for recovery alike.
 //! Invariant: what should be in flight is derived ([`Operation::outstanding`]), never stored.
+//! Invariant: what root took over is not this operation's any more: it is asked for nothing, and stays `failed`.
 //! Invariant: a track that only looks changes nothing: forward it ends as `done` or `left`, whatever its agent says.
 
 mod outcome;
@@ -76,6 +77,15 @@ pub(crate) struct HostState {
     pub(crate) tracks: BTreeMap<usize, Slot>,
     /// Since when its agent is not connected.
     pub(crate) lost: Option<Elapsed>,
+    /// Root took it over; for good, as far as this operation goes: its agent refuses every order that was planned before.
+    pub(crate) taken: Option<TakenOver>,
+}
+
+/// See [`HostState::taken`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TakenOver {
+    /// How far the host was: its first stage that was not done, or its last one. Stages before it had ended well there.
+    pub(crate) stage: usize,
 }
 
 /// A host's place in one stage.
@@ -420,15 +430,18 @@ impl Operation {
 
     /// What was measured there was true before.
     fn overtaken(&mut self, host: &HostName, why: &str) -> Result<(), IllegalEvent> {
-        let stages: Vec<usize> = match self.hosts.get(host) {
-            Some(state) => state.tracks.keys().copied().collect(),
-            None => return Err(IllegalEvent::NoTrack { host: host.clone(), stage: 0 }),
+        let Some(state) = self.hosts.get_mut(host) else {
+            return Err(IllegalEvent::NoTrack { host: host.clone(), stage: 0 });
         };
+        let stages: Vec<usize> = state.tracks.keys().copied().collect();
+        let open = state.tracks.iter().find(|(_, slot)| slot.state != TrackState::Done);
+        let reached = open.map(|(stage, _)| *stage).or_else(|| stages.last().copied());
+        if let (None, Some(stage)) = (state.taken, reached) {
+            state.taken = Some(TakenOver { stage });
+        }
         for stage in stages {
             self.advance(host, stage, &TrackEvent::Overtaken { why: why.to_owned() })?;
-            let slot = self.slot(host, stage)?;
-            slot.left_down = true;
-            slot.evidence.clear();
+            self.slot(host, stage)?.evidence.clear();
         }
         self.told_late();
         Ok(())
@@ -474,6 +487,8 @@ impl Operation {
 
     fn retry(&mut self, host: &HostName) -> Result<(), IllegalEvent> {
         let stages: Vec<usize> = match self.hosts.get(host) {
+            // No retry brings back what root took over.
+            Some(state) if state.taken.is_some() => Vec::new(),
             Some(state) => state.tracks.keys().copied().collect(),
             None => return Err(IllegalEvent::NoTrack { host: host.clone(), stage: 0 }),
         };
@@ -486,7 +501,7 @@ impl Operation {
     /// What users get may be another thing once a host of an earlier stage moves again.
     fn look_again(&mut self, after: usize) -> Result<(), IllegalEvent> {
         let mut again = Vec::new();
-        for (host, state) in &self.hosts {
+        for (host, state) in self.hosts.iter().filter(|(_, state)| state.taken.is_none()) {
             let tracks = state.tracks.range(after..).filter(|(_, slot)| slot.looks);
             let over = |slot: &Slot| match slot.state {
                 TrackState::Done | TrackState::Undone { .. } | TrackState::Left { .. } => true,
@@ -680,7 +695,7 @@ fn open_hosts(plan: &Plan) -> BTreeMap<HostName, HostState> {
     for (stage_index, stage) in plan.stages.iter().enumerate() {
         for (batch_index, batch) in stage.batches.iter().enumerate() {
             for (place, track) in batch.tracks.iter().enumerate() {
-                let new = || HostState { tracks: BTreeMap::new(), lost: None };
+                let new = || HostState { tracks: BTreeMap::new(), lost: None, taken: None };
                 let slot = Slot {
                     batch: batch_index,
                     place,

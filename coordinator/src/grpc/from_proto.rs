@@ -148,11 +148,13 @@ pub fn report(message: v1::Report, host: &HostName) -> Wire<(OperationId, Input)
             let ending = track_ended(ended)?;
             Input::TrackEnded { host, stage, attempt, ending }
         }
+        // The host is root's for all of the operation: it is not this order alone that ended.
+        v1::report::Report::Refused(refused) if refused.overtaken => {
+            Input::Overtaken { host, why: refused.reason }
+        }
         v1::report::Report::Refused(refused) => {
             let reason = format!("the agent refused: {}", refused.reason);
-            // Not as it was, although not by this order: somebody has to look.
-            let end = if refused.overtaken { TrackEnd::Stuck } else { TrackEnd::Refused };
-            let (steps, evidence) = (Vec::new(), Vec::new());
+            let (end, steps, evidence) = (TrackEnd::Refused, Vec::new(), Vec::new());
             Input::TrackEnded {
                 host,
                 stage,

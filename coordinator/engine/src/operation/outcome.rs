@@ -3,11 +3,13 @@
 //! Hosts that move decide whether the fleet is on target, put back or mixed. Hosts that only look decide whether it is
 //! verified: where one of them did not see what it should, or did not look, everything on target is `Unverified`.
 //!
+//! What root took over may be anything by now: it is no host that only looks any more, and needs a person.
+//!
 //! Invariant: what is not known is unknown, and unknown is never success.
 
 use serde::{Deserialize, Serialize};
 
-use super::{HostState, Operation, Slot};
+use super::{HostState, Operation};
 use crate::{
     Evidence,
     event::Abort,
@@ -21,9 +23,9 @@ use crate::{
 pub enum RunResult {
     /// Every planned host on target, on evidence.
     Verified,
-    /// Stopped before anything on any host was changed.
+    /// Stopped before it changed anything on any host.
     Refused,
-    /// Every host is as it was before.
+    /// Whatever it changed is as it was before.
     PutBack,
     /// Some on target and some not, or some unknown.
     Mixed,
@@ -78,8 +80,7 @@ impl Operation {
     }
 
     fn ending(&self, state: &HostState) -> (Outcome, String) {
-        let looked = state.only_looks() && !state.is_taken_over();
-        if looked && self.abort == Some(Abort::Restore) {
+        if state.only_looks() && state.taken.is_none() && self.abort == Some(Abort::Restore) {
             // Whatever it saw was taken back, and it had nothing to take back itself.
             return (Outcome::Original, "nothing was changed there".to_owned());
         }
@@ -106,8 +107,7 @@ impl Operation {
         let (mut restored, mut left, mut original) = (0, 0, 0);
         let (mut seen, mut unseen, mut not_looked) = (0, 0, 0);
         for state in self.hosts.values() {
-            // What root took over may be anything by now: it is no host that only looks any more.
-            match (self.ending(state).0, state.only_looks() && !state.is_taken_over()) {
+            match (self.ending(state).0, state.only_looks() && state.taken.is_none()) {
                 (Outcome::Restored, true) => seen += 1,
                 (Outcome::Original, true) => not_looked += 1,
                 (Outcome::Failed, true) => unseen += 1,
@@ -197,12 +197,6 @@ impl HostState {
     }
 
     /// On the wanted release, but not verified.
-    /// Whether root took it over in the middle of the operation.
-    fn is_taken_over(&self) -> bool {
-        let taken = |slot: &Slot| slot.left_down && matches!(slot.state, TrackState::Stuck { .. });
-        self.tracks.values().any(|slot| slot.looks && taken(slot))
-    }
-
     fn is_left(&self) -> bool {
         self.tracks.values().any(|slot| matches!(slot.state, TrackState::Left { .. }))
     }

@@ -7,6 +7,7 @@
 //!                                                  planner_laws    what holds for every plan
 //!                                                  results         which outcomes give which result
 //!                                                  edge_runs       runs of several stages that cut, case by case
+//!                                                  root_runs       root takes a host over, case by case
 //!                                                  run_laws        what holds for every run
 //! ```
 //!
@@ -23,6 +24,7 @@ mod planner_laws;
 mod planner_tables;
 mod plans;
 mod results;
+mod root_runs;
 mod run_laws;
 mod tables;
 mod worlds;

@@ -129,6 +129,8 @@ struct Books {
     /// Hosts that an ended attempt left neither as they were nor verified: down until an attempt ends well.
     down: BTreeMap<(HostName, usize), bool>,
     goals: BTreeMap<(HostName, usize), Goal>,
+    /// Root's for good: nothing more is asked of them, and nothing that they say counts.
+    taken: BTreeSet<HostName>,
     /// Since a retry: the hosts that may begin something that changes them.
     again: Option<BTreeSet<HostName>>,
     /// Hosts that were seen at work on what they were unknown in.
@@ -158,6 +160,7 @@ impl Books {
             places,
             down,
             goals,
+            taken: BTreeSet::new(),
             again: None,
             late: BTreeSet::new(),
             stopped: false,
@@ -243,7 +246,7 @@ impl Books {
                     && matches!(place, Place::Done | Place::Failed)
             })
             .map(|(key, _)| key.clone())
-            .filter(|(host, stage)| self.looks(host, *stage))
+            .filter(|(host, stage)| self.looks(host, *stage) && !self.taken.contains(host))
             .collect();
         for key in looks {
             self.places.insert(key, Place::Waiting);
@@ -254,6 +257,11 @@ impl Books {
         if let Some(again) = &mut self.again {
             again.insert(host.clone());
         }
+    }
+
+    /// What root took over is asked for nothing, and is not looked at again in this run.
+    fn still_ours(&self, host: &HostName) {
+        assert!(!self.taken.contains(host), "{host} is root's, and the run goes on with it");
     }
 
     fn only_looks(&self, host: &HostName) -> bool {
@@ -274,6 +282,7 @@ impl Books {
                     self.undo_goes_backwards(*stage, hosts);
                 }
                 for host in hosts {
+                    self.still_ours(host);
                     let meant = *goal == Goal::Undo || self.may_begin(host, *stage);
                     assert!(meant, "{host} was not meant by the retry");
                     self.late.remove(&(host.clone(), *stage));
@@ -292,6 +301,7 @@ impl Books {
                 }
             }
             Event::TrackEnded { host, stage, ending, .. } => {
+                self.still_ours(host);
                 let key = (host.clone(), *stage);
                 let forward = self.goals.get(&key) == Some(&Goal::Forward);
                 let looks = self.looks(host, *stage);
@@ -314,14 +324,17 @@ impl Books {
                 self.places.insert(key, place);
             }
             Event::BecameUnknown { host, stage, .. } => {
+                self.still_ours(host);
                 self.places.insert((host.clone(), *stage), Place::Unknown);
             }
             Event::SeenInWork { host, stage, .. } => {
+                self.still_ours(host);
                 self.came_late(host);
                 self.late.insert((host.clone(), *stage));
                 self.places.insert((host.clone(), *stage), Place::Work);
             }
             Event::SeenIdle { host, stage, again, .. } => {
+                self.still_ours(host);
                 if *again {
                     self.came_late(host);
                     if !self.looks(host, *stage) {
@@ -333,6 +346,7 @@ impl Books {
             }
             Event::StageBegan { stage, .. } => self.stages_follow_each_other(*stage),
             Event::Overtaken { host, .. } => {
+                self.taken.insert(host.clone());
                 let mine = self.places.iter_mut().filter(|((other, _), _)| other == host);
                 for (key, place) in mine {
                     *place = Place::Failed;
@@ -340,6 +354,7 @@ impl Books {
                 }
             }
             Event::Asked { ask: Ask::Retry(hosts), .. } => {
+                hosts.iter().for_each(|host| self.still_ours(host));
                 self.stopped = false;
                 self.again = Some(hosts.iter().cloned().collect());
                 self.look_again(0);
@@ -405,6 +420,10 @@ impl Run {
         let rows = self.operation.outcomes();
         let listed: Vec<&HostName> = self.operation.plan().hosts.iter().map(|h| &h.host).collect();
         assert_eq!(rows.iter().map(|row| &row.host).collect::<Vec<_>>(), listed, "p07: accounted");
+        for row in rows.iter().filter(|row| self.books.taken.contains(&row.host)) {
+            assert_eq!(row.outcome, Outcome::Failed, "p03: root took {}", row.host);
+            assert!(row.evidence.is_empty(), "p03: what was measured was true before");
+        }
         for row in rows.iter().filter(|row| self.books.is_down(&row.host)) {
             let told = matches!(row.outcome, Outcome::Failed | Outcome::Unknown);
             assert!(told, "p03: {} is down and reported as {:?}", row.host, row.outcome);

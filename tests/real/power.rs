@@ -47,7 +47,7 @@ impl Releases {
         let tree = of(&self.contents, &content_on_disk(host));
         assert!(tree.is_some(), "{}: a mix on the disk after {cut:?}", host.name);
         // Without units there is one set of none.
-        if self.units[0] != self.units[1] && host.look("ls var/lib/lastgood/hold") == "" {
+        if self.units[0] != self.units[1] && host.look("ls var/lib/lastgood/hold").is_empty() {
             let units = of(&self.units, &units_digest_on_disk(host));
             assert_eq!(units, tree, "{}: a mix that is not held after {cut:?}", host.name);
         }

@@ -125,7 +125,8 @@ fn level(fleet: &Fleet, rows: &[&Move<'_, '_>], first: bool) -> Stage {
 }
 
 /// What is unknown counts as out. In a stage that can move some of its hosts one place has to be left for them; a
-/// stage all of whose hosts are away moves none of them now, and keeps no other stage from what it can do.
+/// stage all of whose hosts are away moves none of them now, and keeps no other stage from what it can do; but a plan
+/// of such stages alone moves nothing. Stages whose hosts are all in place are none that move.
 fn refuse_unreachable(
     inventory: &Inventory<'_>,
     fleet: &Fleet,
@@ -144,7 +145,10 @@ fn refuse_unreachable(
     if hosts.len() > strategy.budget_unknown as usize {
         return over(hosts, planned, strategy.budget_unknown);
     }
-    if !hosts.is_empty() && hosts.len() == planned {
+    let moves =
+        |rows: &&Vec<&Move<'_, '_>>| rows.iter().any(|(_, goes)| goes.iter().any(|go| !go.there));
+    let moving: usize = by_level.values().filter(moves).map(Vec::len).sum();
+    if !hosts.is_empty() && hosts.len() == moving {
         return over(hosts, planned, 0);
     }
     for rows in by_level.values() {

@@ -135,6 +135,20 @@ fn an_edge_that_is_away_keeps_no_app_from_going_back() {
     assert!(matches!(error, Refusal::TooManyUnreachable { planned: 3, allowed: 1, .. }));
 }
 
+/// The apps are in place and the only host that would move is away: nothing would happen but looks.
+#[test]
+fn a_plan_that_could_move_no_host_is_refused() {
+    let mut world = World::with_edge();
+    world.live_on(&["b1", "b2"], "v2");
+    world.away("lb");
+    let request = Request { to: Some(release("v2")), ..Request::default() };
+    let error = planner::rollback(&world.inventory(), &request).unwrap_err();
+    assert!(
+        matches!(&error, Refusal::TooManyUnreachable { planned: 3, allowed: 0, .. }),
+        "{error:?}"
+    );
+}
+
 #[test]
 fn a_person_may_go_back_across_migrations_and_the_plan_says_what_that_means() {
     let world = World::with_edge();

@@ -129,6 +129,8 @@ struct Books {
     /// Hosts that an ended attempt left neither as they were nor verified: down until an attempt ends well.
     down: BTreeMap<(HostName, usize), bool>,
     goals: BTreeMap<(HostName, usize), Goal>,
+    /// Where the attempt, or one that was not taken back before it, was told to have begun a step.
+    begun: BTreeSet<(HostName, usize)>,
     /// Root's for good: nothing more is asked of them, and nothing that they say counts.
     taken: BTreeSet<HostName>,
     /// Since a retry: the hosts that may begin something that changes them.
@@ -160,6 +162,7 @@ impl Books {
             places,
             down,
             goals,
+            begun: BTreeSet::new(),
             taken: BTreeSet::new(),
             again: None,
             late: BTreeSet::new(),
@@ -286,8 +289,14 @@ impl Books {
                     let meant = *goal == Goal::Undo || self.may_begin(host, *stage);
                     assert!(meant, "{host} was not meant by the retry");
                     self.late.remove(&(host.clone(), *stage));
-                    self.places.insert((host.clone(), *stage), Place::Work);
-                    self.goals.insert((host.clone(), *stage), *goal);
+                    let key = (host.clone(), *stage);
+                    if *goal == Goal::Forward && !self.down.get(&key).copied().unwrap_or(false) {
+                        self.begun.remove(&key);
+                    } else if *goal == Goal::Forward {
+                        self.begun.insert(key.clone());
+                    }
+                    self.places.insert(key.clone(), Place::Work);
+                    self.goals.insert(key, *goal);
                 }
                 let out = self.out(*stage);
                 let stage = &self.plan.stages[*stage];
@@ -312,6 +321,12 @@ impl Books {
                         None,
                     ),
                     TrackEnd::Done if forward => (Place::Done, Some(false)),
+                    // It took back nothing although it had begun something: it lost its ledger.
+                    TrackEnd::Undone
+                        if !forward && ending.steps.is_empty() && self.begun.contains(&key) =>
+                    {
+                        (Place::Failed, Some(true))
+                    }
                     TrackEnd::Undone => (Place::Failed, Some(false)),
                     TrackEnd::Refused if forward => (Place::Failed, None),
                     TrackEnd::Done | TrackEnd::Left | TrackEnd::Stuck | TrackEnd::Refused => {
@@ -344,6 +359,9 @@ impl Books {
                 let place = if *again { Place::Waiting } else { Place::Failed };
                 self.places.insert((host.clone(), *stage), place);
             }
+            Event::StepReported { host, stage, .. } => {
+                self.begun.insert((host.clone(), *stage));
+            }
             Event::StageBegan { stage, .. } => self.stages_follow_each_other(*stage),
             Event::Overtaken { host, .. } => {
                 self.taken.insert(host.clone());
@@ -366,7 +384,6 @@ impl Books {
             }
             Event::Halted { .. } | Event::Asked { ask: Ask::Abort(_), .. } => self.stopped = true,
             Event::Opened { .. }
-            | Event::StepReported { .. }
             | Event::HostLost { .. }
             | Event::HostBack { .. }
             | Event::StageEnded { .. }

@@ -26,7 +26,7 @@ mod triggers;
 pub(super) mod unit;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -370,6 +370,10 @@ impl Hold {
             )));
         }
         if !hold::stands(&self.drop_in, &self.path) {
+            // Where no agent has run yet, its first start writes it: nothing for anybody to mend.
+            if !self.path.parent().is_some_and(Path::exists) {
+                return Ok(None);
+            }
             return Ok(Some(format!(
                 "the hold of {} is not installed: {} is missing; the agent writes it when it starts",
                 self.unit,
@@ -434,9 +438,11 @@ pub(super) async fn status(unit: &str) -> Result<ServiceState, DriverError> {
 
 /// The last lines of a unit's last run.
 pub(super) async fn log_lines(unit: &str, count: usize) -> Vec<String> {
-    let begun = async {
+    let run = async {
         let bus = Bus::connect(Instant::now() + LOOK_WITHIN).await?;
-        Ok::<_, DriverError>(Unit::look(&bus, unit).await?.begun_unix_us)
+        let unit = Unit::look(&bus, unit).await?;
+        Ok::<_, DriverError>((unit.begun_unix_us, unit.ended_unix_us))
     };
-    journal::lines(unit, begun.await.unwrap_or_default(), count).await
+    let (begun, ended) = run.await.unwrap_or_default();
+    journal::lines(unit, begun, ended, count).await
 }

@@ -41,6 +41,8 @@ pub(in crate::drivers) struct Unit {
     pub(in crate::drivers) invocation: String,
     /// When it was last begun to be started, in microseconds since 1970; 0 where it never was.
     pub(in crate::drivers) begun_unix_us: u64,
+    /// When the main process of its last run ended, in the same way; 0 while it runs.
+    pub(in crate::drivers) ended_unix_us: u64,
     pub(in crate::drivers) main_pid: u32,
     pub(in crate::drivers) restarts: u64,
     /// `success`, `exit-code`, `signal`, `start-limit-hit`, `timeout`, …
@@ -93,6 +95,7 @@ impl Unit {
             can_reload: flag(unit, "CanReload"),
             invocation: invocation.iter().map(|byte| format!("{byte:02x}")).collect(),
             begun_unix_us: get(unit, "InactiveExitTimestamp").unwrap_or_default(),
+            ended_unix_us: get(service, "ExecMainExitTimestamp").unwrap_or_default(),
             main_pid: get(service, "MainPID").unwrap_or_default(),
             restarts: get::<u32>(service, "NRestarts").unwrap_or_default().into(),
             result: text(service, "Result"),

@@ -239,21 +239,30 @@ impl Component {
 
     pub(super) async fn switch(&self, step: &Step, before: &Before) -> Shown {
         let (from, to) = (live_before(before)?, target(step)?);
-        let running = self.services.running().await?;
-        if !running.is_empty() && !self.services.reload() {
-            return Err(format!(
-                "{} run; nothing is replaced under a running service",
-                running.join(", ")
-            ));
-        }
+        let mut notes: Vec<String> = self.at_rest(step).await?.into_iter().collect();
         if from == to {
             return Ok(("is live already".to_owned(), Some(self.switched(from, to))));
         }
         let switched = self.stored(move |store, files| store.switch(files, from, to)).await?;
         self.accepted(from, to, deadline(step)).await?;
+        notes.extend(switched.notes);
         let mut evidence = self.switched(from, to);
-        evidence.notes.clone_from(&switched.notes);
-        Ok((switched.notes.join("; "), Some(evidence)))
+        evidence.notes.clone_from(&notes);
+        Ok((notes.join("; "), Some(evidence)))
+    }
+
+    /// Nothing is replaced under a running service. What was stopped may run again: a host that booted since has started
+    /// what is enabled, as long as no hold stood; so may a person have.
+    async fn at_rest(&self, step: &Step) -> Result<Option<String>, String> {
+        if self.services.reload() {
+            return Ok(None);
+        }
+        let running = self.services.running().await?;
+        if running.is_empty() {
+            return Ok(None);
+        }
+        self.services.stop(|_| true, deadline(step)).await?;
+        Ok(Some(format!("{} had been started again and was stopped", running.join(", "))))
     }
 
     /// Services that run on read the new files at their next reload, whoever asks for it. Files that they would not take are
@@ -352,9 +361,10 @@ impl Component {
                 if from == to {
                     return Ok("nothing was replaced".to_owned());
                 }
+                let mut words: Vec<String> = self.at_rest(step).await?.into_iter().collect();
                 let switched =
                     self.stored(move |store, files| store.switch(files, from, to)).await?;
-                let mut words = switched.notes;
+                words.extend(switched.notes);
                 if self.services.reload() {
                     words.push(format!(
                         "{} reloaded",

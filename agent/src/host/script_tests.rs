@@ -173,6 +173,37 @@ async fn p02_after_a_crash_in_it_a_hook_runs_again_only_where_that_is_declared()
 }
 
 #[tokio::test]
+async fn p04_what_was_started_again_since_its_stop_is_stopped_before_files_are_replaced() {
+    let bed = Bed::new();
+    let host = bed.host();
+    let exact = |result: StepResult| result.evidence.unwrap().snapshot.unwrap();
+    let v1 = exact(perform(&host, &step(Verb::Snapshot, "")).await);
+    fs::write(bed.path("srv/app/index.js"), "2\n").unwrap();
+    let to_v1 = |verb| Step { snapshot: v1.clone(), ..step(verb, "") };
+    assert!(perform(&host, &to_v1(Verb::Stage)).await.ok);
+    let (up, index) = (bed.path("up"), bed.path("srv/app/index.js"));
+
+    // What is enabled starts at a boot, before the switch has a hold and after its undo was begun.
+    fs::write(&up, "").unwrap();
+    let switch = to_v1(Verb::Switch);
+    let before = host.look(&switch, None).await.unwrap();
+    let switched = host.perform(&switch, &before).await;
+    assert!(switched.ok && switched.detail.contains("web had been started again"), "{switched:?}");
+    assert_eq!((up.exists(), fs::read_to_string(&index).unwrap().as_str()), (false, "1\n"));
+    fs::write(&up, "").unwrap();
+    let back = host.undo(&switch, &before).await;
+    assert!(back.ok && back.detail.contains("web had been started again"), "{back:?}");
+    assert_eq!((up.exists(), fs::read_to_string(&index).unwrap().as_str()), (false, "2\n"));
+
+    // One that cannot be stopped keeps its files.
+    fs::write(&up, "").unwrap();
+    bed.script("stop.sh", "exit 9");
+    let refused = host.perform(&switch, &before).await;
+    assert!(!refused.ok && refused.detail.contains("exit 9"), "{refused:?}");
+    assert_eq!(fs::read_to_string(&index).unwrap(), "2\n");
+}
+
+#[tokio::test]
 async fn a_host_that_is_right_has_no_problems_and_stays_as_it_is() {
     let bed = Bed::new();
     let names = |path: &str| {

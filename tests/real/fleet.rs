@@ -18,43 +18,43 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::hosts::{Host, gateway, texts};
+use crate::{
+    app::{self, Release, Runs, SERVICES, STARTS, TREE, version_at},
+    edge, fleet_file,
+    hosts::{Host, gateway, texts},
+};
 
-/// The app's tree.
-pub(crate) const TREE: &str = "/var/www/ace-crm";
-/// Where the services write down on what they start.
-const STARTS: &str = "/var/log/ace-crm/starts.log";
-const SERVICES: [(&str, u16); 3] = [("backend", 5000), ("frontend", 3000), ("client-portal", 3001)];
+/// What an owner asks of a host before its agent runs.
+pub(crate) const CHECK: &str = "set -a; . /etc/lastgood/agent.env; set +a; agent check";
+const AGENT: &str = env!("CARGO_BIN_EXE_agent-under-test");
 const CTL: &str = env!("CARGO_BIN_EXE_ctl-under-test");
 const COORDINATOR: &str = env!("CARGO_BIN_EXE_coordinator-under-test");
 /// Longer than anything here takes on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How the app's services are run on the hosts.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Runs {
-    /// By the agent itself.
-    Process,
-}
-
 /// What a test wants.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
     pub(crate) hosts: usize,
+    /// Whether there is an edge before them.
+    pub(crate) edge: bool,
     pub(crate) runs: Runs,
     /// How many files the app's library has.
     pub(crate) files: usize,
     /// How long the app may take until it answers.
     pub(crate) ready_within: &'static str,
+    /// How long a host may be silent in an operation.
+    pub(crate) unknown_after: &'static str,
 }
 
 impl Wanted {
     /// So many hosts, and an app of the usual size.
     pub(crate) const fn hosts(hosts: usize, runs: Runs) -> Self {
-        Self { hosts, runs, files: 3000, ready_within: "20s" }
+        let (ready_within, unknown_after) = ("20s", "8s");
+        Self { hosts, edge: false, runs, files: 3000, ready_within, unknown_after }
     }
 }
 
@@ -63,6 +63,7 @@ impl Wanted {
 pub(crate) struct Fleet {
     // Before the hosts: they are gone first.
     pub(crate) hosts: Vec<Host>,
+    pub(crate) edge: Option<Host>,
     coordinator: Child,
     dir: TempDir,
     address: String,
@@ -84,10 +85,14 @@ pub(crate) fn eventually<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> 
 impl Fleet {
     /// Hosts with agents and the app in version v1.0.0, recorded as a good release.
     pub(crate) fn start(test: &str, wanted: Wanted) -> Self {
-        let names: Vec<String> =
+        let mut names: Vec<String> =
             (1..=wanted.hosts).map(|number| format!("{test}-{number}")).collect();
+        if wanted.edge {
+            names.push(format!("{test}-lb"));
+        }
         let gateway = gateway();
-        let hosts = Host::boot_new(&names);
+        let mut hosts = Host::boot_new(&names);
+        let edge = if wanted.edge { hosts.pop() } else { None };
         let dir = tempfile::tempdir().expect("a temporary directory");
         let free = TcpListener::bind((gateway.as_str(), 0)).expect("a free port");
         let address = free.local_addr().expect("an address").to_string();
@@ -97,126 +102,80 @@ impl Fleet {
         init.args(["init", "--name", "prod", "--operator", "mira", "--coordinator", &address]);
         done(init.arg("--dir").arg(&keys));
         let coordinator = coordinator(dir.path(), &address);
-        let fleet = Self { hosts, coordinator, dir, address, wanted };
-        fleet.write_fleet_file();
-        thread::scope(|scope| {
-            for host in &fleet.hosts {
-                scope.spawn(|| fleet.install(host));
-            }
-        });
+        let fleet = Self { hosts, edge, coordinator, dir, address, wanted };
+        let app: Vec<&str> = fleet.hosts.iter().map(|host| host.name.as_str()).collect();
+        let text = fleet_file::text(wanted, &app, fleet.edge.as_ref().map(|it| it.name.as_str()));
+        fs::write(fleet.file(), text).expect("a fleet file");
         eventually("the coordinator answers", || {
             let applied = fleet.ctl(&["apply", "-f", &fleet.file()]);
             (applied.code == 0).then_some(())
         });
-        fleet.connected(fleet.hosts.len());
+        thread::scope(|scope| {
+            for host in fleet.all() {
+                scope.spawn(|| fleet.install(host));
+            }
+        });
+        fleet.connected(fleet.all().count());
         fleet.serves("v1.0.0");
         let snapshot = fleet.ctl(&["snapshot", "create", "--as", "v1.0.0"]);
         assert_eq!(snapshot.code, 0, "{snapshot:?}");
         fleet
     }
 
+    /// Every host: the app's, then the edge.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.iter().chain(&self.edge)
+    }
+
     fn file(&self) -> String {
         self.dir.path().join("fleet.yaml").display().to_string()
     }
 
-    fn write_fleet_file(&self) {
-        let names: Vec<&str> = self.hosts.iter().map(|host| host.name.as_str()).collect();
-        let service = |(name, port): &(&str, u16)| match self.wanted.runs {
-            Runs::Process => json!({
-                "name": name,
-                "stop_within": "3s",
-                "process": {
-                    "command": ["/usr/local/bin/ace-crm", "serve", TREE, name, format!("0.0.0.0:{port}")],
-                    "directory": "/",
-                    "user": "www-data",
-                },
-            }),
-        };
-        let check = |(name, port): &(&str, u16)| {
-            json!({
-                "name": name,
-                "http": format!("http://127.0.0.1:{port}/api/health"),
-                "expect": { "status": 200, "json": { "/status": "healthy" }, "version_at": "/version" },
-                "every": "100ms",
-                "timeout": "2s",
-            })
-        };
-        let file = json!({
-            "version": 1,
-            "fleet": "prod",
-            "environment": "production",
-            "app": "ace-crm",
-            "hosts": { "app": names },
-            "components": { "crm": {
-                "hosts": ["app"],
-                "files": [
-                    { "tree": TREE, "keep": ["uploads", "logs"] },
-                    { "file": format!("{TREE}/.env.production"), "secret": true,
-                      "require": ["SUPABASE_URL", "JWT_SECRET", "STRIPE_SECRET_KEY"] },
-                ],
-                "services": SERVICES.iter().map(service).collect::<Vec<_>>(),
-                "checks": SERVICES.iter().map(check).collect::<Vec<_>>(),
-                "ready_within": self.wanted.ready_within,
-                "stable_for": "500ms",
-            } },
-            "rollback": {
-                "batches": ["100%"],
-                "budget": { "failed": 1, "unknown": names.len(), "out": "100%" },
-                "on_failure": "restore",
-                "late_hosts": "rollback",
-                "deadline": "2m",
-                "unknown_after": "8s",
-            },
-        });
-        fs::write(self.file(), file.to_string()).expect("a fleet file");
+    fn release<'a>(&self, version: &'a str, fault: Option<&'a str>) -> Release<'a> {
+        Release { version, fault, files: self.wanted.files }
     }
 
-    /// What an owner does on a new host.
+    /// What an owner does on a new host, on which the app runs.
     fn install(&self, host: &Host) {
-        let keys = self.dir.path().join("keys");
         let name = host.name.as_str();
-        let mut issue = self.command();
-        done(issue.args(["agent", "issue", "--host", name, "--dir"]).arg(&keys));
         let policy = self.dir.path().join(format!("policy-{name}.yaml"));
         let mut render = self.command();
         let rendered = done(render.args(["policy", "render", "--host", name, "-f", &self.file()]));
         fs::write(&policy, rendered).expect("a policy");
         let unit =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd/lastgood-agent.service");
-        host.sh("mkdir -p /etc/lastgood /var/lib/lastgood/identity; chmod 700 /var/lib/lastgood");
-        host.put(&stripped(env!("CARGO_BIN_EXE_agent-under-test")), "/usr/sbin/agent");
+        host.sh("mkdir -p /etc/lastgood/secrets");
+        host.put(&stripped(AGENT), "/usr/sbin/agent");
         host.put(&stripped(env!("CARGO_BIN_EXE_ace-crm")), "/usr/local/bin/ace-crm");
         host.put(&unit, "/etc/systemd/system/lastgood-agent.service");
         host.put(&policy, "/etc/lastgood/policy.yaml");
-        for file in ["ca.pem", "cert.pem", "key.pem"] {
-            let from = keys.join("agents").join(name).join(file);
-            host.put(&from, "/var/lib/lastgood/identity/");
-        }
+        let first = self.release("v1.0.0", None);
+        host.sh(&if self.edge.as_ref().is_some_and(|edge| edge.name == name) {
+            edge::install_script(first.version, &self.hosts)
+        } else {
+            app::install_script(first, self.wanted.runs, name)
+        });
+        let token = self.ctl(&["agent", "token", "create", "--host", name]).json;
+        let [line, token] = ["command", "token"].map(|key| token[key].as_str().expect("its line"));
         host.sh(&format!(
             "chmod 644 /etc/lastgood/policy.yaml
             echo LASTGOOD_COORDINATOR={} >/etc/lastgood/agent.env
-            ace-crm release {TREE} v1.0.0 --files {}
-            mkdir -p {TREE}/uploads/2026 {TREE}/logs /var/log/ace-crm
-            echo 'of customer {name}' >{TREE}/uploads/2026/contract.pdf
-            chown -R www-data: {TREE} /var/log/ace-crm
-            systemctl daemon-reload; systemctl enable --now lastgood-agent.service",
-            self.address, self.wanted.files
+            (umask 077; echo test-token >/etc/lastgood/secrets/test-token)
+            echo {token} | {line}",
+            self.address
+        ));
+        // Whoever joins a host looks before its agent runs.
+        host.sh(&format!(
+            "{CHECK}; systemctl daemon-reload; systemctl enable --now lastgood-agent"
         ));
     }
 
-    /// Deploys a release to every host as the team did until now: copied over what is there.
+    /// Deploys a release to every app host as the team did until now: copied over what is there.
     pub(crate) fn deploy(&self, version: &str, fault: Option<&str>) {
-        let fault = fault.map(|fault| format!("--fault {fault}")).unwrap_or_default();
-        let files = self.wanted.files;
+        let script = app::deploy_script(self.release(version, fault), self.wanted.runs);
         thread::scope(|scope| {
             for host in &self.hosts {
-                let script = format!(
-                    "rm -rf /root/{version}; ace-crm release /root/{version} {version} {fault} --files {files}
-                    cp -r /root/{version}/. {TREE}/
-                    chown -R www-data: {TREE}"
-                );
-                let restart = "for pid in $(pidof ace-crm); do kill $pid; done";
-                scope.spawn(move || host.sh(&format!("{script}\n{restart}")));
+                scope.spawn(|| host.sh(&script));
             }
         });
     }
@@ -242,10 +201,14 @@ impl Fleet {
         });
     }
 
-    /// Runs `ctl` to its end.
+    /// Runs `ctl` to its end; what it says is a document.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> Told {
-        let output =
-            self.command().args(["-o", "json"]).args(arguments).output().expect("ctl runs");
+        self.ctl_text(&[&["-o", "json"], arguments].concat())
+    }
+
+    /// The same as a person reads it.
+    pub(crate) fn ctl_text(&self, arguments: &[&str]) -> Told {
+        let output = self.command().args(arguments).output().expect("ctl runs");
         let (words, complaint) = texts(&output);
         let json = serde_json::from_str(&words).unwrap_or(Value::Null);
         Told { code: output.status.code().unwrap_or(-1), json, words, complaint }
@@ -269,14 +232,26 @@ impl Fleet {
     }
 }
 
+impl Fleet {
+    /// Nobody answers any more.
+    pub(crate) fn stop_coordinator(&mut self) {
+        // It may have ended by itself.
+        self.coordinator.kill().ok();
+        self.coordinator.wait().ok();
+    }
+
+    /// It does again, with what it knew.
+    pub(crate) fn start_coordinator(&mut self) {
+        self.coordinator = coordinator(self.dir.path(), &self.address);
+    }
+}
+
 impl Drop for Fleet {
     fn drop(&mut self) {
         if thread::panicking() {
             self.tell();
         }
-        // It may have ended by itself.
-        self.coordinator.kill().ok();
-        self.coordinator.wait().ok();
+        self.stop_coordinator();
     }
 }
 
@@ -286,7 +261,7 @@ impl Fleet {
     fn tell(&self) {
         let log = fs::read_to_string(self.dir.path().join("coordinator.log")).unwrap_or_default();
         eprintln!("coordinator:\n{}", last(&log, 20));
-        for host in &self.hosts {
+        for host in self.all() {
             let script = format!(
                 "journalctl -q -b -u lastgood-agent -o cat --no-pager | tail -n 25; cat {STARTS} | tail -n 12;
                 find {TREE} -maxdepth 1; find /var/www/.lastgood -maxdepth 1; ls /var/lib/lastgood/hold"
@@ -301,16 +276,21 @@ impl Fleet {
 pub(crate) struct Told {
     pub(crate) code: i32,
     pub(crate) json: Value,
-    #[expect(dead_code, reason = "for the words of a failed assertion")]
-    words: String,
-    #[expect(dead_code, reason = "for the words of a failed assertion")]
-    complaint: String,
+    pub(crate) words: String,
+    pub(crate) complaint: String,
 }
 
 impl Told {
     /// The operation's id.
     pub(crate) fn operation(&self) -> &str {
         self.json["operation"].as_str().unwrap_or_else(|| panic!("{self:?}"))
+    }
+
+    /// Whether it said this, in its document or beside it, however it was broken into lines.
+    pub(crate) fn says(&self, words: &str) -> bool {
+        [&self.words, &self.complaint]
+            .iter()
+            .any(|text| text.split_whitespace().collect::<Vec<_>>().join(" ").contains(words))
     }
 
     /// How a host ended in the operation.
@@ -321,50 +301,6 @@ impl Told {
             .unwrap_or_else(|| panic!("{} has no outcome: {self:?}", host.name))
             .to_owned()
     }
-}
-
-/// Everything that a release is on a host, as one number: each path with its kind, mode, owner, time and content,
-/// without what is kept across releases.
-pub(crate) fn digest(host: &Host) -> String {
-    host.sh(&digest_script(TREE, "%T@"))
-}
-
-/// The same without times, which are set back at the end of a switch.
-pub(crate) fn content(host: &Host) -> String {
-    host.sh(&digest_script(TREE, ""))
-}
-
-/// The same of a host that is not up.
-pub(crate) fn content_on_disk(host: &Host) -> String {
-    host.look(&digest_script(TREE.trim_start_matches('/'), ""))
-}
-
-fn digest_script(tree: &str, more: &str) -> String {
-    format!(
-        "cd {tree}
-        all() {{ find . \\( -path ./uploads -o -path ./logs \\) -prune -o \"$@\"; }}
-        (all -printf '%p %y %m %U %G {more} %l\\n' | LC_ALL=C sort
-        all -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum) | sha256sum | cut -c1-16"
-    )
-}
-
-/// What the app's users have put there.
-pub(crate) fn uploads(host: &Host) -> String {
-    host.sh(&format!("cat {TREE}/uploads/2026/contract.pdf"))
-}
-
-/// Every set of releases that a service of this host has ever started on: `v1.0.0`, or `v1.0.0+v2.0.0` for a mix.
-pub(crate) fn started_on(host: &Host) -> Vec<String> {
-    let lines = host.sh(&format!("cut -d' ' -f3- {STARTS} | sort -u"));
-    lines.lines().map(str::to_owned).collect()
-}
-
-/// What a service of a host answers as its version, asked from this machine.
-pub(crate) fn version_at(host: &Host, port: u16) -> Option<String> {
-    let url = format!("http://{}:{port}/api/health", host.address);
-    let output = Command::new("curl").args(["-sS", "--max-time", "2", &url]).output().ok()?;
-    let body: Value = serde_json::from_slice(&output.stdout).ok()?;
-    body["version"].as_str().map(str::to_owned)
 }
 
 fn coordinator(dir: &Path, address: &str) -> Child {

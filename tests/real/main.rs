@@ -6,8 +6,15 @@
 //!
 //! Each test boots hosts of its own and leaves none; by hand: `cargo test -p tests --test real -- --ignored NAME`.
 
+mod app;
+mod edge;
+mod faults;
 mod fleet;
+mod fleet_file;
 mod hosts;
+mod matrix;
 mod power;
 mod process;
+mod refused;
 mod stepper;
+mod systemd;

@@ -11,7 +11,11 @@ use std::{
 };
 
 use crate::{
-    fleet::{Fleet, Runs, Told, Wanted, content, content_on_disk, digest, started_on, uploads},
+    app::{
+        Runs, content, content_on_disk, digest, started_on, units_digest, units_digest_on_disk,
+        uploads,
+    },
+    fleet::{Fleet, Told, Wanted},
     hosts::Host,
     stepper::{Stepper, Stop},
 };
@@ -33,21 +37,53 @@ const HELD_MIN: usize = 10;
 struct Releases {
     digests: [String; 2],
     contents: [String; 2],
+    units: [String; 2],
+}
+
+impl Releases {
+    /// Of a host that is not up: its tree is of one release, and so is the whole set unless it is held.
+    fn assert_no_mix(&self, host: &Host, cut: &Stop) {
+        let of = |all: &[String; 2], live: &String| all.iter().position(|one| one == live);
+        let tree = of(&self.contents, &content_on_disk(host));
+        assert!(tree.is_some(), "{}: a mix on the disk after {cut:?}", host.name);
+        // Without units there is one set of none.
+        if self.units[0] != self.units[1] && host.look("ls var/lib/lastgood/hold").is_empty() {
+            let units = of(&self.units, &units_digest_on_disk(host));
+            assert_eq!(units, tree, "{}: a mix that is not held after {cut:?}", host.name);
+        }
+    }
 }
 
 #[test]
 #[ignore = "needs root and systemd-nspawn"]
 fn p04_the_power_goes_at_every_step_of_a_switch() {
-    every_step("cut", During::Switch);
+    every_step("cut", During::Switch, Runs::Process);
 }
 
 #[test]
 #[ignore = "needs root and systemd-nspawn"]
 fn p04_the_power_goes_at_every_step_of_an_undo() {
-    every_step("cutundo", During::Undo);
+    every_step("cutundo", During::Undo, Runs::Process);
 }
 
-fn every_step(test: &str, during: During) {
+#[test]
+#[ignore = "needs root and systemd-nspawn"]
+fn p04_the_power_goes_at_every_step_of_a_switch_of_units() {
+    every_step("ucut", During::Switch, Runs::Systemd);
+}
+
+#[test]
+#[ignore = "needs root and systemd-nspawn"]
+fn p04_the_power_goes_at_every_step_of_an_undo_of_units() {
+    every_step("ucutundo", During::Undo, Runs::Systemd);
+}
+
+fn every_step(test: &str, during: During, runs: Runs) {
+    // Every unit file and every directory of drop-ins has steps of its own.
+    let hosts = match runs {
+        Runs::Process => 3,
+        Runs::Systemd => 6,
+    };
     let ready_within = match during {
         During::Switch => "20s",
         // The release that does not come up is waited for so long.
@@ -56,23 +92,33 @@ fn every_step(test: &str, during: During) {
     let fleet = Fleet::start(
         test,
         // Every call of a traced agent costs; how many files there are does not change the steps.
-        Wanted { files: 200, ready_within, ..Wanted::hosts(3, Runs::Process) },
+        Wanted { files: 200, ready_within, unknown_after: "60s", ..Wanted::hosts(hosts, runs) },
     );
-    let good: Vec<_> = fleet.hosts.iter().map(|host| (digest(host), content(host))).collect();
+    let whole = |host: &Host| [digest(host), content(host), units_digest(host)];
+    let good: Vec<_> = fleet.hosts.iter().map(whole).collect();
     fleet.deploy("v2.0.0", None);
     fleet.serves("v2.0.0");
     let releases: Vec<Releases> = fleet
         .hosts
         .iter()
         .zip(good)
-        .map(|(host, (digest_of_good, content_of_good))| Releases {
-            digests: [digest_of_good, digest(host)],
-            contents: [content_of_good, content(host)],
+        .map(|(host, [good_digest, good_content, good_units])| {
+            let [digest, content, units] = whole(host);
+            Releases {
+                digests: [good_digest, digest],
+                contents: [good_content, content],
+                units: [good_units, units],
+            }
         })
         .collect();
     if during == During::Undo {
+        // An enabled unit that can start does so at each boot, in the middle of the undo.
+        let list = match runs {
+            Runs::Process => "broken",
+            Runs::Systemd => "unhealthy",
+        };
         for host in &fleet.hosts {
-            host.sh("mkdir -p /etc/ace-crm; echo v1.0.0 >/etc/ace-crm/broken");
+            host.sh(&format!("mkdir -p /etc/ace-crm; echo v1.0.0 >/etc/ace-crm/{list}"));
         }
     }
     let mut held = 0;
@@ -89,6 +135,7 @@ fn every_step(test: &str, during: During) {
             assert_eq!(uploads(host), format!("of customer {}\n", host.name), "{cuts:?}");
             assert_eq!(started_on(host), ["v1.0.0", "v2.0.0"], "{}: {cuts:?}", host.name);
         }
+        fleet.serves(["v1.0.0", "v2.0.0"][live]);
         held += cuts.iter().flatten().filter(|stop| stop.held).count();
         if cuts.iter().any(Option::is_none) {
             break;
@@ -115,13 +162,12 @@ fn cut_each(
     thread::scope(|scope| {
         let mut cuts = Vec::new();
         for (index, host) in fleet.hosts.iter().enumerate() {
-            let (over, whole) = (&over, &releases[index].contents);
+            let (over, whole) = (&over, &releases[index]);
             let stepper = Stepper::attach(host);
             cuts.push(scope.spawn(move || {
                 let cut = cut(host, &stepper, during, first + index, over)?;
                 drop(stepper);
-                let live = content_on_disk(host);
-                assert!(whole.contains(&live), "{}: a mix on the disk after {cut:?}", host.name);
+                whole.assert_no_mix(host, &cut);
                 let kept = host.look("find var/www -name contract.pdf | wc -l");
                 assert_eq!(kept, "1\n", "{}: after {cut:?}", host.name);
                 host.boot();

@@ -34,6 +34,8 @@ const WINDOW: Duration = Duration::from_secs(10);
 const DEGRADED_ABOVE: f64 = 0.10;
 /// Versions that this host lacks something for, outside of their tree.
 const BROKEN: &str = "/etc/ace-crm/broken";
+/// Versions that start on this host, and are not healthy.
+const UNHEALTHY: &str = "/etc/ace-crm/unhealthy";
 const TOKEN: &str = "authorization: bearer test-token";
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
@@ -42,6 +44,7 @@ struct Service {
     name: String,
     host: String,
     found: Found,
+    healthy: bool,
     answers: Mutex<Answers>,
 }
 
@@ -56,14 +59,15 @@ pub(crate) fn run(dir: &Path, name: &str, listen: SocketAddr, starts: &Path) -> 
     let found = tree::read(dir);
     write_down(starts, name, &found).with_context(|| format!("writing {}", starts.display()))?;
     let found = found?;
-    let broken = fs::read_to_string(BROKEN).unwrap_or_default();
-    anyhow::ensure!(
-        !broken.lines().any(|version| version == found.version),
-        "{} does not run on this host any more",
-        found.version
-    );
+    let is_in = |list: &str| {
+        let list = fs::read_to_string(list).unwrap_or_default();
+        list.lines().any(|version| version == found.version)
+    };
+    anyhow::ensure!(!is_in(BROKEN), "{} does not run on this host any more", found.version);
+    let healthy = !is_in(UNHEALTHY) && found.fault != Some(Fault::Health500);
     let host = fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned();
-    let service = Service { name: name.to_owned(), host, found, answers: Mutex::default() };
+    let service =
+        Service { name: name.to_owned(), host, found, healthy, answers: Mutex::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(Arc::new(service), dir, listen))
 }
@@ -162,7 +166,7 @@ impl Service {
     fn health(&self) -> (u16, String) {
         let rate = if self.found.fault == Some(Fault::Lie) { 0.0 } else { self.rate() };
         let status = if rate > DEGRADED_ABOVE { "degraded" } else { "healthy" };
-        let code = if self.found.fault == Some(Fault::Health500) { 500 } else { 200 };
+        let code = if self.healthy { 200 } else { 500 };
         let body = serde_json::json!({
             "status": status,
             "errorRate": rate,

@@ -92,7 +92,7 @@ fn every_step(test: &str, during: During, runs: Runs) {
     let fleet = Fleet::start(
         test,
         // Every call of a traced agent costs; how many files there are does not change the steps.
-        Wanted { files: 200, ready_within, ..Wanted::hosts(hosts, runs) },
+        Wanted { files: 200, ready_within, unknown_after: "60s", ..Wanted::hosts(hosts, runs) },
     );
     let whole = |host: &Host| [digest(host), content(host), units_digest(host)];
     let good: Vec<_> = fleet.hosts.iter().map(whole).collect();

@@ -66,7 +66,8 @@ pub(crate) fn run(dir: &Path, name: &str, listen: SocketAddr, starts: &Path) -> 
     anyhow::ensure!(!is_in(BROKEN), "{} does not run on this host any more", found.version);
     let healthy = !is_in(UNHEALTHY) && found.fault != Some(Fault::Health500);
     let host = fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned();
-    let service = Service { name: name.to_owned(), host, found, healthy, answers: Mutex::default() };
+    let service =
+        Service { name: name.to_owned(), host, found, healthy, answers: Mutex::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(Arc::new(service), dir, listen))
 }

@@ -284,12 +284,12 @@ async fn a_start_limit_that_was_hit_does_not_stand_in_the_way() {
 #[ignore = "needs a booted systemd"]
 async fn a_unit_file_that_went_back_is_read_though_it_is_older() {
     let units = Units::new();
-    units.write_service("ExecStart=/bin/sleep 86401");
+    units.write_service("Type=exec\nExecStart=/bin/sleep 86401");
     let driver = units.driver();
     driver.start(soon()).await.unwrap();
     driver.stop(PATIENT, soon()).await.unwrap();
 
-    units.write_service("ExecStart=/bin/sleep 86402");
+    units.write_service("Type=exec\nExecStart=/bin/sleep 86402");
     let old = SystemTime::now() - Duration::from_secs(90 * 24 * 3600);
     let file = fs::File::options().append(true).open(etc(&units.service())).unwrap();
     file.set_modified(old).unwrap();
@@ -308,6 +308,11 @@ async fn p04_a_hold_keeps_it_from_starting_whoever_starts_it() {
     let units = Units::new();
     units.write_service(SLEEPS);
     let (driver, hold) = (units.driver(), units.context().hold_path);
+    // The agent's first start writes it; where it was taken away since, that is said.
+    let holds = hold.parent().unwrap();
+    fs::remove_dir(holds).unwrap();
+    assert_eq!(driver.problems().await, [] as [String; 0]);
+    fs::create_dir(holds).unwrap();
     let problems = driver.problems().await;
     assert!(problems.iter().any(|why| why.contains("the hold of")), "{problems:?}");
     driver.set_up(soon()).await.unwrap();

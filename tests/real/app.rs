@@ -110,7 +110,7 @@ User=www-data
 Environment=ACE_RELEASE={version}
 ExecStart=/usr/local/bin/ace-crm serve {TREE} {service} 0.0.0.0:{port}
 Restart=on-failure
-RestartSec=300ms
+RestartSec=2s
 
 [Install]
 WantedBy=multi-user.target

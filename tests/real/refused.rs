@@ -85,7 +85,7 @@ fn p05_a_rollback_that_cannot_be_says_why_and_puts_everything_back() {
 
     // Its units end at once.
     host.sh("mkdir -p /etc/ace-crm; echo v1.0.0 >/etc/ace-crm/broken");
-    fails(&fleet, 20, &["ace-crm-", "exit-code"]);
+    fails(&fleet, 20, &["ace-crm-", "exit-code", "does not run on this host any more"]);
     assert_eq!(digest(host), bad);
     fleet.serves("v2.0.0");
     host.sh("rm /etc/ace-crm/broken");

@@ -230,7 +230,7 @@ impl ServiceDriver for NginxDriver {
 
     fn last_log_lines(&self, count: usize) -> Doing<'_, Vec<String>> {
         Box::pin(async move {
-            let mut lines = systemd::log_lines(&self.unit, count).await;
+            let mut lines = systemd::log_lines(&self.unit, 0, count).await;
             if lines.is_empty()
                 && let Ok(bus) = Bus::connect(Instant::now() + LOOK_WITHIN).await
                 && let Ok(unit) = Unit::look(&bus, &self.unit).await

@@ -27,7 +27,10 @@ pub(super) mod unit;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -56,6 +59,9 @@ pub struct SystemdDriver {
     triggers: Record,
     /// Of the unit files, when systemd last read them for us.
     read: Mutex<Option<blake3::Hash>>,
+    /// When its start was last ordered; microseconds since 1970, 0 for never. A unit that is started again and again
+    /// says why it ended before the start that systemd calls its last.
+    ordered_unix_us: AtomicU64,
 }
 
 /// Where a unit's hold is, and the drop-in that makes the unit heed it.
@@ -76,6 +82,7 @@ impl SystemdDriver {
             hold: Hold::new(unit, context),
             triggers: Record::new(&context.state_dir, &format!("{component}.{service}")),
             read: Mutex::new(None),
+            ordered_unix_us: AtomicU64::new(0),
         }
     }
 
@@ -287,6 +294,8 @@ impl ServiceDriver for SystemdDriver {
     }
 
     fn start(&self, deadline: Instant) -> Doing<'_, Result<(), DriverError>> {
+        let now = jiff::Timestamp::now().as_microsecond();
+        self.ordered_unix_us.store(u64::try_from(now).unwrap_or(0), Ordering::Relaxed);
         Box::pin(self.start_unit(deadline))
     }
 
@@ -317,7 +326,7 @@ impl ServiceDriver for SystemdDriver {
     }
 
     fn last_log_lines(&self, count: usize) -> Doing<'_, Vec<String>> {
-        Box::pin(log_lines(&self.unit, count))
+        Box::pin(log_lines(&self.unit, self.ordered_unix_us.load(Ordering::Relaxed), count))
     }
 }
 
@@ -436,13 +445,14 @@ pub(super) async fn status(unit: &str) -> Result<ServiceState, DriverError> {
     Ok(Unit::look(&bus, unit).await?.state())
 }
 
-/// The last lines of a unit's last run.
-pub(super) async fn log_lines(unit: &str, count: usize) -> Vec<String> {
+/// The last lines of a unit since its start was ordered; where none was, of its last run.
+pub(super) async fn log_lines(unit: &str, ordered_unix_us: u64, count: usize) -> Vec<String> {
     let run = async {
         let bus = Bus::connect(Instant::now() + LOOK_WITHIN).await?;
         let unit = Unit::look(&bus, unit).await?;
         Ok::<_, DriverError>((unit.begun_unix_us, unit.ended_unix_us))
     };
     let (begun, ended) = run.await.unwrap_or_default();
-    journal::lines(unit, begun, ended, count).await
+    let since = if ordered_unix_us > 0 { begun.min(ordered_unix_us) } else { begun };
+    journal::lines(unit, since, ended, count).await
 }

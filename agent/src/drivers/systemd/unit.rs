@@ -14,8 +14,8 @@ use super::{
     bus::{Bus, Properties},
 };
 
-const UNIT: &str = "org.freedesktop.systemd1.Unit";
-const SERVICE: &str = "org.freedesktop.systemd1.Service";
+/// What D-Bus calls all interfaces of an object.
+const EVERY_INTERFACE: &str = "";
 
 /// One unit at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,49 +58,45 @@ impl Unit {
     /// Looks.
     pub(in crate::drivers) async fn look(bus: &Bus, name: &str) -> Result<Self, DriverError> {
         let object = bus.load(name).await?;
-        let unit = bus.properties(&object, UNIT).await?;
-        let is_service = name.ends_with(".service");
-        let service = match is_service {
-            true => bus.properties(&object, SERVICE).await?,
-            false => Properties::new(),
-        };
-        Ok(Self::read(name, &unit, &service))
+        // Of all its interfaces in one answer: a unit that is restarted between two would look like neither.
+        let properties = bus.properties(&object, EVERY_INTERFACE).await?;
+        Ok(Self::read(name, &properties))
     }
 
-    fn read(name: &str, unit: &Properties, service: &Properties) -> Self {
+    fn read(name: &str, properties: &Properties) -> Self {
         let text = |of: &Properties, key| get::<String>(of, key).unwrap_or_default();
         let flag = |of: &Properties, key| get::<bool>(of, key).unwrap_or_default();
-        let load_error = get::<(String, String)>(unit, "LoadError").unwrap_or_default();
-        let invocation: Vec<u8> = get(unit, "InvocationID").unwrap_or_default();
+        let load_error = get::<(String, String)>(properties, "LoadError").unwrap_or_default();
+        let invocation: Vec<u8> = get(properties, "InvocationID").unwrap_or_default();
         let conditions: Vec<(String, bool, bool, String, i32)> =
-            get(unit, "Conditions").unwrap_or_default();
+            get(properties, "Conditions").unwrap_or_default();
         let absent_paths = conditions.into_iter().filter_map(|(kind, _, negated, path, _)| {
             (kind == "ConditionPathExists" && negated).then_some(path)
         });
         type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
-        let commands: Vec<Command> = get(service, "ExecStart").unwrap_or_default();
+        let commands: Vec<Command> = get(properties, "ExecStart").unwrap_or_default();
         Self {
             name: name.to_owned(),
-            load_state: text(unit, "LoadState"),
+            load_state: text(properties, "LoadState"),
             load_error: load_error.1,
-            active_state: text(unit, "ActiveState"),
-            sub_state: text(unit, "SubState"),
-            file_state: text(unit, "UnitFileState"),
-            need_reload: flag(unit, "NeedDaemonReload"),
-            condition_held: flag(unit, "ConditionResult"),
+            active_state: text(properties, "ActiveState"),
+            sub_state: text(properties, "SubState"),
+            file_state: text(properties, "UnitFileState"),
+            need_reload: flag(properties, "NeedDaemonReload"),
+            condition_held: flag(properties, "ConditionResult"),
             absent_paths: absent_paths.collect(),
-            triggered_by: get(unit, "TriggeredBy").unwrap_or_default(),
-            can_start: flag(unit, "CanStart"),
-            can_stop: flag(unit, "CanStop"),
-            can_reload: flag(unit, "CanReload"),
+            triggered_by: get(properties, "TriggeredBy").unwrap_or_default(),
+            can_start: flag(properties, "CanStart"),
+            can_stop: flag(properties, "CanStop"),
+            can_reload: flag(properties, "CanReload"),
             invocation: invocation.iter().map(|byte| format!("{byte:02x}")).collect(),
-            begun_unix_us: get(unit, "InactiveExitTimestamp").unwrap_or_default(),
-            ended_unix_us: get(service, "ExecMainExitTimestamp").unwrap_or_default(),
-            main_pid: get(service, "MainPID").unwrap_or_default(),
-            restarts: get::<u32>(service, "NRestarts").unwrap_or_default().into(),
-            result: text(service, "Result"),
-            kind: text(service, "Type"),
-            remain_after_exit: flag(service, "RemainAfterExit"),
+            begun_unix_us: get(properties, "InactiveExitTimestamp").unwrap_or_default(),
+            ended_unix_us: get(properties, "ExecMainExitTimestamp").unwrap_or_default(),
+            main_pid: get(properties, "MainPID").unwrap_or_default(),
+            restarts: get::<u32>(properties, "NRestarts").unwrap_or_default().into(),
+            result: text(properties, "Result"),
+            kind: text(properties, "Type"),
+            remain_after_exit: flag(properties, "RemainAfterExit"),
             argv: commands.into_iter().next().map(|command| command.1).unwrap_or_default(),
         }
     }
@@ -245,7 +241,7 @@ mod tests {
     fn properties_that_are_not_there_read_as_empty() {
         let mut service = Properties::new();
         service.insert("MainPID".into(), OwnedValue::from(7_u32));
-        let read = Unit::read("a.service", &Properties::new(), &service);
+        let read = Unit::read("a.service", &service);
         assert_eq!((read.main_pid, read.load_state.as_str()), (7, ""));
     }
 }

@@ -36,7 +36,7 @@ const NO_CHANGE: &str = "";
 const ITS_SITE: &str = "%\nsystemctl reload nginx";
 
 const MATRIX: [Bad; 10] = [
-    bad("error-rate", Some("6 of 20 failed"), ITS_SITE),
+    bad("error-rate", Some(" of 20 failed"), ITS_SITE),
     bad("lie", Some("of 20 failed"), NO_CHANGE),
     bad("health500", Some("500"), NO_CHANGE),
     bad("slow", Some("the p95 is 1"), NO_CHANGE),

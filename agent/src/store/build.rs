@@ -7,10 +7,7 @@
 //! Invariant: writes only into files and directories that it has just created, and nothing is ever hard-linked.
 //! Invariant: every byte that was written, or cloned, is hashed; what is not what the manifest says ends the build.
 
-use std::{
-    fs::File,
-    io::{Seek, Write},
-};
+use std::{fs::File, io::Seek};
 
 use super::{
     dir::{self, Dir},
@@ -18,7 +15,7 @@ use super::{
     hash::Hash,
     manifest::{Entry, Kind, Manifest},
     meta,
-    objects::{Objects, hash_through, sync_file},
+    objects::{Copy, Object, Objects, file_has_holes, hash_through, sync_file},
     records::Records,
 };
 
@@ -117,19 +114,25 @@ impl Builder<'_> {
         hash: Hash,
     ) -> Result<(), StoreError> {
         let object = self.objects.at(hash);
-        let Some(mut bytes) = self.objects.open(hash)? else {
+        let Some(bytes) = self.objects.open(hash)? else {
             return Err(self.damaged(entry, &object, "is missing"));
         };
         let failed = |source| StoreError::Write { path: at.to_owned(), source };
-        let written = match rustix::fs::ioctl_ficlone(&*file, &bytes) {
-            Ok(()) => {
-                file.rewind().map_err(failed)?;
-                hash_through(file, at, |_| Ok(()))?
+        let (cloned, holes) = match &bytes {
+            Object::Packed(_) => (false, false),
+            // It fails on another filesystem, or one that cannot share blocks.
+            Object::Own(own) => {
+                (rustix::fs::ioctl_ficlone(&*file, own).is_ok(), file_has_holes(own, &object)?)
             }
-            // Another filesystem, or one that cannot share blocks.
-            Err(_) => {
-                hash_through(&mut bytes, &object, |chunk| file.write_all(chunk).map_err(failed))?
-            }
+        };
+        let written = if cloned {
+            file.rewind().map_err(failed)?;
+            hash_through(file, at, |_| Ok(()))?
+        } else {
+            let mut copy = Copy::new(file, holes);
+            let written = bytes.read(&object, |chunk| copy.write(chunk).map_err(failed))?;
+            copy.end().map_err(failed)?;
+            written
         };
         if written == (size_bytes, hash) {
             return Ok(());

@@ -79,8 +79,8 @@ impl Store {
         let shared = self.shared(&set.component)?;
         let _busy = lock(&shared.busy);
         let open = || sources.iter().map(Source::open).collect::<Result<Vec<Root>, StoreError>>();
-        let mut batch = self.objects.batch()?;
-        let mut scanned = scan::settled(&set, &shared.cache, &mut batch, &self.steps, open)?;
+        let batch = self.objects.batch();
+        let mut scanned = scan::settled(&set, &shared.cache, &batch, &self.steps, open)?;
         notes.extend(take_owners(&set, &mut scanned, backup.owner)?);
         let info = self.name(&set, &scanned, batch, label)?;
         Ok((info, notes))

@@ -20,7 +20,11 @@ use super::{
 const NOT_KEPT: [&[u8]; 3] = [b"security.ima", b"security.evm", b"trusted.overlay."];
 
 /// The metadata behind an open descriptor. `path` is for messages.
-pub(super) fn of_open(fd: impl AsFd, stat: &Stat, path: &str) -> Result<Meta, StoreError> {
+pub(super) fn of_open(
+    fd: impl AsFd,
+    stat: &Stat,
+    path: impl Fn() -> String,
+) -> Result<Meta, StoreError> {
     let names = read_whole(|buffer| rustix::fs::flistxattr(&fd, buffer));
     let xattrs = xattrs(names, |name, buffer| rustix::fs::fgetxattr(&fd, name, buffer));
     meta(stat, xattrs, path)
@@ -31,7 +35,7 @@ pub(super) fn of_link(dir: &Dir, name: &[u8], stat: &Stat) -> Result<Meta, Store
     let at = dir.proc_path(name);
     let names = read_whole(|buffer| rustix::fs::llistxattr(&at, buffer));
     let xattrs = xattrs(names, |name, buffer| rustix::fs::lgetxattr(&at, name, buffer));
-    meta(stat, xattrs, &dir.at(name))
+    meta(stat, xattrs, || dir.at(name))
 }
 
 /// Makes the inode behind a descriptor be as `wanted`.
@@ -48,7 +52,7 @@ pub(super) fn apply(fd: impl AsFd, wanted: &Meta, path: &str) -> Result<(), Stor
     if uid.is_some() || gid.is_some() {
         rustix::fs::fchown(&fd, uid, gid).map_err(failed("the owner"))?;
     }
-    let now = of_open(&fd, &stat, path)?;
+    let now = of_open(&fd, &stat, || path.to_owned())?;
     for (name, _) in now.xattrs.iter().filter(|(name, _)| !has(&wanted.xattrs, name)) {
         rustix::fs::fremovexattr(&fd, name.as_slice()).map_err(failed("extended attributes"))?;
     }
@@ -113,14 +117,23 @@ pub(super) fn stat_of(file: &File, path: &str) -> Result<Stat, StoreError> {
         .map_err(|errno| StoreError::Stat { path: path.to_owned(), source: errno.into() })
 }
 
-fn meta(stat: &Stat, xattrs: Result<Xattrs, Errno>, path: &str) -> Result<Meta, StoreError> {
-    let xattrs = xattrs.map_err(|errno| StoreError::Read {
-        path: format!("the extended attributes of {path}"),
-        source: io::Error::from(errno),
-    })?;
+/// The metadata of what `stat` was said of, and these extended attributes.
+pub(super) fn from_stat(stat: &Stat, xattrs: Xattrs) -> Meta {
     let (mtime_s, mtime_ns) = mtime(stat);
     let mode = stat.st_mode & 0o7777;
-    Ok(Meta { mode, uid: stat.st_uid, gid: stat.st_gid, mtime_s, mtime_ns, xattrs })
+    Meta { mode, uid: stat.st_uid, gid: stat.st_gid, mtime_s, mtime_ns, xattrs }
+}
+
+fn meta(
+    stat: &Stat,
+    xattrs: Result<Xattrs, Errno>,
+    path: impl Fn() -> String,
+) -> Result<Meta, StoreError> {
+    let xattrs = xattrs.map_err(|errno| StoreError::Read {
+        path: format!("the extended attributes of {}", path()),
+        source: io::Error::from(errno),
+    })?;
+    Ok(from_stat(stat, xattrs))
 }
 
 fn xattrs(
@@ -150,17 +163,17 @@ fn xattrs(
 
 /// Calls `read` with a growing buffer. 64 KiB is the kernel's limit for a value and for a list.
 fn read_whole(read: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
-    let mut buffer = vec![0; 256];
-    loop {
-        match read(&mut buffer) {
-            Ok(length) => {
-                buffer.truncate(length);
-                return Ok(buffer);
-            }
-            Err(Errno::RANGE) if buffer.len() < 64 * 1024 => buffer.resize(64 * 1024, 0),
-            Err(errno) => return Err(errno),
-        }
+    // Most inodes have none, and then nothing is allocated.
+    let mut small = [0; 256];
+    match read(&mut small) {
+        Ok(length) => return Ok(small[..length].to_vec()),
+        Err(Errno::RANGE) => {}
+        Err(errno) => return Err(errno),
     }
+    let mut buffer = vec![0; 64 * 1024];
+    let length = read(&mut buffer)?;
+    buffer.truncate(length);
+    Ok(buffer)
 }
 
 fn has(xattrs: &[(Vec<u8>, Vec<u8>)], name: &[u8]) -> bool {

@@ -7,7 +7,7 @@
 //!                  └────switch────▶ <parent>/.lastgood/<name>.<16 digits>      (services stopped)
 //!                     the replaced tree stands there afterwards: undo is the same switch, the other way
 //!
-//! <state>/store/{objects,manifests,snapshots,live,late,damage,damaged,cache,tmp}   <state>/hold/<component>
+//! <state>/store/{objects,packs,manifests,snapshots,live,late,damage,damaged,cache,tmp}   <state>/hold/<component>
 //! ```
 //!
 //! Blocking: call it from a thread that may block. Operations on one component wait for each other; looking
@@ -33,6 +33,7 @@ mod meta;
 mod mounts;
 mod objects;
 mod overlay;
+mod packs;
 pub mod problems;
 mod records;
 mod remove;
@@ -46,6 +47,8 @@ mod stage;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod walk;
+mod workers;
 
 use std::{
     collections::HashMap,
@@ -132,11 +135,12 @@ impl Store {
             }
         }
         let tmp = store.ensure_dir(b"tmp")?;
-        let objects = Objects::new(
+        let objects = Objects::open_all(
             store.ensure_dir(b"objects")?,
+            store.ensure_dir(b"packs")?,
             tmp.dir(b"")?,
             store.ensure_dir(b"damaged")?,
-        );
+        )?;
         Ok(Self {
             hold: root.ensure_dir(b"hold")?,
             cache: store.ensure_dir(b"cache")?,

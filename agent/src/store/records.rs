@@ -25,7 +25,7 @@ use super::{
     dir::{Dir, Rename},
     error::{Damage, StoreError},
     hash::Hash,
-    manifest::{Manifest, SetManifest, set_hash},
+    manifest::{Encoded, Manifest, SetManifest, set_hash},
     objects::sync_file,
     set::{Set, Shape},
 };
@@ -107,15 +107,19 @@ impl Records {
     }
 
     /// Makes a snapshot known: its manifests first, then the record that names them.
-    pub(super) fn save(&self, record: &Record, manifest: &SetManifest) -> Result<(), StoreError> {
-        for part in &manifest.parts {
-            let bytes = part.encode();
-            let name = Hash::of(&bytes).to_string().into_bytes();
+    pub(super) fn save(&self, record: &Record, manifests: &Encoded) -> Result<(), StoreError> {
+        for (exact, bytes) in &manifests.parts {
+            let name = exact.to_string().into_bytes();
             // A whole one of this name would be these very bytes; a damaged one is mended by this.
-            if self.manifest(&name)?.as_deref() != Some(&bytes) {
-                write_durably(&self.tmp, &self.manifests, &name, &bytes)?;
+            if self.manifest(&name)?.as_deref() != Some(bytes) {
+                write_durably(&self.tmp, &self.manifests, &name, bytes)?;
             }
         }
+        self.resave(record)
+    }
+
+    /// [`Records::save`] of a record whose manifests are there already.
+    pub(super) fn resave(&self, record: &Record) -> Result<(), StoreError> {
         let dir = self.snapshots.ensure_dir(record.component.as_bytes())?;
         let name = record.exact.to_string();
         write_durably(&self.tmp, &dir, name.as_bytes(), &seal(SNAPSHOT, record))

@@ -168,9 +168,9 @@ impl Store {
         sites: &[Site<'_>],
         shared: &Shared,
     ) -> Result<(Hash, Vec<String>), StoreError> {
-        let mut batch = self.objects.batch()?;
+        let batch = self.objects.batch();
         let roots = scan::roots(set, sites, Place::Live)?;
-        let keep = Keep::SingleFiles(&mut batch);
+        let keep = Keep::SingleFiles(&batch);
         let scanned = scan::set(set, &roots, &shared.cache, Read::Changed, keep)?;
         batch.commit()?;
         let mut drift = Vec::new();

@@ -209,9 +209,9 @@ impl Switch<'_> {
     /// longer is what was known when the target was staged.
     fn save_late_changes(&self, was: Hash, switched: &mut Switched) -> Result<(), StoreError> {
         let store = self.store;
-        let mut batch = store.objects.batch()?;
+        let batch = store.objects.batch();
         let roots = scan::roots(self.set, self.sites, Place::Live)?;
-        let keep = Keep::SingleFiles(&mut batch);
+        let keep = Keep::SingleFiles(&batch);
         let cache = &self.shared.cache;
         let scanned = scan::set(self.set, &roots, cache, Read::Changed, keep)?;
         if let Some(path) = scanned.unsettled {
@@ -494,7 +494,7 @@ fn carry(from: &Dir, to: &Dir, keep: &[u8]) -> Result<Dir, StoreError> {
         }
         above.make_dir(name)?;
         let source = from.dir(path)?;
-        let like = meta::of_open(&source, &source.own_stat()?, &source.at(b""))?;
+        let like = meta::of_open(&source, &source.own_stat()?, || source.at(b""))?;
         let made = above.dir(name)?;
         meta::apply(&made, &like, &made.at(b""))?;
     }

@@ -290,6 +290,11 @@ impl Component {
         };
         let mut notes = verified.notes;
         notes.extend(self.services.unwatched());
+        // A service runs again, so nobody waits for a look at what was replaced.
+        match self.stored(|store, files| store.read_replaced(files)).await {
+            Ok(replaced) => notes.extend(replaced),
+            Err(why) => notes.push(format!("what was replaced could not be read yet: {why}")),
+        }
         if let Some(to) = to {
             notes.extend(self.unchanged(to).await?);
         }

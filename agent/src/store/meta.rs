@@ -62,7 +62,8 @@ pub(super) fn apply(fd: impl AsFd, wanted: &Meta, path: &str) -> Result<(), Stor
     }
     // An inherited ACL may have changed it since `stat`; a change of owner may have cleared bits of it.
     rustix::fs::fchmod(&fd, Mode::from_raw_mode(wanted.mode)).map_err(failed("the mode"))?;
-    rustix::fs::futimens(&fd, &times(wanted)).map_err(failed("the times"))
+    rustix::fs::futimens(&fd, &times((wanted.mtime_s, wanted.mtime_ns)))
+        .map_err(failed("the times"))
 }
 
 /// Makes a link be as `wanted`; a link's mode cannot be set.
@@ -84,14 +85,19 @@ pub(super) fn apply_to_link(dir: &Dir, name: &[u8], wanted: &Meta) -> Result<(),
         rustix::fs::lsetxattr(&at, name.as_slice(), value, XattrFlags::empty())
             .map_err(failed("extended attributes"))?;
     }
-    rustix::fs::utimensat(dir, name, &times(wanted), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(failed("the times"))
+    rustix::fs::utimensat(
+        dir,
+        name,
+        &times((wanted.mtime_s, wanted.mtime_ns)),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+    .map_err(failed("the times"))
 }
 
 /// Sets a directory's modification time back, where it is another.
-pub(super) fn settle_mtime(dir: &Dir, wanted: &Meta) -> Result<(), StoreError> {
+pub(super) fn settle_mtime(dir: &Dir, wanted: (i64, u32)) -> Result<(), StoreError> {
     let stat = dir.own_stat()?;
-    if mtime(&stat) == (wanted.mtime_s, wanted.mtime_ns) {
+    if mtime(&stat) == wanted {
         return Ok(());
     }
     rustix::fs::futimens(dir, &times(wanted)).map_err(|errno| StoreError::Metadata {
@@ -187,10 +193,10 @@ fn new_owner(stat: &Stat, wanted: &Meta) -> (Option<Uid>, Option<Gid>) {
     (uid, gid)
 }
 
-fn times(wanted: &Meta) -> Timestamps {
+fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
     Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec: wanted.mtime_s, tv_nsec: wanted.mtime_ns.into() },
+        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() },
     }
 }
 

@@ -38,6 +38,7 @@ pub mod problems;
 mod records;
 mod remove;
 mod scan;
+mod seals;
 mod secret;
 mod set;
 mod single;

@@ -3,7 +3,8 @@
 //! ```text
 //! manifests/<exact of the part>          Manifest::encode; its name is its hash
 //! snapshots/<component>/<exact>          Record: parts, labels, sizes
-//! live/<component>                       LivePointer: the snapshot that the store itself put or captured there last
+//! live/<component>                       Standing: the snapshot that the store itself put or captured there last, and
+//!                                        what is known of the trees beside it
 //! late/<component>/<exact>               Hash of what really was replaced, where it changed after it was staged
 //! damage/<component>/<exact>             what a check found, in words
 //! ```
@@ -27,11 +28,13 @@ use super::{
     hash::Hash,
     manifest::{Encoded, Manifest, SetManifest, set_hash},
     objects::sync_file,
+    seals::Seal,
     set::{Set, Shape},
 };
 
 const SNAPSHOT: &[u8; 4] = b"LGS1";
 const POINTER: &[u8; 4] = b"LGP1";
+const STANDING: &[u8; 4] = b"LGT1";
 const CHECKSUM_BYTES: usize = 32;
 
 /// A snapshot as it is stored.
@@ -72,6 +75,15 @@ pub(super) struct LivePointer {
     /// What a finished switch put it in the place of; forgotten when the next one is staged. It tells a switch that
     /// is asked for again from the way back of one that never began.
     pub(super) replaced: Option<Hash>,
+}
+
+/// What the store knows of a component's trees, live and beside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Standing {
+    pub(super) live: Option<LivePointer>,
+    /// What the last switch replaced, as long as nobody has looked whether it changed before it stopped.
+    pub(super) unread: Option<Hash>,
+    pub(super) seals: Vec<Seal>,
 }
 
 /// The directories of the records.
@@ -266,15 +278,29 @@ impl Records {
 
     /// The snapshot that the store itself put or captured last; none where it never did, or cannot say.
     pub(super) fn live(&self, component: &str) -> Result<Option<LivePointer>, StoreError> {
-        let bytes = read(&self.live, component.as_bytes())?;
-        Ok(bytes.and_then(|bytes| unseal(POINTER, &bytes).ok()))
+        Ok(self.standing(component)?.live)
     }
 
     pub(super) fn set_live(&self, component: &str, live: LivePointer) -> Result<(), StoreError> {
-        if self.live(component)? == Some(live) {
+        let standing = self.standing(component)?;
+        self.set_standing(component, Standing { live: Some(live), ..standing })
+    }
+
+    /// What is known of the trees; nothing where it cannot be read.
+    pub(super) fn standing(&self, component: &str) -> Result<Standing, StoreError> {
+        let bytes = read(&self.live, component.as_bytes())?;
+        Ok(bytes.and_then(|bytes| unseal(STANDING, &bytes).ok()).unwrap_or_default())
+    }
+
+    pub(super) fn set_standing(
+        &self,
+        component: &str,
+        standing: Standing,
+    ) -> Result<(), StoreError> {
+        if self.standing(component)? == standing {
             return Ok(());
         }
-        write_durably(&self.tmp, &self.live, component.as_bytes(), &seal(POINTER, &live))
+        write_durably(&self.tmp, &self.live, component.as_bytes(), &seal(STANDING, &standing))
     }
 
     /// What really was replaced as `exact`, where it had changed since it was staged over.

@@ -150,6 +150,10 @@ impl Store {
         let set = Set::new(files)?;
         let shared = self.shared(&set.component)?;
         let sites = set.sites()?;
+        {
+            let _busy = lock(&shared.busy);
+            self.read_unread(&set, &sites, &shared)?;
+        }
         let batch = self.objects.batch();
         let roots = scan::roots(&set, &sites, Place::Staged(exact))?;
         // A switch must not wait for a copy: one that takes the tree away meanwhile makes it differ, and the next

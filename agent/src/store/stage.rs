@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Invariant: nothing live changes, whatever fails; what was built in part is removed.
-//! Invariant: what stands under its final name was read back whole after it was made durable.
+//! Invariant: what stands under its final name was read back whole after it was made durable. When it is staged again,
+//! what of it changed since is read (seals.rs says why that is enough).
 
 use proto::policy::SwitchMode;
 use rustix::fs::StatVfsMountFlags;
@@ -102,6 +103,10 @@ impl Store {
         let mut sites = set.sites()?;
         refuse_keep_elsewhere(&set, &sites)?;
 
+        let notes = self.read_unread(&set, &sites, &shared)?;
+        if !notes.is_empty() {
+            tracing::info!(component = set.component, notes = notes.join("; "), "replaced before");
+        }
         let (before, drift) = self.capture_before(&set, &sites, &shared)?;
         self.steps.reach("stage: before known")?;
         if let Some(live) = self.records.live(&set.component)? {
@@ -112,6 +117,10 @@ impl Store {
         if before != to && !already {
             // It was read back as it was built.
             self.records.set_verified(&set.component, to)?;
+        }
+        if before != to {
+            self.seal(&set, &sites, to)?;
+            self.steps.reach("stage: sealed")?;
         }
         self.save_cache(&set.component, &shared);
         Ok(Staged { before, drift, already })
@@ -140,7 +149,7 @@ impl Store {
         let _busy = lock(&shared.busy);
         self.refuse_held(&set.component)?;
         let record = self.known(&set, exact)?;
-        let mut notes = Vec::new();
+        let mut notes = self.read_unread(&set, &set.sites()?, &shared)?;
         let only_copy = match self.records.late(&set.component, exact)? {
             Some(late) => self.known(&set, late)?.bytes == Bytes::BesideLive,
             None => record.bytes == Bytes::BesideLive,
@@ -212,7 +221,8 @@ impl Store {
             }
         }
         let sites = &*sites;
-        let wrong = self.wrong(set, sites.iter(), &shared.cache, Place::Staged(to), manifest)?;
+        let stands = (Place::Staged(to), Read::Changed);
+        let wrong = self.wrong(set, sites.iter(), &shared.cache, stands, manifest)?;
         let missing: Vec<&Site<'_>> = wrong.into_iter().map(|(site, _)| site).collect();
         if missing.is_empty() {
             return Ok(true);
@@ -263,8 +273,8 @@ impl Store {
             })?;
         }
         self.steps.reach("stage: built")?;
-        let built = missing.iter().copied();
-        let wrong = self.wrong(set, built, &shared.cache, Place::Building(to), manifest)?;
+        let (built, new) = (missing.iter().copied(), (Place::Building(to), Read::Everything));
+        let wrong = self.wrong(set, built, &shared.cache, new, manifest)?;
         if let Some((site, differences)) = wrong.into_iter().next() {
             let path = site.staging()?.at(&site.part.building_name(to));
             return Err(StoreError::StagedWrong { path, differences });
@@ -311,13 +321,13 @@ impl Store {
         staging.sync_filesystem()
     }
 
-    /// The sites whose own part, or a single file inside it, is not as a manifest says. Reads every byte.
+    /// The sites whose own part, or a single file inside it, is not as a manifest says.
     fn wrong<'s, 'p>(
         &self,
         set: &Set,
         sites: impl Iterator<Item = &'s Site<'p>>,
         cache: &Cache,
-        place: Place,
+        (place, read): (Place, Read),
         manifest: &SetManifest,
     ) -> Result<Vec<(&'s Site<'p>, Vec<Difference>)>, StoreError>
     where
@@ -326,7 +336,7 @@ impl Store {
         let mut wrong = Vec::new();
         for site in sites {
             let roots = scan::roots(set, std::slice::from_ref(site), place)?;
-            let found = scan::set(set, &roots, cache, Read::Everything, Keep::Nothing)?;
+            let found = scan::set(set, &roots, cache, read, Keep::Nothing)?;
             let own = own_parts(set, manifest, site).zip(own_parts(set, &found.manifest, site));
             let differences: Vec<Difference> = own
                 .flat_map(|((part, expected), (_, found))| compare::part(part, expected, found))
@@ -348,7 +358,8 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let Some(late) = self.records.late(&set.component, exact)? else { return Ok(false) };
         let manifest = self.records.manifests(&self.known(set, late)?)?;
-        Ok(self.wrong(set, sites.iter(), cache, Place::Staged(exact), &manifest)?.is_empty())
+        let stands = (Place::Staged(exact), Read::Changed);
+        Ok(self.wrong(set, sites.iter(), cache, stands, &manifest)?.is_empty())
     }
 
     /// Refuses a site that can be built from nothing.

@@ -134,14 +134,20 @@ fn ours(place: &Place, figures: &mut Figures) -> anyhow::Result<()> {
     let (live, saved) = (place.path("live"), place.path("saved"));
     let store = Store::open(&saved)?;
     let (one, two) = (known(&store, "v1")?, known(&store, "v2")?);
-    let mut switch = |what: &'static str, from, to| -> anyhow::Result<()> {
+    let switch = |figures: &mut Figures, what: &'static str, from, to| -> anyhow::Result<()> {
         let begun = Instant::now();
         store.switch(&files(&live), from, to)?;
         figures.rows.entry(what).or_default().push(begun.elapsed());
         Ok(())
     };
-    switch("4 outage: staged switch", two, one)?;
-    switch("5 outage: its undo", one, two)?;
+    // As the agent does it: stage in the same process, and after the start a look at what was replaced.
+    store.stage(&files(&live), one)?;
+    switch(figures, "4 outage: staged switch", two, one)?;
+    let begun = Instant::now();
+    store.read_replaced(&files(&live))?;
+    let read = begun.elapsed();
+    switch(figures, "5 outage: its undo", one, two)?;
+    figures.rows.entry("6 look at the replaced one").or_default().push(read);
     drop(store);
     for step in ["snapshot", "stage"] {
         let output = Command::new(std::env::current_exe()?)

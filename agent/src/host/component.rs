@@ -27,6 +27,8 @@ use crate::{
 
 /// How long a check may take when the host is only looked at.
 const GLANCE: Duration = Duration::from_secs(2);
+/// So many releases stand staged, so that the usual rollback has nothing left to copy.
+const STAGED_RELEASES: usize = 2;
 /// Drifted paths that are named in a step's words; the rest is counted.
 const PATHS_NAMED: usize = 5;
 
@@ -204,6 +206,7 @@ impl Component {
             notes: info.skipped.iter().map(|path| format!("skipped {path}")).collect(),
             ..Evidence::default()
         };
+        self.prestage(info.exact);
         Ok((words.join("; "), Some(evidence)))
     }
 
@@ -587,6 +590,23 @@ impl Component {
                         "what was replaced stays beside only"
                     );
                 }
+            }
+            if let Err(error) = store.tidy(&files) {
+                end_after_failed_sync(&error);
+                tracing::warn!(component = name, reason = error.reason(), "leftovers stay");
+            }
+        });
+    }
+
+    /// The release that is live now stands staged, too, for when something else is put in its place by other means.
+    fn prestage(&self, exact: Hash) {
+        let (store, files, name) = (self.store.clone(), self.files.clone(), self.name.clone());
+        tokio::task::spawn_blocking(move || {
+            let done =
+                store.prestage(&files, exact, STAGED_RELEASES).and_then(|()| store.tidy(&files));
+            if let Err(error) = done {
+                end_after_failed_sync(&error);
+                tracing::warn!(component = name, reason = error.reason(), "it is not staged yet");
             }
         });
     }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{hash::Hash, manifest::Xattrs, meta, records};
 
-const MAGIC: &[u8; 4] = b"LGC2";
+const MAGIC: &[u8; 4] = b"LGC3";
 /// The kernel stamps with a clock that moves every 1 to 10 ms.
 const STAMP_STEP: Duration = Duration::from_millis(20);
 /// Filesystems without nanoseconds stamp with whole or even seconds.

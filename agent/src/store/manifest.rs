@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{dir, hash::Hash};
 
 /// Stands before every encoded manifest; the last byte is the version of the format.
-const MAGIC: &[u8; 4] = b"LGM1";
+const MAGIC: &[u8; 4] = b"LGM2";
 /// What a set's exact hash is derived for.
 pub(super) const EXACT_SET: &str = "lastgood 2025 exact set v1";
 /// Permission bits with set-uid, set-gid and sticky.
@@ -169,6 +169,14 @@ impl Manifest {
 }
 
 impl Entry {
+    /// Bytes of a file; of anything else, none.
+    pub(super) fn size_bytes(&self) -> u64 {
+        match self.kind {
+            Kind::File { size_bytes, .. } => size_bytes,
+            Kind::Dir | Kind::Link { .. } => 0,
+        }
+    }
+
     fn validate(&self) -> Result<(), &'static str> {
         let Meta { mode, uid, gid, mtime_s: _, mtime_ns, xattrs } = &self.meta;
         if mode & !MODE_BITS != 0 {

@@ -37,6 +37,7 @@ mod packs;
 pub mod problems;
 mod records;
 mod remove;
+mod reuse;
 mod scan;
 mod seals;
 mod secret;

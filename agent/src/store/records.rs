@@ -32,8 +32,8 @@ use super::{
     set::{Set, Shape},
 };
 
-const SNAPSHOT: &[u8; 4] = b"LGS1";
-const POINTER: &[u8; 4] = b"LGP1";
+const SNAPSHOT: &[u8; 4] = b"LGS2";
+const POINTER: &[u8; 4] = b"LGP2";
 const STANDING: &[u8; 4] = b"LGT1";
 const CHECKSUM_BYTES: usize = 32;
 
@@ -83,6 +83,8 @@ pub(super) struct Standing {
     pub(super) live: Option<LivePointer>,
     /// What the last switch replaced, as long as nobody has looked whether it changed before it stopped.
     pub(super) unread: Option<Hash>,
+    /// What was staged last for an operation, until a switch has put something there: it is not taken for anything else.
+    pub(super) wanted: Option<Hash>,
     pub(super) seals: Vec<Seal>,
 }
 

@@ -3,7 +3,8 @@
 //! ```text
 //! hash what is live (`before`, durable; single files into the store)
 //!   └▶ standing already, whole?  ──yes──▶ done
-//!        └no▶ room? ──▶ build at .lastgood/tmp.<name>.<16> ──sync──▶ read every byte back ──▶ .lastgood/<name>.<16>
+//!        └no▶ another release stands? ──yes──▶ taken over and changed (reuse.rs)
+//!             └no▶ room? ──▶ build at .lastgood/tmp.<name>.<16> ──sync──▶ read every byte back ──▶ .lastgood/<name>.<16>
 //! ```
 //!
 //! Invariant: nothing live changes, whatever fails; what was built in part is removed.
@@ -15,7 +16,7 @@ use rustix::fs::StatVfsMountFlags;
 
 use super::{
     Shared, Store,
-    beside::{finish, is_link, refuse_no_exchange, set_aside, sweep},
+    beside::{finish, is_link, refuse_no_exchange, set_aside, sweep, sweep_gone},
     build::Builder,
     cache::Cache,
     compare::{self, Difference},
@@ -25,9 +26,10 @@ use super::{
     lock,
     manifest::{Manifest, SetManifest},
     mounts,
-    records::{Bytes, LivePointer, Record},
+    records::{Bytes, LivePointer, Record, Standing},
     remove,
     scan::{self, Keep, Place, Read, Root},
+    seals,
     set::{ComponentFiles, Part, PartKind, Set, Site, stands},
     space::{self, Needs},
 };
@@ -41,6 +43,13 @@ pub struct Staged {
     pub drift: Vec<String>,
     /// Nothing was copied: it stood there whole, or is what is live.
     pub already: bool,
+}
+
+/// Which staged releases may be taken to build another one from: this one first, then the oldest.
+#[derive(Clone, Copy, Debug)]
+struct Donors {
+    first: Option<Hash>,
+    others: bool,
 }
 
 /// Whether a stage would fit.
@@ -109,11 +118,14 @@ impl Store {
         }
         let (before, drift) = self.capture_before(&set, &sites, &shared)?;
         self.steps.reach("stage: before known")?;
-        if let Some(live) = self.records.live(&set.component)? {
-            let live = LivePointer { replaced: None, ..live };
-            self.records.set_live(&set.component, live)?;
-        }
-        let already = before == to || self.place(&set, &mut sites, &shared, &record, &manifest)?;
+        let standing = self.records.standing(&set.component)?;
+        let live = standing.live.map(|live| LivePointer { replaced: None, ..live });
+        let wanted = Some(to);
+        self.records.set_standing(&set.component, Standing { live, wanted, ..standing })?;
+        // What stands as a copy of the live one is nearest to anything, and least needed.
+        let donors = Donors { first: Some(before), others: true };
+        let already =
+            before == to || self.place(&set, &mut sites, &shared, &record, &manifest, donors)?;
         if before != to && !already {
             // It was read back as it was built.
             self.records.set_verified(&set.component, to)?;
@@ -126,10 +138,61 @@ impl Store {
         Ok(Staged { before, drift, already })
     }
 
+    /// Makes a release stand beside what is live before anybody asks for it, so that going back to it copies nothing.
+    /// At most `most` releases stand so: beyond that the oldest becomes this one. Off the critical path.
+    ///
+    /// # Errors
+    /// As [`Store::stage`]; nothing live is changed by any.
+    pub fn prestage(
+        &self,
+        files: &ComponentFiles,
+        exact: Hash,
+        most: usize,
+    ) -> Result<(), StoreError> {
+        let set = Set::new(files)?;
+        let shared = self.shared(&set.component)?;
+        let _busy = lock(&shared.busy);
+        self.refuse_held(&set.component)?;
+        mounts::refuse(&set)?;
+        let record = self.known(&set, exact)?;
+        let manifest = self.wanted(&record)?;
+        let mut sites = set.sites()?;
+        if !sites.iter().all(seals::can_seal) {
+            // With `switch: link` the app's own releases stand side by side already.
+            return Ok(());
+        }
+        self.read_unread(&set, &sites, &shared)?;
+        let others = self.records.standing(&set.component)?.seals.len() >= most;
+        let donors = Donors { first: None, others };
+        self.place(&set, &mut sites, &shared, &record, &manifest, donors)?;
+        self.seal(&set, &sites, exact)?;
+        self.save_cache(&set.component, &shared);
+        Ok(())
+    }
+
+    /// Removes what was taken out of use under `.lastgood`. To be called when nobody waits.
+    pub fn tidy(&self, files: &ComponentFiles) -> Result<(), StoreError> {
+        let set = Set::new(files)?;
+        let sites = set.sites()?;
+        if sites.iter().all(seals::can_seal) {
+            // Names that were taken out of use are never used again, so no operation has to wait.
+            return sites.iter().try_for_each(sweep_gone);
+        }
+        let shared = self.shared(&set.component)?;
+        let _busy = lock(&shared.busy);
+        self.refuse_held(&set.component)?;
+        sites.iter().filter(|site| site.staging.is_some()).try_for_each(sweep)
+    }
+
     /// Whether a snapshot stands beside what is live, so that nothing has to be copied to go back to it.
     pub fn is_staged(&self, files: &ComponentFiles, exact: Hash) -> Result<bool, StoreError> {
         let set = Set::new(files)?;
+        let record = self.known(&set, exact)?;
+        let absent = Manifest::default().exact();
         for site in set.sites()? {
+            if record.parts.get(site.index).is_some_and(|part| part.exact == absent) {
+                continue;
+            }
             let Some(staging) = &site.staging else { return Ok(false) };
             if staging.stat(&site.part.staged_name(exact))?.is_none() {
                 return Ok(false);
@@ -211,11 +274,11 @@ impl Store {
         shared: &Shared,
         record: &Record,
         manifest: &SetManifest,
+        donors: Donors,
     ) -> Result<bool, StoreError> {
         let to = record.exact;
         for site in sites.iter_mut() {
             site.ensure_staging()?;
-            sweep(site)?;
             if site.mode() == SwitchMode::Exchange {
                 refuse_no_exchange(site)?;
             }
@@ -233,7 +296,7 @@ impl Store {
         for site in &missing {
             self.refuse_incomplete(set, record, manifest, site)?;
         }
-        let built = self.build(set, &missing, shared, to, manifest);
+        let built = self.build(set, sites, &missing, shared, (to, manifest), donors);
         if built.is_err() {
             for site in &missing {
                 if let Err(error) = sweep(site) {
@@ -248,22 +311,38 @@ impl Store {
     fn build(
         &self,
         set: &Set,
+        sites: &[Site<'_>],
         missing: &[&Site<'_>],
         shared: &Shared,
-        to: Hash,
-        manifest: &SetManifest,
+        (to, manifest): (Hash, &SetManifest),
+        donors: Donors,
     ) -> Result<(), StoreError> {
         let mut needs = Needs::default();
         for site in missing {
             self.clear(set, site, to)?;
-            sweep(site)?;
+            // Removing takes time, which is there when nobody waits for a way back.
+            set_aside(site, site.staging()?, &site.part.building_name(to), to)?;
+        }
+        let mut reused = Vec::new();
+        if let Some(donor) = self.donor(set, to, donors)? {
+            reused = self.reuse(set, sites, missing, shared, (to, manifest), donor)?;
+        }
+        let rest: Vec<&Site<'_>> =
+            missing.iter().copied().filter(|site| !reused.contains(&site.index)).collect();
+        for site in &rest {
             for (_, part) in own_parts(set, manifest, site) {
                 needs.add(site.staging()?, part)?;
             }
         }
+        if needs.check().is_err() {
+            for site in missing {
+                sweep(site)?;
+            }
+            needs.look_again(&rest)?;
+        }
         needs.check()?;
         self.steps.reach("stage: space reserved")?;
-        for site in missing {
+        for site in &rest {
             self.build_site(set, site, to, manifest).map_err(|error| {
                 let staging = site.staging();
                 match staging.and_then(|staging| out_of_space(&error, staging, &needs, site, to)) {
@@ -273,7 +352,7 @@ impl Store {
             })?;
         }
         self.steps.reach("stage: built")?;
-        let (built, new) = (missing.iter().copied(), (Place::Building(to), Read::Everything));
+        let (built, new) = (rest.iter().copied(), (Place::Building(to), Read::Everything));
         let wrong = self.wrong(set, built, &shared.cache, new, manifest)?;
         if let Some((site, differences)) = wrong.into_iter().next() {
             let path = site.staging()?.at(&site.part.building_name(to));
@@ -285,6 +364,19 @@ impl Store {
         // What stands is this snapshot itself now, not what once was replaced in its name.
         self.records.set_late(&set.component, to, None)?;
         self.steps.reach("stage: in place")
+    }
+
+    /// Which release's staged trees are taken to build another from.
+    fn donor(&self, set: &Set, to: Hash, donors: Donors) -> Result<Option<Hash>, StoreError> {
+        let standing = self.records.standing(&set.component)?;
+        // An operation that is under way, or may still be undone, needs these where they are.
+        let replaced = standing.live.and_then(|live| live.replaced);
+        let taken = |exact: &Hash| [Some(to), standing.wanted, replaced].contains(&Some(*exact));
+        let mut sealed = standing.seals.iter().map(|seal| seal.exact).filter(|one| !taken(one));
+        if let Some(first) = donors.first.filter(|first| sealed.clone().any(|one| one == *first)) {
+            return Ok(Some(first));
+        }
+        Ok(if donors.others { sealed.next() } else { None })
     }
 
     fn build_site(
@@ -322,7 +414,7 @@ impl Store {
     }
 
     /// The sites whose own part, or a single file inside it, is not as a manifest says.
-    fn wrong<'s, 'p>(
+    pub(super) fn wrong<'s, 'p>(
         &self,
         set: &Set,
         sites: impl Iterator<Item = &'s Site<'p>>,
@@ -419,7 +511,7 @@ impl Store {
 }
 
 /// The part of a site, and the single files inside it, with their manifests; the site's own first.
-fn own_parts<'a>(
+pub(super) fn own_parts<'a>(
     set: &'a Set,
     manifest: &'a SetManifest,
     site: &Site<'_>,

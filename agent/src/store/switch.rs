@@ -390,6 +390,7 @@ impl Switch<'_> {
         standing.seals.retain(|seal| seal.exact != exact);
         standing.live = Some(LivePointer { exact, replaced });
         standing.unread = unread;
+        standing.wanted = None;
         self.store.records.set_standing(component, standing)
     }
 

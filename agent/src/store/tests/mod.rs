@@ -6,6 +6,7 @@ mod confined;
 mod damage;
 mod import;
 mod real;
+mod reuse;
 mod snapshot;
 mod stage;
 mod switch;

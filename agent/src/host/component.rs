@@ -601,7 +601,8 @@ impl Component {
     /// The release that is live now stands staged, too, for when something else is put in its place by other means.
     fn prestage(&self, exact: Hash) {
         let (store, files, name) = (self.store.clone(), self.files.clone(), self.name.clone());
-        tokio::task::spawn_blocking(move || {
+        // Not a task: an agent that ends does not wait for it, and the next one removes what it left.
+        std::thread::spawn(move || {
             let done =
                 store.prestage(&files, exact, STAGED_RELEASES).and_then(|()| store.tidy(&files));
             if let Err(error) = done {

@@ -11,6 +11,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs::File,
     io::Seek as _,
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use super::{
@@ -34,6 +35,8 @@ pub(super) struct Builder<'a> {
     pub(super) records: &'a Records,
     pub(super) component: &'a str,
     pub(super) exact: Hash,
+    /// Work that nobody waits for ends as soon as somebody does.
+    pub(super) yields_to: Option<&'a AtomicUsize>,
 }
 
 impl Builder<'_> {
@@ -131,6 +134,9 @@ impl Builder<'_> {
         }
         let each = |(): &mut (), job: Vec<(&[u8], &Entry)>, _: &mut Vec<_>| {
             let Some((first, _)) = job.first() else { return Ok(()) };
+            if self.yields_to.is_some_and(|waiting| waiting.load(Ordering::Relaxed) > 0) {
+                return Err(StoreError::Yielded { component: self.component.to_owned() });
+            }
             let (above, _) = root.parent_of(first)?;
             for (path, entry) in job {
                 self.leaf(&above, dir::split(path).1, entry)?;

@@ -21,7 +21,6 @@ use super::{
     Label, Store, dir,
     dir::Dir,
     error::{StoreError, shown_path},
-    lock,
     scan::{self, Place, Root, Scanned},
     set::{ComponentFiles, PartKind, Set},
     snapshot::SnapshotInfo,
@@ -77,7 +76,7 @@ impl Store {
         let sources = Finder { set: &set, backup }.sources(&mut notes)?;
         leave_out_what_stands_for_others(&mut set, &sources);
         let shared = self.shared(&set.component)?;
-        let _busy = lock(&shared.busy);
+        let _busy = shared.enter();
         let open = || sources.iter().map(Source::open).collect::<Result<Vec<Root>, StoreError>>();
         let batch = self.objects.batch();
         let mut scanned = scan::settled(&set, &shared.cache, &batch, &self.steps, open)?;

@@ -59,7 +59,10 @@ use std::{
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use serde::{Deserialize, Serialize};
@@ -106,6 +109,8 @@ pub struct Store {
 #[derive(Debug, Default)]
 struct Shared {
     busy: Mutex<()>,
+    /// How many wait for `busy`: work that nobody asked for makes way.
+    waiting: AtomicUsize,
     cache: Cache,
 }
 
@@ -175,7 +180,8 @@ impl Store {
         }
         let cache = records::read(&self.cache, component.as_bytes())?;
         let cache = cache.map(|bytes| Cache::decode(&bytes)).unwrap_or_default();
-        let shared = Arc::new(Shared { busy: Mutex::default(), cache });
+        let shared =
+            Arc::new(Shared { busy: Mutex::default(), waiting: AtomicUsize::new(0), cache });
         components.insert(component.to_owned(), Arc::clone(&shared));
         Ok(shared)
     }
@@ -187,6 +193,16 @@ impl Store {
         if let Err(error) = saved {
             tracing::warn!(component, reason = error.reason(), "the stat cache was not saved");
         }
+    }
+}
+
+impl Shared {
+    /// Begins an operation, once the one before it has ended.
+    fn enter(&self) -> MutexGuard<'_, ()> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let entered = lock(&self.busy);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        entered
     }
 }
 

@@ -116,6 +116,7 @@ impl Store {
             records: &self.records,
             component: &set.component,
             exact: to,
+            yields_to: None,
         };
         builder.change(&staging.dir(&building)?, &before, &wanted, whole)?;
         staging.sync_filesystem()?;

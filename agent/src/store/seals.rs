@@ -30,7 +30,6 @@ use super::{
     dir::Dir,
     error::StoreError,
     hash::Hash,
-    lock,
     records::Standing,
     scan::{self, Keep, Place, Read},
     set::{ComponentFiles, Set, Site, stands},
@@ -61,7 +60,7 @@ impl Store {
     pub fn read_replaced(&self, files: &ComponentFiles) -> Result<Vec<String>, StoreError> {
         let set = Set::new(files)?;
         let shared = self.shared(&set.component)?;
-        let _busy = lock(&shared.busy);
+        let _busy = shared.enter();
         let notes = self.read_unread(&set, &set.sites()?, &shared)?;
         self.save_cache(&set.component, &shared);
         Ok(notes)

@@ -8,7 +8,6 @@ use super::{
     build::damaged_object,
     error::{Damage, StoreError},
     hash::Hash,
-    lock,
     manifest::{Encoded, SetManifest},
     objects::Batch,
     records::{Bytes, Found, LivePointer, PartRecord, Record},
@@ -54,7 +53,7 @@ impl Store {
     ) -> Result<SnapshotInfo, StoreError> {
         let set = Set::new(files)?;
         let shared = self.shared(&set.component)?;
-        let _busy = lock(&shared.busy);
+        let _busy = shared.enter();
         self.refuse_held(&set.component)?;
         let sites = set.sites()?;
         let live = || scan::roots(&set, &sites, Place::Live);
@@ -151,7 +150,7 @@ impl Store {
         let shared = self.shared(&set.component)?;
         let sites = set.sites()?;
         {
-            let _busy = lock(&shared.busy);
+            let _busy = shared.enter();
             self.read_unread(&set, &sites, &shared)?;
         }
         let batch = self.objects.batch();
@@ -169,7 +168,7 @@ impl Store {
             let path = path.unwrap_or_default();
             return Err(StoreError::StagedWrong { path, differences });
         }
-        let _busy = lock(&shared.busy);
+        let _busy = shared.enter();
         batch.commit()?;
         let mut record = self.known(&set, exact)?;
         record.bytes = Bytes::InStore;

@@ -23,7 +23,6 @@ use super::{
     dir::{self, Dir, Rename},
     error::StoreError,
     hash::Hash,
-    lock,
     manifest::{Manifest, SetManifest},
     mounts,
     records::{Bytes, LivePointer, Record, Standing},
@@ -50,6 +49,8 @@ pub struct Staged {
 struct Donors {
     first: Option<Hash>,
     others: bool,
+    /// It is work that nobody waits for.
+    background: bool,
 }
 
 /// Whether a stage would fit.
@@ -104,7 +105,7 @@ impl Store {
     pub fn stage(&self, files: &ComponentFiles, to: Hash) -> Result<Staged, StoreError> {
         let set = Set::new(files)?;
         let shared = self.shared(&set.component)?;
-        let _busy = lock(&shared.busy);
+        let _busy = shared.enter();
         self.refuse_held(&set.component)?;
         mounts::refuse(&set)?;
         let record = self.known(&set, to)?;
@@ -123,7 +124,7 @@ impl Store {
         let wanted = Some(to);
         self.records.set_standing(&set.component, Standing { live, wanted, ..standing })?;
         // What stands as a copy of the live one is nearest to anything, and least needed.
-        let donors = Donors { first: Some(before), others: true };
+        let donors = Donors { first: Some(before), others: true, background: false };
         let already =
             before == to || self.place(&set, &mut sites, &shared, &record, &manifest, donors)?;
         if before != to && !already {
@@ -142,7 +143,7 @@ impl Store {
     /// At most `most` releases stand so: beyond that the oldest becomes this one. Off the critical path.
     ///
     /// # Errors
-    /// As [`Store::stage`]; nothing live is changed by any.
+    /// As [`Store::stage`]; nothing live is changed by any. [`StoreError::Yielded`] where an operation came in between.
     pub fn prestage(
         &self,
         files: &ComponentFiles,
@@ -151,7 +152,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let set = Set::new(files)?;
         let shared = self.shared(&set.component)?;
-        let _busy = lock(&shared.busy);
+        let _busy = super::lock(&shared.busy);
         self.refuse_held(&set.component)?;
         mounts::refuse(&set)?;
         let record = self.known(&set, exact)?;
@@ -163,7 +164,7 @@ impl Store {
         }
         self.read_unread(&set, &sites, &shared)?;
         let others = self.records.standing(&set.component)?.seals.len() >= most;
-        let donors = Donors { first: None, others };
+        let donors = Donors { first: None, others, background: true };
         self.place(&set, &mut sites, &shared, &record, &manifest, donors)?;
         self.seal(&set, &sites, exact)?;
         self.save_cache(&set.component, &shared);
@@ -179,7 +180,7 @@ impl Store {
             return sites.iter().try_for_each(sweep_gone);
         }
         let shared = self.shared(&set.component)?;
-        let _busy = lock(&shared.busy);
+        let _busy = shared.enter();
         self.refuse_held(&set.component)?;
         sites.iter().filter(|site| site.staging.is_some()).try_for_each(sweep)
     }
@@ -209,7 +210,7 @@ impl Store {
     pub fn discard(&self, files: &ComponentFiles, exact: Hash) -> Result<Vec<String>, StoreError> {
         let set = Set::new(files)?;
         let shared = self.shared(&set.component)?;
-        let _busy = lock(&shared.busy);
+        let _busy = shared.enter();
         self.refuse_held(&set.component)?;
         let record = self.known(&set, exact)?;
         let mut notes = self.read_unread(&set, &set.sites()?, &shared)?;
@@ -297,7 +298,12 @@ impl Store {
             self.refuse_incomplete(set, record, manifest, site)?;
         }
         let built = self.build(set, sites, &missing, shared, (to, manifest), donors);
-        if built.is_err() {
+        if let Err(StoreError::Yielded { .. }) = built {
+            // Whoever waits does not wait for a removal either.
+            for site in &missing {
+                set_aside(site, site.staging()?, &site.part.building_name(to), to)?;
+            }
+        } else if built.is_err() {
             for site in &missing {
                 if let Err(error) = sweep(site) {
                     let reason = error.reason();
@@ -343,7 +349,7 @@ impl Store {
         needs.check()?;
         self.steps.reach("stage: space reserved")?;
         for site in &rest {
-            self.build_site(set, site, to, manifest).map_err(|error| {
+            self.build_site(set, site, shared, (to, manifest), donors).map_err(|error| {
                 let staging = site.staging();
                 match staging.and_then(|staging| out_of_space(&error, staging, &needs, site, to)) {
                     Ok(Some(no_space)) => no_space,
@@ -383,14 +389,16 @@ impl Store {
         &self,
         set: &Set,
         site: &Site<'_>,
-        to: Hash,
-        manifest: &SetManifest,
+        shared: &Shared,
+        (to, manifest): (Hash, &SetManifest),
+        donors: Donors,
     ) -> Result<(), StoreError> {
         let builder = Builder {
             objects: &self.objects,
             records: &self.records,
             component: &set.component,
             exact: to,
+            yields_to: donors.background.then_some(&shared.waiting),
         };
         let staging = site.staging()?;
         let name = site.part.building_name(to);

@@ -31,7 +31,6 @@ use super::{
     error::{StoreError, shown},
     hash::Hash,
     hold::{Hold, Mark, Marks, Time},
-    lock,
     manifest::{Manifest, SetManifest},
     meta,
     records::{LivePointer, Record},
@@ -63,7 +62,7 @@ impl Store {
     ) -> Result<Switched, StoreError> {
         let set = Set::new(files)?;
         let shared = self.shared(&set.component)?;
-        let _busy = lock(&shared.busy);
+        let _busy = shared.enter();
         let sites = set.sites()?;
         let switch = Switch {
             store: self,

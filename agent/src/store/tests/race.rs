@@ -47,8 +47,10 @@ impl Drop for Attacker {
     }
 }
 
+type Operation = fn(&Dir) -> Result<Option<String>, StoreError>;
+
 /// Every kind of operation, below a directory that may be a link by now. Some(text): what was read.
-const OPERATIONS: [fn(&Dir) -> Result<Option<String>, StoreError>; 9] = [
+const OPERATIONS: [Operation; 9] = [
     |root| text(root.dir(b"sub")?.file(b"key")?),
     |root| text(root.dir(b"sub/deep")?.file(b"key")?),
     |root| text(root.file(b"file")?),

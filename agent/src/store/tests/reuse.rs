@@ -128,3 +128,18 @@ fn what_is_taken_out_of_use_is_removed_when_nobody_waits() {
     assert!(!staged_names(&world).iter().any(|name| name.contains(".gone-")));
     assert!(store.is_staged(&world.files(), first).unwrap());
 }
+
+#[test]
+fn work_that_nobody_asked_for_makes_way() {
+    let Rollback { world, first, .. } = World::at_second(SwitchMode::Exchange);
+    let store = world.store();
+    store.discard(&world.files(), first).unwrap();
+    let shared = store.shared("crm").unwrap();
+    shared.waiting.fetch_add(1, Ordering::Relaxed);
+    let yielded = store.prestage(&world.files(), first, 2);
+    assert!(matches!(yielded, Err(StoreError::Yielded { .. })), "{yielded:?}");
+    assert!(!store.is_staged(&world.files(), first).unwrap());
+    shared.waiting.fetch_sub(1, Ordering::Relaxed);
+    store.prestage(&world.files(), first, 2).unwrap();
+    assert!(store.is_staged(&world.files(), first).unwrap());
+}

@@ -34,6 +34,8 @@ use crate::{
 
 /// How long a check may take when the host is only looked at.
 const GLANCE: Duration = Duration::from_secs(2);
+/// So many releases stand staged, so that the usual rollback has nothing left to copy.
+const STAGED_RELEASES: usize = 2;
 /// Drifted paths that are named in a step's words; the rest is counted.
 const PATHS_NAMED: usize = 5;
 
@@ -211,6 +213,7 @@ impl Component {
             notes: info.skipped.iter().map(|path| format!("skipped {path}")).collect(),
             ..Evidence::default()
         };
+        self.prestage(info.exact);
         Ok((words.join("; "), Some(evidence)))
     }
 
@@ -306,6 +309,11 @@ impl Component {
         };
         let mut notes = verified.notes;
         notes.extend(self.services.unwatched());
+        // A service runs again, so nobody waits for a look at what was replaced.
+        match self.stored(|store, files| store.read_replaced(files)).await {
+            Ok(replaced) => notes.extend(replaced),
+            Err(why) => notes.push(format!("what was replaced could not be read yet: {why}")),
+        }
         if let Some(to) = to {
             notes.extend(self.unchanged(to).await?);
         }
@@ -599,6 +607,24 @@ impl Component {
                         "what was replaced stays beside only"
                     );
                 }
+            }
+            if let Err(error) = store.tidy(&files) {
+                end_after_failed_sync(&error);
+                tracing::warn!(component = name, reason = error.reason(), "leftovers stay");
+            }
+        });
+    }
+
+    /// The release that is live now stands staged, too, for when something else is put in its place by other means.
+    fn prestage(&self, exact: Hash) {
+        let (store, files, name) = (self.store.clone(), self.files.clone(), self.name.clone());
+        // Not a task: an agent that ends does not wait for it, and the next one removes what it left.
+        std::thread::spawn(move || {
+            let done =
+                store.prestage(&files, exact, STAGED_RELEASES).and_then(|()| store.tidy(&files));
+            if let Err(error) = done {
+                end_after_failed_sync(&error);
+                tracing::warn!(component = name, reason = error.reason(), "it is not staged yet");
             }
         });
     }

@@ -59,6 +59,17 @@ pub(super) fn sweep(site: &Site<'_>) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Removes what was set aside, with `switch: exchange`.
+pub(super) fn sweep_gone(site: &Site<'_>) -> Result<(), StoreError> {
+    let Some(staging) = &site.staging else { return Ok(()) };
+    for name in staging.names()? {
+        if site.part.is_gone(&name) {
+            remove::tree(staging, &name)?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes the release directory behind a link that was set aside, if it is of our making and nothing else leads
 /// there. It is first moved to where only the agent can reach.
 fn sweep_release(site: &Site<'_>, staging: &Dir, name: &[u8]) -> Result<(), StoreError> {

@@ -4,12 +4,14 @@
 //! objects ──reflink, else copy──▶ new files (0600) ──owner, xattrs, mode, times──▶ directories the same, leaves first
 //! ```
 //!
-//! Invariant: writes only into files and directories that it has just created, and nothing is ever hard-linked.
+//! Invariant: writes only into files that it has just created, and nothing is ever hard-linked.
 //! Invariant: every byte that was written, or cloned, is hashed; what is not what the manifest says ends the build.
 
 use std::{
+    collections::{BTreeMap, HashSet},
     fs::File,
-    io::{Seek, Write},
+    io::Seek as _,
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use super::{
@@ -18,9 +20,13 @@ use super::{
     hash::Hash,
     manifest::{Entry, Kind, Manifest},
     meta,
-    objects::{Objects, hash_through, sync_file},
+    objects::{Copy, Object, Objects, file_has_holes, hash_through, sync_file},
     records::Records,
+    workers,
 };
+
+/// So many files of one directory are built by one thread.
+const JOB_FILES_MAX: usize = 16;
 
 /// Builds parts of one snapshot.
 #[derive(Debug)]
@@ -29,6 +35,8 @@ pub(super) struct Builder<'a> {
     pub(super) records: &'a Records,
     pub(super) component: &'a str,
     pub(super) exact: Hash,
+    /// Work that nobody waits for ends as soon as somebody does.
+    pub(super) yields_to: Option<&'a AtomicUsize>,
 }
 
 impl Builder<'_> {
@@ -42,33 +50,100 @@ impl Builder<'_> {
     ) -> Result<(), StoreError> {
         holder.make_dir(name)?;
         let root = holder.dir(name)?;
-        // The last parent stays open: entries of one directory follow each other.
-        let mut parent = (Vec::new(), holder.dir(name)?);
+        let mut places = BTreeMap::new();
         for entry in manifest.entries.iter().filter(|entry| !entry.path.is_empty()) {
-            let (above, name) = dir::split(&entry.path);
-            if parent.0 != above {
-                parent = (above.to_vec(), root.dir(above)?);
-            }
             match &entry.kind {
-                Kind::Dir => parent.1.make_dir(name)?,
+                Kind::Dir => {
+                    let (above, name) = root.parent_of(&entry.path)?;
+                    above.make_dir(name)?;
+                }
                 Kind::File { .. } | Kind::Link { .. } => {
-                    self.leaf(&parent.1, name, entry)?;
+                    places.insert(entry.path.as_slice(), entry);
                 }
             }
         }
         for (rel, manifest) in inner {
-            if let Some(entry) = manifest.entries.first() {
-                let (dir, name) = root.parent_of(rel)?;
-                self.leaf(&dir, name, entry)?;
+            places.extend(manifest.entries.first().map(|entry| (*rel, entry)));
+        }
+        self.leaves(&root, &places)?;
+        finish_dirs(&root, manifest, |_| true)
+    }
+
+    /// Makes an old tree, of which every path is known, the wanted one: what differs is removed and made anew, nothing
+    /// else is touched.
+    pub(super) fn change(
+        &self,
+        root: &Dir,
+        old: &BTreeMap<&[u8], &Entry>,
+        new: &BTreeMap<&[u8], &Entry>,
+        manifest: &Manifest,
+    ) -> Result<(), StoreError> {
+        let is_dir = |entry: &Entry| matches!(entry.kind, Kind::Dir);
+        let mut touched: HashSet<&[u8]> = HashSet::new();
+        let mut places = BTreeMap::new();
+        // Children come after their parents, so backwards a directory is empty when its turn comes.
+        for (path, entry) in old.iter().rev() {
+            let stays = new.get(path).is_some_and(|new| match (is_dir(entry), is_dir(new)) {
+                (true, true) => true,
+                (false, false) => entry.kind == new.kind && entry.meta == new.meta,
+                (true, false) | (false, true) => false,
+            });
+            if !stays {
+                let (above, name) = root.parent_of(path)?;
+                if is_dir(entry) {
+                    above.remove_dir(name)?
+                } else {
+                    above.unlink(name)?
+                }
+                touched.insert(dir::split(path).0);
             }
         }
-        // Leaves first: making an entry changes its directory's time, and a closed directory cannot be entered.
-        for entry in manifest.entries.iter().rev() {
-            if matches!(entry.kind, Kind::Dir) {
-                let dir = root.dir(&entry.path)?;
-                meta::apply(&dir, &entry.meta, &dir.at(b""))?;
+        for (path, entry) in new {
+            match old.get(path) {
+                Some(old) if is_dir(old) && is_dir(entry) => {
+                    if old.meta != entry.meta {
+                        touched.insert(path);
+                    }
+                }
+                Some(old) if old.kind == entry.kind && old.meta == entry.meta => {}
+                Some(_) | None => {
+                    touched.insert(dir::split(path).0);
+                    if is_dir(entry) {
+                        let (above, name) = root.parent_of(path)?;
+                        above.make_dir(name)?;
+                        touched.insert(path);
+                    } else {
+                        places.insert(*path, *entry);
+                    }
+                }
             }
         }
+        self.leaves(root, &places)?;
+        finish_dirs(root, manifest, |path| touched.contains(path))
+    }
+
+    /// Builds files and links whose directories are there.
+    fn leaves(&self, root: &Dir, places: &BTreeMap<&[u8], &Entry>) -> Result<(), StoreError> {
+        let mut jobs: Vec<Vec<(&[u8], &Entry)>> = Vec::new();
+        for (path, entry) in places {
+            // Those of one directory follow each other, and the directory is opened once for them.
+            match jobs.last_mut().filter(|job| job.len() < JOB_FILES_MAX) {
+                Some(job) if same_dir(job, path) => job.push((path, entry)),
+                Some(_) | None => jobs.push(vec![(path, entry)]),
+            }
+        }
+        let each = |(): &mut (), job: Vec<(&[u8], &Entry)>, _: &mut Vec<_>| {
+            let Some((first, _)) = job.first() else { return Ok(()) };
+            if self.yields_to.is_some_and(|waiting| waiting.load(Ordering::Relaxed) > 0) {
+                return Err(StoreError::Yielded { component: self.component.to_owned() });
+            }
+            let (above, _) = root.parent_of(first)?;
+            for (path, entry) in job {
+                self.leaf(&above, dir::split(path).1, entry)?;
+            }
+            Ok(())
+        };
+        workers::share(jobs, || (), each)?;
         Ok(())
     }
 
@@ -117,19 +192,25 @@ impl Builder<'_> {
         hash: Hash,
     ) -> Result<(), StoreError> {
         let object = self.objects.at(hash);
-        let Some(mut bytes) = self.objects.open(hash)? else {
+        let Some(bytes) = self.objects.open(hash)? else {
             return Err(self.damaged(entry, &object, "is missing"));
         };
         let failed = |source| StoreError::Write { path: at.to_owned(), source };
-        let written = match rustix::fs::ioctl_ficlone(&*file, &bytes) {
-            Ok(()) => {
-                file.rewind().map_err(failed)?;
-                hash_through(file, at, |_| Ok(()))?
+        let (cloned, holes) = match &bytes {
+            Object::Packed(_) => (false, false),
+            // It fails on another filesystem, or one that cannot share blocks.
+            Object::Own(own) => {
+                (rustix::fs::ioctl_ficlone(&*file, own).is_ok(), file_has_holes(own, &object)?)
             }
-            // Another filesystem, or one that cannot share blocks.
-            Err(_) => {
-                hash_through(&mut bytes, &object, |chunk| file.write_all(chunk).map_err(failed))?
-            }
+        };
+        let written = if cloned {
+            file.rewind().map_err(failed)?;
+            hash_through(file, at, |_| Ok(()))?
+        } else {
+            let mut copy = Copy::new(file, holes);
+            let written = bytes.read(&object, |chunk| copy.write(chunk).map_err(failed))?;
+            copy.end().map_err(failed)?;
+            written
         };
         if written == (size_bytes, hash) {
             return Ok(());
@@ -149,6 +230,26 @@ impl Builder<'_> {
             what: damaged_object(&entry.path, object, how),
         }))
     }
+}
+
+/// Gives directories what the manifest says of them. Leaves first: making an entry changes its directory's time, and a
+/// closed directory cannot be entered.
+fn finish_dirs(
+    root: &Dir,
+    manifest: &Manifest,
+    which: impl Fn(&[u8]) -> bool,
+) -> Result<(), StoreError> {
+    for entry in manifest.entries.iter().rev() {
+        if matches!(entry.kind, Kind::Dir) && which(&entry.path) {
+            let dir = root.dir(&entry.path)?;
+            meta::apply(&dir, &entry.meta, &dir.at(b""))?;
+        }
+    }
+    Ok(())
+}
+
+fn same_dir(job: &[(&[u8], &Entry)], path: &[u8]) -> bool {
+    job.first().is_some_and(|(first, _)| dir::split(first).0 == dir::split(path).0)
 }
 
 /// What is said of an object that cannot be used.

@@ -1,4 +1,5 @@
-//! The stat cache: the hash that a file had when it was last read, by what `stat` said of it then.
+//! The stat cache: the hash and the extended attributes that a file had when it was last read, by what `stat` said of
+//! it then.
 //!
 //! Invariant: a hit is as good as reading: a file that was changed too shortly before it was read to tell a later
 //! change apart is never remembered.
@@ -7,7 +8,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex,
+        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -16,9 +17,9 @@ use std::{
 use rustix::fs::Stat;
 use serde::{Deserialize, Serialize};
 
-use super::{hash::Hash, lock, meta, records};
+use super::{hash::Hash, manifest::Xattrs, meta, records};
 
-const MAGIC: &[u8; 4] = b"LGC1";
+const MAGIC: &[u8; 4] = b"LGC3";
 /// The kernel stamps with a clock that moves every 1 to 10 ms.
 const STAMP_STEP: Duration = Duration::from_millis(20);
 /// Filesystems without nanoseconds stamp with whole or even seconds.
@@ -29,7 +30,7 @@ const ENTRIES_MAX: usize = 1_000_000;
 /// The cache of one component, shared by all that look at it.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
-    seen: Mutex<HashMap<(u64, u64), Seen>>,
+    seen: RwLock<HashMap<(u64, u64), Seen>>,
     /// Something was remembered since it was last encoded.
     is_new: AtomicBool,
 }
@@ -40,46 +41,61 @@ struct Seen {
     mtime: (i64, u32),
     ctime: (i64, u32),
     hash: Hash,
+    /// A change of them is a change of ctime, too.
+    xattrs: Xattrs,
 }
 
 impl Cache {
-    /// The hash of a file that looks like this, if it was read while it did.
-    pub(super) fn hash(&self, stat: &Stat) -> Option<Hash> {
-        let seen = lock(&self.seen);
-        let seen = seen.get(&(stat.st_dev, stat.st_ino))?;
-        (*seen == Seen::new(stat, seen.hash)).then_some(seen.hash)
+    /// The hash and the extended attributes of a file that looks like this, if it was read while it did.
+    pub(super) fn seen(&self, stat: &Stat) -> Option<(Hash, Xattrs)> {
+        let all = self.read();
+        let seen = all.get(&(stat.st_dev, stat.st_ino))?;
+        let same = seen.size_bytes == stat.st_size
+            && seen.mtime == meta::mtime(stat)
+            && seen.ctime == meta::ctime(stat);
+        same.then(|| (seen.hash, seen.xattrs.clone()))
     }
 
     /// Remembers what was read since `began`, a time before the first byte was.
-    pub(super) fn remember(&self, stat: &Stat, hash: Hash, began: SystemTime) {
+    pub(super) fn remember(&self, stat: &Stat, hash: Hash, xattrs: &Xattrs, began: SystemTime) {
         if !is_settled(meta::ctime(stat), began) {
             return;
         }
-        let mut seen = lock(&self.seen);
+        let mut seen = self.write();
         if seen.len() >= ENTRIES_MAX {
             seen.clear();
         }
-        seen.insert((stat.st_dev, stat.st_ino), Seen::new(stat, hash));
+        seen.insert(
+            (stat.st_dev, stat.st_ino),
+            Seen {
+                size_bytes: stat.st_size,
+                mtime: meta::mtime(stat),
+                ctime: meta::ctime(stat),
+                hash,
+                xattrs: xattrs.clone(),
+            },
+        );
         self.is_new.store(true, Ordering::Relaxed);
     }
 
     /// For a later run; none where it has nothing new.
     pub(super) fn encode_if_new(&self) -> Option<Vec<u8>> {
         let is_new = self.is_new.swap(false, Ordering::Relaxed);
-        is_new.then(|| records::seal(MAGIC, &*lock(&self.seen)))
+        is_new.then(|| records::seal(MAGIC, &*self.read()))
     }
 
     /// What an earlier run left; empty where it cannot be read.
     pub(super) fn decode(bytes: &[u8]) -> Self {
         let seen = records::unseal(MAGIC, bytes).unwrap_or_default();
-        Self { seen: Mutex::new(seen), is_new: AtomicBool::default() }
+        Self { seen: RwLock::new(seen), is_new: AtomicBool::default() }
     }
-}
 
-impl Seen {
-    fn new(stat: &Stat, hash: Hash) -> Self {
-        let (mtime, ctime) = (meta::mtime(stat), meta::ctime(stat));
-        Self { size_bytes: stat.st_size, mtime, ctime, hash }
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<(u64, u64), Seen>> {
+        self.seen.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<(u64, u64), Seen>> {
+        self.seen.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -110,6 +126,6 @@ mod tests {
 
     #[test]
     fn garbage_is_an_empty_cache() {
-        assert!(lock(&Cache::decode(b"LGC1 torn").seen).is_empty());
+        assert!(Cache::decode(b"LGC2 torn").read().is_empty());
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: a directory that only carries a kept path (`var` of `var/uploads`) and is not in the expected manifest is
 //! no difference: the switch had to make it so that the kept path has a place.
 
-use std::{collections::HashSet, fmt};
+use std::{cmp::Ordering, collections::HashSet, fmt};
 
 use super::{
     dir,
@@ -104,26 +104,44 @@ pub(super) fn sets(set: &Set, expected: &SetManifest, found: &SetManifest) -> Ve
 /// Every difference of one part.
 pub(super) fn part(part: &Part, expected: &Manifest, found: &Manifest) -> Vec<Difference> {
     let mut differences = Vec::new();
-    let carriers = carriers(expected, found, part.keep());
+    let keep = part.keep();
+    let carriers = if keep.is_empty() { HashSet::new() } else { carriers(expected, found, keep) };
     let mut add = |path: &[u8], kind| {
         differences.push(Difference { path: part.shown_below(path), kind });
     };
-    for entry in &expected.entries {
-        match found.get(&entry.path) {
-            None => add(&entry.path, DifferenceKind::Missing),
-            Some(found) => {
+    for pair in pairs(expected, found) {
+        match pair {
+            (Some(entry), None) => add(&entry.path, DifferenceKind::Missing),
+            (Some(entry), Some(found)) => {
                 if let Some(kind) = entries(entry, found) {
                     add(&entry.path, kind);
                 }
             }
-        }
-    }
-    for entry in &found.entries {
-        if expected.get(&entry.path).is_none() && !carriers.contains(entry.path.as_slice()) {
-            add(&entry.path, DifferenceKind::Extra);
+            (None, Some(found)) if !carriers.contains(found.path.as_slice()) => {
+                add(&found.path, DifferenceKind::Extra);
+            }
+            (None, _) => {}
         }
     }
     differences
+}
+
+/// Every path of two manifests, in order, with its entry in each.
+pub(super) fn pairs<'m>(
+    one: &'m Manifest,
+    other: &'m Manifest,
+) -> impl Iterator<Item = (Option<&'m Entry>, Option<&'m Entry>)> {
+    let (mut one, mut other) = (one.entries.iter().peekable(), other.entries.iter().peekable());
+    std::iter::from_fn(move || match (one.peek(), other.peek()) {
+        (None, None) => None,
+        (Some(_), None) => Some((one.next(), None)),
+        (None, Some(_)) => Some((None, other.next())),
+        (Some(first), Some(second)) => match first.path.cmp(&second.path) {
+            Ordering::Less => Some((one.next(), None)),
+            Ordering::Equal => Some((one.next(), other.next())),
+            Ordering::Greater => Some((None, other.next())),
+        },
+    })
 }
 
 /// Ancestors of kept paths that hold nothing else and are not expected.

@@ -284,6 +284,10 @@ fn open_at(
     mode: Mode,
     resolve: ResolveFlags,
 ) -> Result<OwnedFd, Errno> {
+    #[cfg(test)]
+    if UNPROTECTED.get() {
+        return rustix::fs::openat(&at, name, flags.difference(OFlags::NOFOLLOW), mode);
+    }
     let mut races = 0;
     loop {
         match rustix::fs::openat2(&at, name, flags, mode, resolve) {
@@ -291,6 +295,20 @@ fn open_at(
             opened => return opened,
         }
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    static UNPROTECTED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Does something as if there were no protection, to show what it is good for.
+#[cfg(test)]
+pub(super) fn unprotected<T>(work: impl FnOnce() -> T) -> T {
+    UNPROTECTED.set(true);
+    let done = work();
+    UNPROTECTED.set(false);
+    done
 }
 
 fn opening(path: String, errno: Errno) -> StoreError {

@@ -120,6 +120,12 @@ pub enum StoreError {
     )]
     NoInodes { path: String, needed: u64, free: u64 },
 
+    /// Only of work that nobody waits for.
+    #[error(
+        "an operation on component `{component}` came first; what was not finished is done another time"
+    )]
+    Yielded { component: String },
+
     #[error(
         "{path} keeps changing while it is read; stop what writes to it, or declare it under `keep`"
     )]

@@ -16,6 +16,11 @@ impl Hash {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
+    /// A hash from its raw bytes.
+    pub(super) const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The raw bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -69,7 +74,8 @@ impl Serialize for Hash {
         if serializer.is_human_readable() {
             serializer.collect_str(self)
         } else {
-            self.0.serialize(serializer)
+            // At once, not as a list of 32 numbers.
+            serializer.serialize_bytes(&self.0)
         }
     }
 }
@@ -79,8 +85,23 @@ impl<'de> Deserialize<'de> for Hash {
         if deserializer.is_human_readable() {
             String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
         } else {
-            <[u8; 32]>::deserialize(deserializer).map(Self)
+            deserializer.deserialize_bytes(Bytes)
         }
+    }
+}
+
+/// Reads exactly 32 bytes.
+struct Bytes;
+
+impl de::Visitor<'_> for Bytes {
+    type Value = Hash;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the 32 bytes of a hash")
+    }
+
+    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Hash, E> {
+        bytes.try_into().map(Hash).map_err(|_| E::invalid_length(bytes.len(), &self))
     }
 }
 

@@ -34,6 +34,17 @@ pub(super) struct Marks {
     pub(super) part: usize,
     pub(super) from: Mark,
     pub(super) to: Mark,
+    /// The modification times that the moves will change, in either tree, as they were before.
+    pub(super) from_times: Vec<Time>,
+    pub(super) to_times: Vec<Time>,
+}
+
+/// The modification time of a directory of a tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Time {
+    pub(super) path: Vec<u8>,
+    pub(super) seconds: i64,
+    pub(super) nanoseconds: u32,
 }
 
 /// What stands at a name.
@@ -48,7 +59,13 @@ pub(super) enum Mark {
 impl Hold {
     /// The same switch, the other way.
     fn reversed(self) -> Self {
-        let turn = |marks: Marks| Marks { part: marks.part, from: marks.to, to: marks.from };
+        let turn = |marks: Marks| Marks {
+            part: marks.part,
+            from: marks.to,
+            to: marks.from,
+            from_times: marks.to_times,
+            to_times: marks.from_times,
+        };
         let parts = self.parts.into_iter().map(turn).collect();
         Self { from: self.to, to: self.from, was_live: self.was_live, parts }
     }

@@ -24,7 +24,6 @@ use super::{
     Label, Store, dir,
     dir::Dir,
     error::{StoreError, shown_path},
-    lock,
     scan::{self, Place, Root, Scanned},
     set::{ComponentFiles, PartKind, Set},
     snapshot::SnapshotInfo,
@@ -81,7 +80,7 @@ impl Store {
         let sources = Finder { set: &set, backup }.sources(&mut notes)?;
         leave_out_what_stands_for_others(&mut set, &sources);
         let shared = self.shared(&set.component)?;
-        let _busy = lock(&shared.busy);
+        let _busy = shared.enter();
         let sites = set.sites()?;
         let open = || {
             let mut roots = scan::roots(&set, &sites, Place::Live)?;
@@ -92,8 +91,8 @@ impl Store {
             }
             Ok(roots)
         };
-        let mut batch = self.objects.batch()?;
-        let mut scanned = scan::settled(&set, &shared.cache, &mut batch, &self.steps, open)?;
+        let batch = self.objects.batch();
+        let mut scanned = scan::settled(&set, &shared.cache, &batch, &self.steps, open)?;
         notes.extend(take_owners(&set, &mut scanned, backup.owner)?);
         let info = self.name(&set, &scanned, batch, label)?;
         Ok((info, notes))

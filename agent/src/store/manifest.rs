@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{dir, hash::Hash};
 
 /// Stands before every encoded manifest; the last byte is the version of the format.
-const MAGIC: &[u8; 4] = b"LGM1";
+const MAGIC: &[u8; 4] = b"LGM2";
 /// What a set's exact hash is derived for.
 pub(super) const EXACT_SET: &str = "lastgood 2025 exact set v1";
 /// Permission bits with set-uid, set-gid and sticky.
@@ -125,6 +125,11 @@ impl Manifest {
         found.ok().and_then(|index| self.entries.get(index))
     }
 
+    /// The kind of a path; that of a directory where it is the one that was `found`.
+    fn get_unless(&self, found: Option<&[u8]>, path: &[u8]) -> Option<&Kind> {
+        if found == Some(path) { Some(&Kind::Dir) } else { Some(&self.get(path)?.kind) }
+    }
+
     /// The files with their paths, sizes and hashes.
     pub(super) fn files(&self) -> impl Iterator<Item = (&[u8], u64, Hash)> {
         self.entries.iter().filter_map(|entry| match entry.kind {
@@ -135,6 +140,8 @@ impl Manifest {
 
     fn validate(&self) -> Result<(), ManifestError> {
         let mut before: Option<&Entry> = None;
+        // Most entries have the same parent as the one before them.
+        let mut found: Option<&[u8]> = None;
         for (index, entry) in self.entries.iter().enumerate() {
             let refuse = |why| Err(ManifestError::Entry { index, why });
             match before {
@@ -144,8 +151,8 @@ impl Manifest {
                 Some(_) if !is_relative(&entry.path) => return refuse("not a plain relative path"),
                 Some(_) => {
                     let (parent, _) = dir::split(&entry.path);
-                    match self.get(parent).map(|parent| &parent.kind) {
-                        Some(Kind::Dir) => {}
+                    match self.get_unless(found, parent) {
+                        Some(Kind::Dir) => found = Some(parent),
                         Some(Kind::File { .. } | Kind::Link { .. }) | None => {
                             return refuse("its parent is not a directory of this manifest");
                         }
@@ -162,6 +169,14 @@ impl Manifest {
 }
 
 impl Entry {
+    /// Bytes of a file; of anything else, none.
+    pub(super) fn size_bytes(&self) -> u64 {
+        match self.kind {
+            Kind::File { size_bytes, .. } => size_bytes,
+            Kind::Dir | Kind::Link { .. } => 0,
+        }
+    }
+
     fn validate(&self) -> Result<(), &'static str> {
         let Meta { mode, uid, gid, mtime_s: _, mtime_ns, xattrs } = &self.meta;
         if mode & !MODE_BITS != 0 {
@@ -194,10 +209,29 @@ pub(super) struct SetManifest {
     pub(super) parts: Vec<Manifest>,
 }
 
+/// A component's manifests as they are stored: encoding and hash of each part.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) parts: Vec<(Hash, Vec<u8>)>,
+    /// The snapshot's name on this host.
+    pub(super) exact: Hash,
+}
+
 impl SetManifest {
     /// The snapshot's name on this host.
     pub(super) fn exact(&self) -> Hash {
         set_hash(EXACT_SET, self.parts.iter().map(Manifest::exact))
+    }
+
+    /// What is stored of it.
+    pub(super) fn encode(&self) -> Encoded {
+        let encode = |part: &Manifest| {
+            let bytes = part.encode();
+            (Hash::of(&bytes), bytes)
+        };
+        let parts: Vec<_> = self.parts.iter().map(encode).collect();
+        let exact = set_hash(EXACT_SET, parts.iter().map(|(exact, _)| *exact));
+        Encoded { parts, exact }
     }
 
     /// The snapshot's name on every host.

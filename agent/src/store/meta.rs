@@ -20,7 +20,11 @@ use super::{
 const NOT_KEPT: [&[u8]; 3] = [b"security.ima", b"security.evm", b"trusted.overlay."];
 
 /// The metadata behind an open descriptor. `path` is for messages.
-pub(super) fn of_open(fd: impl AsFd, stat: &Stat, path: &str) -> Result<Meta, StoreError> {
+pub(super) fn of_open(
+    fd: impl AsFd,
+    stat: &Stat,
+    path: impl Fn() -> String,
+) -> Result<Meta, StoreError> {
     let names = read_whole(|buffer| rustix::fs::flistxattr(&fd, buffer));
     let xattrs = xattrs(names, |name, buffer| rustix::fs::fgetxattr(&fd, name, buffer));
     meta(stat, xattrs, path)
@@ -31,7 +35,7 @@ pub(super) fn of_link(dir: &Dir, name: &[u8], stat: &Stat) -> Result<Meta, Store
     let at = dir.proc_path(name);
     let names = read_whole(|buffer| rustix::fs::llistxattr(&at, buffer));
     let xattrs = xattrs(names, |name, buffer| rustix::fs::lgetxattr(&at, name, buffer));
-    meta(stat, xattrs, &dir.at(name))
+    meta(stat, xattrs, || dir.at(name))
 }
 
 /// Makes the inode behind a descriptor be as `wanted`.
@@ -48,7 +52,7 @@ pub(super) fn apply(fd: impl AsFd, wanted: &Meta, path: &str) -> Result<(), Stor
     if uid.is_some() || gid.is_some() {
         rustix::fs::fchown(&fd, uid, gid).map_err(failed("the owner"))?;
     }
-    let now = of_open(&fd, &stat, path)?;
+    let now = of_open(&fd, &stat, || path.to_owned())?;
     for (name, _) in now.xattrs.iter().filter(|(name, _)| !has(&wanted.xattrs, name)) {
         rustix::fs::fremovexattr(&fd, name.as_slice()).map_err(failed("extended attributes"))?;
     }
@@ -58,7 +62,8 @@ pub(super) fn apply(fd: impl AsFd, wanted: &Meta, path: &str) -> Result<(), Stor
     }
     // An inherited ACL may have changed it since `stat`; a change of owner may have cleared bits of it.
     rustix::fs::fchmod(&fd, Mode::from_raw_mode(wanted.mode)).map_err(failed("the mode"))?;
-    rustix::fs::futimens(&fd, &times(wanted)).map_err(failed("the times"))
+    rustix::fs::futimens(&fd, &times((wanted.mtime_s, wanted.mtime_ns)))
+        .map_err(failed("the times"))
 }
 
 /// Makes a link be as `wanted`; a link's mode cannot be set.
@@ -80,14 +85,19 @@ pub(super) fn apply_to_link(dir: &Dir, name: &[u8], wanted: &Meta) -> Result<(),
         rustix::fs::lsetxattr(&at, name.as_slice(), value, XattrFlags::empty())
             .map_err(failed("extended attributes"))?;
     }
-    rustix::fs::utimensat(dir, name, &times(wanted), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(failed("the times"))
+    rustix::fs::utimensat(
+        dir,
+        name,
+        &times((wanted.mtime_s, wanted.mtime_ns)),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+    .map_err(failed("the times"))
 }
 
 /// Sets a directory's modification time back, where it is another.
-pub(super) fn settle_mtime(dir: &Dir, wanted: &Meta) -> Result<(), StoreError> {
+pub(super) fn settle_mtime(dir: &Dir, wanted: (i64, u32)) -> Result<(), StoreError> {
     let stat = dir.own_stat()?;
-    if mtime(&stat) == (wanted.mtime_s, wanted.mtime_ns) {
+    if mtime(&stat) == wanted {
         return Ok(());
     }
     rustix::fs::futimens(dir, &times(wanted)).map_err(|errno| StoreError::Metadata {
@@ -113,14 +123,23 @@ pub(super) fn stat_of(file: &File, path: &str) -> Result<Stat, StoreError> {
         .map_err(|errno| StoreError::Stat { path: path.to_owned(), source: errno.into() })
 }
 
-fn meta(stat: &Stat, xattrs: Result<Xattrs, Errno>, path: &str) -> Result<Meta, StoreError> {
-    let xattrs = xattrs.map_err(|errno| StoreError::Read {
-        path: format!("the extended attributes of {path}"),
-        source: io::Error::from(errno),
-    })?;
+/// The metadata of what `stat` was said of, and these extended attributes.
+pub(super) fn from_stat(stat: &Stat, xattrs: Xattrs) -> Meta {
     let (mtime_s, mtime_ns) = mtime(stat);
     let mode = stat.st_mode & 0o7777;
-    Ok(Meta { mode, uid: stat.st_uid, gid: stat.st_gid, mtime_s, mtime_ns, xattrs })
+    Meta { mode, uid: stat.st_uid, gid: stat.st_gid, mtime_s, mtime_ns, xattrs }
+}
+
+fn meta(
+    stat: &Stat,
+    xattrs: Result<Xattrs, Errno>,
+    path: impl Fn() -> String,
+) -> Result<Meta, StoreError> {
+    let xattrs = xattrs.map_err(|errno| StoreError::Read {
+        path: format!("the extended attributes of {}", path()),
+        source: io::Error::from(errno),
+    })?;
+    Ok(from_stat(stat, xattrs))
 }
 
 fn xattrs(
@@ -150,17 +169,17 @@ fn xattrs(
 
 /// Calls `read` with a growing buffer. 64 KiB is the kernel's limit for a value and for a list.
 fn read_whole(read: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
-    let mut buffer = vec![0; 256];
-    loop {
-        match read(&mut buffer) {
-            Ok(length) => {
-                buffer.truncate(length);
-                return Ok(buffer);
-            }
-            Err(Errno::RANGE) if buffer.len() < 64 * 1024 => buffer.resize(64 * 1024, 0),
-            Err(errno) => return Err(errno),
-        }
+    // Most inodes have none, and then nothing is allocated.
+    let mut small = [0; 256];
+    match read(&mut small) {
+        Ok(length) => return Ok(small[..length].to_vec()),
+        Err(Errno::RANGE) => {}
+        Err(errno) => return Err(errno),
     }
+    let mut buffer = vec![0; 64 * 1024];
+    let length = read(&mut buffer)?;
+    buffer.truncate(length);
+    Ok(buffer)
 }
 
 fn has(xattrs: &[(Vec<u8>, Vec<u8>)], name: &[u8]) -> bool {
@@ -174,10 +193,10 @@ fn new_owner(stat: &Stat, wanted: &Meta) -> (Option<Uid>, Option<Gid>) {
     (uid, gid)
 }
 
-fn times(wanted: &Meta) -> Timestamps {
+fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
     Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec: wanted.mtime_s, tv_nsec: wanted.mtime_ns.into() },
+        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() },
     }
 }
 

@@ -7,7 +7,7 @@
 //!                  └────switch────▶ <parent>/.lastgood/<name>.<16 digits>      (services stopped)
 //!                     the replaced tree stands there afterwards: undo is the same switch, the other way
 //!
-//! <state>/store/{objects,manifests,snapshots,live,late,damage,damaged,cache,tmp}   <state>/hold/<component>
+//! <state>/store/{objects,packs,manifests,snapshots,live,late,damage,damaged,cache,tmp}   <state>/hold/<component>
 //! ```
 //!
 //! Blocking: call it from a thread that may block. Operations on one component wait for each other; looking
@@ -33,10 +33,13 @@ mod meta;
 mod mounts;
 mod objects;
 mod overlay;
+mod packs;
 pub mod problems;
 mod records;
 mod remove;
+mod reuse;
 mod scan;
+mod seals;
 mod secret;
 mod set;
 mod single;
@@ -46,6 +49,8 @@ mod stage;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod walk;
+mod workers;
 
 use std::{
     collections::HashMap,
@@ -54,7 +59,10 @@ use std::{
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use serde::{Deserialize, Serialize};
@@ -101,6 +109,8 @@ pub struct Store {
 #[derive(Debug, Default)]
 struct Shared {
     busy: Mutex<()>,
+    /// How many wait for `busy`: work that nobody asked for makes way.
+    waiting: AtomicUsize,
     cache: Cache,
 }
 
@@ -132,11 +142,12 @@ impl Store {
             }
         }
         let tmp = store.ensure_dir(b"tmp")?;
-        let objects = Objects::new(
+        let objects = Objects::open_all(
             store.ensure_dir(b"objects")?,
+            store.ensure_dir(b"packs")?,
             tmp.dir(b"")?,
             store.ensure_dir(b"damaged")?,
-        );
+        )?;
         Ok(Self {
             hold: root.ensure_dir(b"hold")?,
             cache: store.ensure_dir(b"cache")?,
@@ -169,7 +180,8 @@ impl Store {
         }
         let cache = records::read(&self.cache, component.as_bytes())?;
         let cache = cache.map(|bytes| Cache::decode(&bytes)).unwrap_or_default();
-        let shared = Arc::new(Shared { busy: Mutex::default(), cache });
+        let shared =
+            Arc::new(Shared { busy: Mutex::default(), waiting: AtomicUsize::new(0), cache });
         components.insert(component.to_owned(), Arc::clone(&shared));
         Ok(shared)
     }
@@ -181,6 +193,16 @@ impl Store {
         if let Err(error) = saved {
             tracing::warn!(component, reason = error.reason(), "the stat cache was not saved");
         }
+    }
+}
+
+impl Shared {
+    /// Begins an operation, once the one before it has ended.
+    fn enter(&self) -> MutexGuard<'_, ()> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let entered = lock(&self.busy);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        entered
     }
 }
 

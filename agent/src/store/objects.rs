@@ -1,33 +1,47 @@
 //! Bytes by their hash.
 //!
 //! ```text
-//! put ──▶ tmp/<batch>/<hash> ──commit: make the bytes durable──▶ rename ──▶ objects/ab/cdef…
+//! put ─┬ small ──▶ tmp/<batch>/pack ───┐ commit: make the bytes durable, ┌▶ packs/<number>.pack, then its index
+//!      └ large ──▶ tmp/<batch>/<hash> ─┘ then give them their names      └▶ objects/ab/cdef…
 //! ```
 //!
 //! Invariant: an object is whole or absent, also after power loss: it gets its name only once its bytes are durable.
-//! Invariant: bytes that do not have the hash of their name are moved to `damaged/`, and so are never used again.
+//! Invariant: bytes that do not have the hash of their name are never used: a large object is moved to `damaged/`, a
+//! small one is taken out of its pack's index.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, HashSet},
     fs::File,
     io::{self, Read, Write},
-    sync::atomic::{AtomicU64, Ordering},
+    os::unix::fs::FileExt as _,
+    sync::{
+        Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
+
+use rustix::fs::Stat;
 
 use super::{
     dir::{Dir, Rename},
     error::StoreError,
     hash::Hash,
+    lock, meta,
+    packs::{self, PACK_MAGIC, PACKED_BYTES_MAX, Packs, Spot},
     remove,
 };
 
-/// Up to so many new objects are made durable one by one; more than that by one sync of the filesystem, whose cost
+/// Up to so many new files are made durable one by one; more than that by one sync of the filesystem, whose cost
 /// is what everybody else on the host has written too.
 const SYNC_EACH_MAX: usize = 16;
-/// Where the bytes of a file land until their hash is known.
-const INCOMING: &[u8] = b"incoming";
+/// The pack of a batch.
+const PACK: &[u8] = b"pack";
+/// How much of a pack is written at a time.
+const PACK_CHUNK_BYTES: usize = 1024 * 1024;
 /// How much is read at a time.
 pub(super) const CHUNK_BYTES: usize = 256 * 1024;
+/// What is nothing but zeros for so long is a hole in the copy of a file that has holes.
+const HOLE_BYTES: usize = 4096;
 
 /// The objects of a store.
 #[derive(Debug)]
@@ -35,39 +49,66 @@ pub(super) struct Objects {
     dir: Dir,
     tmp: Dir,
     damaged: Dir,
+    packs: Packs,
+    /// The directories below `dir` that are there.
+    fanouts: RwLock<HashSet<Vec<u8>>>,
     batches: AtomicU64,
 }
 
+/// An object that is there. Its bytes are not yet known to be right.
+#[derive(Debug)]
+pub(super) enum Object {
+    Packed(Vec<u8>),
+    Own(File),
+}
+
 impl Objects {
-    pub(super) fn new(dir: Dir, tmp: Dir, damaged: Dir) -> Self {
-        Self { dir, tmp, damaged, batches: AtomicU64::new(0) }
+    pub(super) fn open_all(
+        dir: Dir,
+        packs: Dir,
+        tmp: Dir,
+        damaged: Dir,
+    ) -> Result<Self, StoreError> {
+        let packs = Packs::open(packs, &tmp)?;
+        let fanouts = RwLock::new(dir.names()?.into_iter().collect());
+        Ok(Self { dir, tmp, damaged, packs, fanouts, batches: AtomicU64::new(0) })
     }
 
     /// Whether an object of this size is there. Its bytes are not read.
     pub(super) fn contains(&self, hash: Hash, size_bytes: u64) -> Result<bool, StoreError> {
+        if let Some(spot) = self.packs.find(hash) {
+            return Ok(u64::from(spot.length) == size_bytes);
+        }
         let (fanout, name) = names(hash);
-        let Some(fanout) = self.dir.dir_if_there(&fanout)? else { return Ok(false) };
+        let Some(fanout) = self.fanout(&fanout)? else { return Ok(false) };
         let Some(stat) = fanout.stat(&name)? else { return Ok(false) };
         Ok(u64::try_from(stat.st_size) == Ok(size_bytes))
     }
 
     /// Opens an object; none where it is not there.
-    pub(super) fn open(&self, hash: Hash) -> Result<Option<File>, StoreError> {
-        let (fanout, name) = names(hash);
-        match self.dir.dir_if_there(&fanout)? {
-            Some(fanout) => fanout.file_if_there(&name),
-            None => Ok(None),
+    pub(super) fn open(&self, hash: Hash) -> Result<Option<Object>, StoreError> {
+        if let Some(spot) = self.packs.find(hash) {
+            return self.packs.read(spot).map(|bytes| Some(Object::Packed(bytes)));
         }
+        let (fanout, name) = names(hash);
+        let Some(fanout) = self.fanout(&fanout)? else { return Ok(None) };
+        Ok(fanout.file_if_there(&name)?.map(Object::Own))
     }
 
-    /// How an object is shown.
+    /// How the place of an object is shown.
     pub(super) fn at(&self, hash: Hash) -> String {
+        if let Some(spot) = self.packs.find(hash) {
+            return self.packs.at(spot);
+        }
         let (fanout, name) = names(hash);
         self.dir.at(&[fanout, name].join(&b'/'))
     }
 
     /// Moves an object whose bytes are not those of its name out of use.
     pub(super) fn quarantine(&self, hash: Hash) -> Result<(), StoreError> {
+        if self.packs.find(hash).is_some() {
+            return self.packs.forget(&self.tmp, hash);
+        }
         let (fanout, name) = names(hash);
         let fanout = self.dir.dir(&fanout)?;
         fanout.rename(&name, &self.damaged, hash.to_string().as_bytes(), Rename::Over)?;
@@ -76,70 +117,223 @@ impl Objects {
     }
 
     /// Begins to add objects.
-    pub(super) fn batch(&self) -> Result<Batch<'_>, StoreError> {
+    pub(super) fn batch(&self) -> Batch<'_> {
         let name = format!("batch-{}", self.batches.fetch_add(1, Ordering::Relaxed)).into_bytes();
-        self.tmp.make_dir(&name)?;
-        let dir = self.tmp.dir(&name)?;
-        Ok(Batch { objects: self, name, dir, pending: BTreeMap::new() })
+        Batch { objects: self, name, pending: Mutex::default(), incoming: AtomicU64::new(0) }
+    }
+
+    fn fanout(&self, name: &[u8]) -> Result<Option<Dir>, StoreError> {
+        if !self.fanouts.read().unwrap_or_else(PoisonError::into_inner).contains(name) {
+            return Ok(None);
+        }
+        self.dir.dir_if_there(name)
     }
 }
 
-/// Objects that are being added. Dropped without [`Batch::commit`], none of them ever was there.
+impl Object {
+    /// Reads it to its end; returns size and hash of what was read.
+    pub(super) fn read(
+        self,
+        path: &str,
+        mut each: impl FnMut(&[u8]) -> Result<(), StoreError>,
+    ) -> Result<(u64, Hash), StoreError> {
+        match self {
+            Self::Packed(bytes) => {
+                each(&bytes)?;
+                Ok((bytes.len() as u64, Hash::of(&bytes)))
+            }
+            Self::Own(mut file) => hash_through(&mut file, path, each),
+        }
+    }
+}
+
+/// Objects that are being added, by several threads. Dropped without [`Batch::commit`], none of them ever was there.
 #[derive(Debug)]
 pub(super) struct Batch<'a> {
     objects: &'a Objects,
     name: Vec<u8>,
-    dir: Dir,
-    pending: BTreeMap<Hash, u64>,
+    pending: Mutex<Pending>,
+    incoming: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    /// Made with the first object.
+    dir: Option<Dir>,
+    own: BTreeMap<Hash, u64>,
+    packed: HashMap<Hash, Spot>,
+    pack: Option<Pack>,
+}
+
+#[derive(Debug)]
+struct Pack {
+    number: u32,
+    file: File,
+    /// Bytes in the file, and those that still have to be written to it.
+    written: u64,
+    waiting: Vec<u8>,
 }
 
 impl Batch<'_> {
     /// Whether these bytes are, or will be, in the store.
     pub(super) fn holds(&self, hash: Hash, size_bytes: u64) -> Result<bool, StoreError> {
-        Ok(self.pending.contains_key(&hash) || self.objects.contains(hash, size_bytes)?)
+        let pending = lock(&self.pending).has(hash);
+        Ok(pending || self.objects.contains(hash, size_bytes)?)
     }
 
-    /// Reads a file to its end; returns what was read.
-    pub(super) fn put(&mut self, file: &mut File, path: &str) -> Result<(u64, Hash), StoreError> {
-        self.dir.unlink(INCOMING)?;
-        let mut incoming = self.dir.create(INCOMING)?;
-        let at = self.dir.at(INCOMING);
-        let (size_bytes, hash) = hash_through(file, path, |chunk| {
-            incoming
-                .write_all(chunk)
-                .map_err(|source| StoreError::Write { path: at.clone(), source })
+    /// Reads a file to its end; returns what was read. `stat` is what it was like when it was opened.
+    pub(super) fn put(
+        &self,
+        file: &mut File,
+        stat: &Stat,
+        path: &str,
+    ) -> Result<(u64, Hash), StoreError> {
+        let mut start = Vec::new();
+        if usize::try_from(stat.st_size).is_ok_and(|size| size <= PACKED_BYTES_MAX) {
+            start.reserve_exact(usize::try_from(stat.st_size).unwrap_or_default() + 1);
+            let mut limited = (&mut *file).take(PACKED_BYTES_MAX as u64 + 1);
+            limited
+                .read_to_end(&mut start)
+                .map_err(|source| StoreError::Read { path: path.to_owned(), source })?;
+            if start.len() <= PACKED_BYTES_MAX {
+                return self.put_small(&start);
+            }
+        }
+        self.put_large(file, &start, has_holes(stat), path)
+    }
+
+    fn put_small(&self, bytes: &[u8]) -> Result<(u64, Hash), StoreError> {
+        let (hash, size_bytes) = (Hash::of(bytes), bytes.len() as u64);
+        if self.objects.contains(hash, size_bytes)? {
+            return Ok((size_bytes, hash));
+        }
+        let pending = &mut *lock(&self.pending);
+        if !pending.has(hash) {
+            let pack = match &mut pending.pack {
+                Some(pack) => pack,
+                none => {
+                    let file = self.dir(&mut pending.dir)?.create(PACK)?;
+                    let (number, waiting) = (self.objects.packs.number(), PACK_MAGIC.to_vec());
+                    none.insert(Pack { number, file, written: 0, waiting })
+                }
+            };
+            let spot = pack.append(hash, bytes, &self.objects.tmp)?;
+            pending.packed.insert(hash, spot);
+        }
+        Ok((size_bytes, hash))
+    }
+
+    fn put_large(
+        &self,
+        file: &mut File,
+        start: &[u8],
+        holes: bool,
+        path: &str,
+    ) -> Result<(u64, Hash), StoreError> {
+        let name = format!("incoming-{}", self.incoming.fetch_add(1, Ordering::Relaxed));
+        let (incoming, at) = {
+            let mut pending = lock(&self.pending);
+            let dir = self.dir(&mut pending.dir)?;
+            (dir.create(name.as_bytes())?, dir.at(name.as_bytes()))
+        };
+        let mut copy = Copy::new(&incoming, holes);
+        let mut whole = start.chain(file);
+        let (size_bytes, hash) = hash_through(&mut whole, path, |chunk| {
+            copy.write(chunk).map_err(|source| StoreError::Write { path: at.clone(), source })
         })?;
-        if self.holds(hash, size_bytes)? {
-            self.dir.unlink(INCOMING)?;
+        copy.end().map_err(|source| StoreError::Write { path: at, source })?;
+        let stored = self.objects.contains(hash, size_bytes)?;
+        let pending = &mut *lock(&self.pending);
+        let known = stored || pending.has(hash);
+        let dir = self.dir(&mut pending.dir)?;
+        if known {
+            dir.unlink(name.as_bytes())?;
         } else {
-            self.dir.rename(INCOMING, &self.dir, hash.to_string().as_bytes(), Rename::New)?;
-            self.pending.insert(hash, size_bytes);
+            dir.rename(name.as_bytes(), dir, hash.to_string().as_bytes(), Rename::New)?;
+            pending.own.insert(hash, size_bytes);
         }
         Ok((size_bytes, hash))
     }
 
     /// Makes every added object durable and gives it its name.
-    pub(super) fn commit(mut self) -> Result<(), StoreError> {
-        let each = self.pending.len() <= SYNC_EACH_MAX;
+    pub(super) fn commit(self) -> Result<(), StoreError> {
+        let mut pending = std::mem::take(&mut *lock(&self.pending));
+        let Some(dir) = pending.dir.take() else { return Ok(()) };
+        let (objects, own) = (self.objects, pending.own);
+        let each = own.len() <= SYNC_EACH_MAX;
+        if let Some(pack) = &mut pending.pack {
+            pack.flush(&objects.tmp)?;
+        }
         if each {
-            for hash in self.pending.keys() {
+            for hash in own.keys() {
                 let name = hash.to_string();
-                sync_file(&self.dir.file(name.as_bytes())?, &self.dir.at(name.as_bytes()))?;
+                sync_file(&dir.file(name.as_bytes())?, &dir.at(name.as_bytes()))?;
+            }
+            if let Some(pack) = &pending.pack {
+                sync_file(&pack.file, &dir.at(PACK))?;
             }
         } else {
-            self.dir.sync_filesystem()?;
+            dir.sync_filesystem()?;
         }
-        for hash in std::mem::take(&mut self.pending).into_keys() {
+        let mut index = None;
+        if let Some(pack) = &pending.pack {
+            let from = (&dir, PACK);
+            index = Some(objects.packs.add(&objects.tmp, from, pack.number, &pending.packed)?);
+        }
+        for hash in own.into_keys() {
             let (fanout, name) = names(hash);
-            let fanout = self.objects.dir.ensure_dir(&fanout)?;
-            self.dir.rename(hash.to_string().as_bytes(), &fanout, &name, Rename::Over)?;
+            let there = objects.dir.ensure_dir(&fanout)?;
+            dir.rename(hash.to_string().as_bytes(), &there, &name, Rename::Over)?;
+            objects.fanouts.write().unwrap_or_else(PoisonError::into_inner).insert(fanout);
             if each {
-                fanout.sync()?;
+                there.sync()?;
             }
         }
-        if !each {
-            self.dir.sync_filesystem()?;
+        match index {
+            Some(index) if each => objects.packs.sync(&index)?,
+            _ if !each => dir.sync_filesystem()?,
+            _ => {}
         }
+        objects.packs.know(pending.packed);
+        Ok(())
+    }
+
+    /// The directory of this batch.
+    fn dir<'d>(&self, made: &'d mut Option<Dir>) -> Result<&'d Dir, StoreError> {
+        Ok(match made {
+            Some(dir) => dir,
+            none => {
+                self.objects.tmp.make_dir(&self.name)?;
+                none.insert(self.objects.tmp.dir(&self.name)?)
+            }
+        })
+    }
+}
+
+impl Pending {
+    fn has(&self, hash: Hash) -> bool {
+        self.packed.contains_key(&hash) || self.own.contains_key(&hash)
+    }
+}
+
+impl Pack {
+    fn append(&mut self, hash: Hash, bytes: &[u8], tmp: &Dir) -> Result<Spot, StoreError> {
+        let length = u32::try_from(bytes.len()).expect("what is packed is small");
+        self.waiting.extend_from_slice(&packs::head(hash, length));
+        let offset = self.written + self.waiting.len() as u64;
+        self.waiting.extend_from_slice(bytes);
+        if self.waiting.len() >= PACK_CHUNK_BYTES {
+            self.flush(tmp)?;
+        }
+        Ok(Spot { pack: self.number, offset, length })
+    }
+
+    fn flush(&mut self, tmp: &Dir) -> Result<(), StoreError> {
+        self.file
+            .write_all(&self.waiting)
+            .map_err(|source| StoreError::Write { path: tmp.at(PACK), source })?;
+        self.written += self.waiting.len() as u64;
+        self.waiting.clear();
         Ok(())
     }
 }
@@ -153,9 +347,49 @@ impl Drop for Batch<'_> {
     }
 }
 
-/// Reads a file to its end, gives each chunk on, and returns size and hash of what was read.
+/// A file that is being written from its start, with holes where its source has some.
+#[derive(Debug)]
+pub(super) struct Copy<'f> {
+    file: &'f File,
+    holes: bool,
+    at: u64,
+}
+
+impl<'f> Copy<'f> {
+    pub(super) fn new(file: &'f File, holes: bool) -> Self {
+        Self { file, holes, at: 0 }
+    }
+
+    pub(super) fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
+        let step = if self.holes { HOLE_BYTES } else { chunk.len().max(1) };
+        for block in chunk.chunks(step) {
+            if !self.holes || block.iter().any(|byte| *byte != 0) {
+                self.file.write_all_at(block, self.at)?;
+            }
+            self.at += block.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// A hole at the end counts, too.
+    pub(super) fn end(self) -> io::Result<()> {
+        if self.holes { self.file.set_len(self.at) } else { Ok(()) }
+    }
+}
+
+/// Whether a file takes less room than its size.
+pub(super) fn has_holes(stat: &Stat) -> bool {
+    stat.st_blocks.saturating_mul(512) < stat.st_size
+}
+
+/// Whether an open file takes less room than its size.
+pub(super) fn file_has_holes(file: &File, path: &str) -> Result<bool, StoreError> {
+    Ok(has_holes(&meta::stat_of(file, path)?))
+}
+
+/// Reads to the end, gives each chunk on, and returns size and hash of what was read.
 pub(super) fn hash_through(
-    file: &mut File,
+    file: &mut impl Read,
     path: &str,
     mut each: impl FnMut(&[u8]) -> Result<(), StoreError>,
 ) -> Result<(u64, Hash), StoreError> {

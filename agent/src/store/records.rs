@@ -3,7 +3,8 @@
 //! ```text
 //! manifests/<exact of the part>          Manifest::encode; its name is its hash
 //! snapshots/<component>/<exact>          Record: parts, labels, sizes
-//! live/<component>                       LivePointer: the snapshot that the store itself put or captured there last
+//! live/<component>                       Standing: the snapshot that the store itself put or captured there last, and
+//!                                        what is known of the trees beside it
 //! late/<component>/<exact>               Hash of what really was replaced, where it changed after it was staged
 //! damage/<component>/<exact>             what a check found, in words
 //! ```
@@ -25,13 +26,15 @@ use super::{
     dir::{Dir, Rename},
     error::{Damage, StoreError},
     hash::Hash,
-    manifest::{Manifest, SetManifest, set_hash},
+    manifest::{Encoded, Manifest, SetManifest, set_hash},
     objects::sync_file,
+    seals::Seal,
     set::{Set, Shape},
 };
 
-const SNAPSHOT: &[u8; 4] = b"LGS1";
-const POINTER: &[u8; 4] = b"LGP1";
+const SNAPSHOT: &[u8; 4] = b"LGS2";
+const POINTER: &[u8; 4] = b"LGP2";
+const STANDING: &[u8; 4] = b"LGT1";
 const CHECKSUM_BYTES: usize = 32;
 
 /// A snapshot as it is stored.
@@ -74,6 +77,17 @@ pub(super) struct LivePointer {
     pub(super) replaced: Option<Hash>,
 }
 
+/// What the store knows of a component's trees, live and beside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Standing {
+    pub(super) live: Option<LivePointer>,
+    /// What the last switch replaced, as long as nobody has looked whether it changed before it stopped.
+    pub(super) unread: Option<Hash>,
+    /// What was staged last for an operation, until a switch has put something there: it is not taken for anything else.
+    pub(super) wanted: Option<Hash>,
+    pub(super) seals: Vec<Seal>,
+}
+
 /// The directories of the records.
 #[derive(Debug)]
 pub(super) struct Records {
@@ -107,15 +121,19 @@ impl Records {
     }
 
     /// Makes a snapshot known: its manifests first, then the record that names them.
-    pub(super) fn save(&self, record: &Record, manifest: &SetManifest) -> Result<(), StoreError> {
-        for part in &manifest.parts {
-            let bytes = part.encode();
-            let name = Hash::of(&bytes).to_string().into_bytes();
+    pub(super) fn save(&self, record: &Record, manifests: &Encoded) -> Result<(), StoreError> {
+        for (exact, bytes) in &manifests.parts {
+            let name = exact.to_string().into_bytes();
             // A whole one of this name would be these very bytes; a damaged one is mended by this.
-            if self.manifest(&name)?.as_deref() != Some(&bytes) {
-                write_durably(&self.tmp, &self.manifests, &name, &bytes)?;
+            if self.manifest(&name)?.as_deref() != Some(bytes) {
+                write_durably(&self.tmp, &self.manifests, &name, bytes)?;
             }
         }
+        self.resave(record)
+    }
+
+    /// [`Records::save`] of a record whose manifests are there already.
+    pub(super) fn resave(&self, record: &Record) -> Result<(), StoreError> {
         let dir = self.snapshots.ensure_dir(record.component.as_bytes())?;
         let name = record.exact.to_string();
         write_durably(&self.tmp, &dir, name.as_bytes(), &seal(SNAPSHOT, record))
@@ -262,15 +280,29 @@ impl Records {
 
     /// The snapshot that the store itself put or captured last; none where it never did, or cannot say.
     pub(super) fn live(&self, component: &str) -> Result<Option<LivePointer>, StoreError> {
-        let bytes = read(&self.live, component.as_bytes())?;
-        Ok(bytes.and_then(|bytes| unseal(POINTER, &bytes).ok()))
+        Ok(self.standing(component)?.live)
     }
 
     pub(super) fn set_live(&self, component: &str, live: LivePointer) -> Result<(), StoreError> {
-        if self.live(component)? == Some(live) {
+        let standing = self.standing(component)?;
+        self.set_standing(component, Standing { live: Some(live), ..standing })
+    }
+
+    /// What is known of the trees; nothing where it cannot be read.
+    pub(super) fn standing(&self, component: &str) -> Result<Standing, StoreError> {
+        let bytes = read(&self.live, component.as_bytes())?;
+        Ok(bytes.and_then(|bytes| unseal(STANDING, &bytes).ok()).unwrap_or_default())
+    }
+
+    pub(super) fn set_standing(
+        &self,
+        component: &str,
+        standing: Standing,
+    ) -> Result<(), StoreError> {
+        if self.standing(component)? == standing {
             return Ok(());
         }
-        write_durably(&self.tmp, &self.live, component.as_bytes(), &seal(POINTER, &live))
+        write_durably(&self.tmp, &self.live, component.as_bytes(), &seal(STANDING, &standing))
     }
 
     /// What really was replaced as `exact`, where it had changed since it was staged over.

@@ -218,6 +218,12 @@ impl Part {
             && rest.is_some_and(|rest| rest.iter().all(|b| b.is_ascii_digit() || *b == b'.'))
     }
 
+    /// Whether it is a leftover that is to be removed, and so no longer used.
+    pub(super) fn is_gone(&self, name: &[u8]) -> bool {
+        let rest = name.strip_prefix(self.name.as_slice()).unwrap_or_default();
+        self.is_leftover(name) && rest.windows(6).any(|part| part == b".gone-")
+    }
+
     fn name_with(&self, after: &str) -> Vec<u8> {
         [&self.name, b".".as_slice(), after.as_bytes()].concat()
     }

@@ -50,8 +50,12 @@ impl Store {
             StoreError::Damaged(Box::new(super::Damage { component, exact, what }))
         };
         let Some(object) = self.objects.open(hash)? else { return Err(damaged("is missing")) };
-        let bytes = read(object, path)?;
-        if Hash::of(&bytes) != hash {
+        let mut bytes = Vec::new();
+        let read = object.read(&self.objects.at(hash), |chunk| {
+            bytes.extend_from_slice(chunk);
+            Ok(())
+        })?;
+        if read != (size_bytes, hash) {
             return Err(damaged("no longer has the bytes of its name"));
         }
         Ok(Some(bytes))

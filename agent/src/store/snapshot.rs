@@ -8,9 +8,8 @@ use super::{
     build::damaged_object,
     error::{Damage, StoreError},
     hash::Hash,
-    lock,
-    manifest::SetManifest,
-    objects::{Batch, hash_through},
+    manifest::{Encoded, SetManifest},
+    objects::Batch,
     records::{Bytes, Found, LivePointer, PartRecord, Record},
     scan::{self, Keep, Place, Read, Scanned},
     set::{ComponentFiles, Set},
@@ -54,12 +53,12 @@ impl Store {
     ) -> Result<SnapshotInfo, StoreError> {
         let set = Set::new(files)?;
         let shared = self.shared(&set.component)?;
-        let _busy = lock(&shared.busy);
+        let _busy = shared.enter();
         self.refuse_held(&set.component)?;
         let sites = set.sites()?;
         let live = || scan::roots(&set, &sites, Place::Live);
-        let mut batch = self.objects.batch()?;
-        let scanned = scan::settled(&set, &shared.cache, &mut batch, &self.steps, live)?;
+        let batch = self.objects.batch();
+        let scanned = scan::settled(&set, &shared.cache, &batch, &self.steps, live)?;
         let info = self.name(&set, &scanned, batch, label)?;
         let live = LivePointer { exact: info.exact, replaced: None };
         self.records.set_live(&set.component, live)?;
@@ -75,7 +74,8 @@ impl Store {
         batch: Batch<'_>,
         label: Label,
     ) -> Result<SnapshotInfo, StoreError> {
-        let exact = scanned.manifest.exact();
+        let manifests = scanned.manifest.encode();
+        let exact = manifests.exact;
         self.refuse_taken(&set.component, &label.release, exact)?;
         batch.commit()?;
         self.steps.reach("snapshot: bytes stored")?;
@@ -83,7 +83,7 @@ impl Store {
         let mut record = match self.records.find(&set.component, exact)? {
             Some(Found::Record(record)) => *record,
             Some(Found::Damaged(_)) | None => {
-                new_record(set, scanned, label.taken_at_unix_ms, Bytes::InStore)
+                new_record(set, scanned, &manifests, label.taken_at_unix_ms, Bytes::InStore)
             }
         };
         record.bytes = Bytes::InStore;
@@ -92,7 +92,7 @@ impl Store {
             record.labels.push(label.clone());
             label
         });
-        self.records.save(&record, &scanned.manifest)?;
+        self.records.save(&record, &manifests)?;
         if self.records.damage(&set.component, exact)?.is_some() {
             // Its missing objects may just have been read anew.
             self.read_all(&record)?;
@@ -149,11 +149,15 @@ impl Store {
         let set = Set::new(files)?;
         let shared = self.shared(&set.component)?;
         let sites = set.sites()?;
-        let mut batch = self.objects.batch()?;
+        {
+            let _busy = shared.enter();
+            self.read_unread(&set, &sites, &shared)?;
+        }
+        let batch = self.objects.batch();
         let roots = scan::roots(&set, &sites, Place::Staged(exact))?;
         // A switch must not wait for a copy: one that takes the tree away meanwhile makes it differ, and the next
         // time copies it.
-        let keep = Keep::Everything(&mut batch);
+        let keep = Keep::Everything(&batch);
         let found = scan::set(&set, &roots, &shared.cache, Read::Changed, keep)?;
         let closest = self.closest(&set, exact, &found.manifest)?;
         let Some((exact, differences)) = closest else {
@@ -164,11 +168,11 @@ impl Store {
             let path = path.unwrap_or_default();
             return Err(StoreError::StagedWrong { path, differences });
         }
-        let _busy = lock(&shared.busy);
+        let _busy = shared.enter();
         batch.commit()?;
         let mut record = self.known(&set, exact)?;
         record.bytes = Bytes::InStore;
-        self.records.save(&record, &self.records.manifests(&record)?)
+        self.records.resave(&record)
     }
 
     /// The record of a snapshot that a switch goes from or to, if the policy still is the one it was taken under.
@@ -196,15 +200,16 @@ impl Store {
 
     /// Makes what stands somewhere known without a name, unless it already is.
     pub(super) fn notice(&self, set: &Set, scanned: &Scanned) -> Result<Hash, StoreError> {
-        let exact = scanned.manifest.exact();
+        let manifests = scanned.manifest.encode();
+        let exact = manifests.exact;
         let known = match self.records.find(&set.component, exact)? {
             Some(Found::Record(record)) => self.records.manifests(&record).is_ok(),
             Some(Found::Damaged(_)) | None => false,
         };
         if !known {
             let now = jiff::Timestamp::now().as_millisecond();
-            let record = new_record(set, scanned, now, Bytes::BesideLive);
-            self.records.save(&record, &scanned.manifest)?;
+            let record = new_record(set, scanned, &manifests, now, Bytes::BesideLive);
+            self.records.save(&record, &manifests)?;
         }
         Ok(exact)
     }
@@ -256,10 +261,10 @@ impl Store {
             }
             for (path, size_bytes, hash) in part.files() {
                 let at = self.objects.at(hash);
-                let Some(mut object) = self.objects.open(hash)? else {
+                let Some(object) = self.objects.open(hash)? else {
                     return Ok(Some(damaged_object(path, &at, "is missing")));
                 };
-                if hash_through(&mut object, &at, |_| Ok(()))? != (size_bytes, hash) {
+                if object.read(&at, |_| Ok(()))? != (size_bytes, hash) {
                     self.objects.quarantine(hash)?;
                     let how = "no longer has the bytes of its name";
                     return Ok(Some(damaged_object(path, &at, how)));
@@ -270,13 +275,19 @@ impl Store {
     }
 }
 
-fn new_record(set: &Set, scanned: &Scanned, noticed_at_unix_ms: i64, bytes: Bytes) -> Record {
+fn new_record(
+    set: &Set,
+    scanned: &Scanned,
+    manifests: &Encoded,
+    noticed_at_unix_ms: i64,
+    bytes: Bytes,
+) -> Record {
     let manifest = &scanned.manifest;
-    let parts = set.shapes().into_iter().zip(&manifest.parts);
-    let parts = parts.map(|(shape, part)| PartRecord { shape, exact: part.exact() });
+    let parts = set.shapes().into_iter().zip(&manifests.parts);
+    let parts = parts.map(|(shape, (exact, _))| PartRecord { shape, exact: *exact });
     Record {
         component: set.component.clone(),
-        exact: manifest.exact(),
+        exact: manifests.exact,
         content: manifest.content(),
         parts: parts.collect(),
         labels: Vec::new(),

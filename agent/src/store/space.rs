@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{dir::Dir, error::StoreError, manifest::Manifest};
+use super::{dir::Dir, error::StoreError, manifest::Manifest, set::Site};
 
 /// What a file or directory takes on disk beyond its bytes: its inode, its name, the rest of its last block.
 const ENTRY_BYTES: u64 = 4096;
@@ -54,6 +54,17 @@ impl Needs {
         need.inodes = need.inodes.saturating_add(entries);
         let overhead = entries.saturating_mul(ENTRY_BYTES);
         need.bytes = need.bytes.saturating_add(overhead).saturating_add(bytes);
+        Ok(())
+    }
+
+    /// Asks again how much is free where these stand.
+    pub(super) fn look_again(&mut self, sites: &[&Site<'_>]) -> Result<(), StoreError> {
+        for site in sites {
+            let dir = site.staging()?;
+            if let Some(need) = self.filesystems.get_mut(&dir.own_stat()?.st_dev) {
+                (need.free_bytes, need.free_inodes) = free(dir)?;
+            }
+        }
         Ok(())
     }
 

@@ -3,30 +3,32 @@
 //! ```text
 //! hash what is live (`before`, durable; single files into the store)
 //!   └▶ standing already, whole?  ──yes──▶ done
-//!        └no▶ room? ──▶ build at .lastgood/tmp.<name>.<16> ──sync──▶ read every byte back ──▶ .lastgood/<name>.<16>
+//!        └no▶ another release stands? ──yes──▶ taken over and changed (reuse.rs)
+//!             └no▶ room? ──▶ build at .lastgood/tmp.<name>.<16> ──sync──▶ read every byte back ──▶ .lastgood/<name>.<16>
 //! ```
 //!
 //! Invariant: nothing live changes, whatever fails; what was built in part is removed.
-//! Invariant: what stands under its final name was read back whole after it was made durable.
+//! Invariant: what stands under its final name was read back whole after it was made durable. When it is staged again,
+//! what of it changed since is read (seals.rs says why that is enough).
 
 use proto::policy::SwitchMode;
 use rustix::fs::StatVfsMountFlags;
 
 use super::{
     Shared, Store,
-    beside::{finish, is_link, refuse_no_exchange, set_aside, sweep},
+    beside::{finish, is_link, refuse_no_exchange, set_aside, sweep, sweep_gone},
     build::Builder,
     cache::Cache,
     compare::{self, Difference},
     dir::{self, Dir, Rename},
     error::StoreError,
     hash::Hash,
-    lock,
     manifest::{Manifest, SetManifest},
     mounts,
-    records::{Bytes, LivePointer, Record},
+    records::{Bytes, LivePointer, Record, Standing},
     remove,
     scan::{self, Keep, Place, Read, Root},
+    seals,
     set::{ComponentFiles, Part, PartKind, Set, Site, stands},
     space::{self, Needs},
 };
@@ -40,6 +42,15 @@ pub struct Staged {
     pub drift: Vec<String>,
     /// Nothing was copied: it stood there whole, or is what is live.
     pub already: bool,
+}
+
+/// Which staged releases may be taken to build another one from: this one first, then the oldest.
+#[derive(Clone, Copy, Debug)]
+struct Donors {
+    first: Option<Hash>,
+    others: bool,
+    /// It is work that nobody waits for.
+    background: bool,
 }
 
 /// Whether a stage would fit.
@@ -94,7 +105,7 @@ impl Store {
     pub fn stage(&self, files: &ComponentFiles, to: Hash) -> Result<Staged, StoreError> {
         let set = Set::new(files)?;
         let shared = self.shared(&set.component)?;
-        let _busy = lock(&shared.busy);
+        let _busy = shared.enter();
         self.refuse_held(&set.component)?;
         mounts::refuse(&set)?;
         let record = self.known(&set, to)?;
@@ -102,25 +113,87 @@ impl Store {
         let mut sites = set.sites()?;
         refuse_keep_elsewhere(&set, &sites)?;
 
+        let notes = self.read_unread(&set, &sites, &shared)?;
+        if !notes.is_empty() {
+            tracing::info!(component = set.component, notes = notes.join("; "), "replaced before");
+        }
         let (before, drift) = self.capture_before(&set, &sites, &shared)?;
         self.steps.reach("stage: before known")?;
-        if let Some(live) = self.records.live(&set.component)? {
-            let live = LivePointer { replaced: None, ..live };
-            self.records.set_live(&set.component, live)?;
-        }
-        let already = before == to || self.place(&set, &mut sites, &shared, &record, &manifest)?;
+        let standing = self.records.standing(&set.component)?;
+        let live = standing.live.map(|live| LivePointer { replaced: None, ..live });
+        let wanted = Some(to);
+        self.records.set_standing(&set.component, Standing { live, wanted, ..standing })?;
+        // What stands as a copy of the live one is nearest to anything, and least needed.
+        let donors = Donors { first: Some(before), others: true, background: false };
+        let already =
+            before == to || self.place(&set, &mut sites, &shared, &record, &manifest, donors)?;
         if before != to && !already {
             // It was read back as it was built.
             self.records.set_verified(&set.component, to)?;
+        }
+        if before != to {
+            self.seal(&set, &sites, to)?;
+            self.steps.reach("stage: sealed")?;
         }
         self.save_cache(&set.component, &shared);
         Ok(Staged { before, drift, already })
     }
 
+    /// Makes a release stand beside what is live before anybody asks for it, so that going back to it copies nothing.
+    /// At most `most` releases stand so: beyond that the oldest becomes this one. Off the critical path.
+    ///
+    /// # Errors
+    /// As [`Store::stage`]; nothing live is changed by any. [`StoreError::Yielded`] where an operation came in between.
+    pub fn prestage(
+        &self,
+        files: &ComponentFiles,
+        exact: Hash,
+        most: usize,
+    ) -> Result<(), StoreError> {
+        let set = Set::new(files)?;
+        let shared = self.shared(&set.component)?;
+        let _busy = super::lock(&shared.busy);
+        self.refuse_held(&set.component)?;
+        mounts::refuse(&set)?;
+        let record = self.known(&set, exact)?;
+        let manifest = self.wanted(&record)?;
+        let mut sites = set.sites()?;
+        if !sites.iter().all(seals::can_seal) {
+            // With `switch: link` the app's own releases stand side by side already.
+            return Ok(());
+        }
+        self.read_unread(&set, &sites, &shared)?;
+        let others = self.records.standing(&set.component)?.seals.len() >= most;
+        let donors = Donors { first: None, others, background: true };
+        self.place(&set, &mut sites, &shared, &record, &manifest, donors)?;
+        self.seal(&set, &sites, exact)?;
+        self.save_cache(&set.component, &shared);
+        Ok(())
+    }
+
+    /// Removes what was taken out of use under `.lastgood`. To be called when nobody waits.
+    pub fn tidy(&self, files: &ComponentFiles) -> Result<(), StoreError> {
+        let set = Set::new(files)?;
+        let sites = set.sites()?;
+        if sites.iter().all(seals::can_seal) {
+            // Names that were taken out of use are never used again, so no operation has to wait.
+            return sites.iter().try_for_each(sweep_gone);
+        }
+        let shared = self.shared(&set.component)?;
+        let _busy = shared.enter();
+        self.refuse_held(&set.component)?;
+        sites.iter().filter(|site| site.staging.is_some()).try_for_each(sweep)
+    }
+
     /// Whether a snapshot stands beside what is live, so that nothing has to be copied to go back to it.
     pub fn is_staged(&self, files: &ComponentFiles, exact: Hash) -> Result<bool, StoreError> {
         let set = Set::new(files)?;
+        let record = self.known(&set, exact)?;
+        let absent = Manifest::default().exact();
         for site in set.sites()? {
+            if record.parts.get(site.index).is_some_and(|part| part.exact == absent) {
+                continue;
+            }
             let Some(staging) = &site.staging else { return Ok(false) };
             if staging.stat(&site.part.staged_name(exact))?.is_none() {
                 return Ok(false);
@@ -137,10 +210,10 @@ impl Store {
     pub fn discard(&self, files: &ComponentFiles, exact: Hash) -> Result<Vec<String>, StoreError> {
         let set = Set::new(files)?;
         let shared = self.shared(&set.component)?;
-        let _busy = lock(&shared.busy);
+        let _busy = shared.enter();
         self.refuse_held(&set.component)?;
         let record = self.known(&set, exact)?;
-        let mut notes = Vec::new();
+        let mut notes = self.read_unread(&set, &set.sites()?, &shared)?;
         let only_copy = match self.records.late(&set.component, exact)? {
             Some(late) => self.known(&set, late)?.bytes == Bytes::BesideLive,
             None => record.bytes == Bytes::BesideLive,
@@ -168,9 +241,9 @@ impl Store {
         sites: &[Site<'_>],
         shared: &Shared,
     ) -> Result<(Hash, Vec<String>), StoreError> {
-        let mut batch = self.objects.batch()?;
+        let batch = self.objects.batch();
         let roots = scan::roots(set, sites, Place::Live)?;
-        let keep = Keep::SingleFiles(&mut batch);
+        let keep = Keep::SingleFiles(&batch);
         let scanned = scan::set(set, &roots, &shared.cache, Read::Changed, keep)?;
         batch.commit()?;
         let mut drift = Vec::new();
@@ -202,17 +275,18 @@ impl Store {
         shared: &Shared,
         record: &Record,
         manifest: &SetManifest,
+        donors: Donors,
     ) -> Result<bool, StoreError> {
         let to = record.exact;
         for site in sites.iter_mut() {
             site.ensure_staging()?;
-            sweep(site)?;
             if site.mode() == SwitchMode::Exchange {
                 refuse_no_exchange(site)?;
             }
         }
         let sites = &*sites;
-        let wrong = self.wrong(set, sites.iter(), &shared.cache, Place::Staged(to), manifest)?;
+        let stands = (Place::Staged(to), Read::Changed);
+        let wrong = self.wrong(set, sites.iter(), &shared.cache, stands, manifest)?;
         let missing: Vec<&Site<'_>> = wrong.into_iter().map(|(site, _)| site).collect();
         if missing.is_empty() {
             return Ok(true);
@@ -223,8 +297,13 @@ impl Store {
         for site in &missing {
             self.refuse_incomplete(set, record, manifest, site)?;
         }
-        let built = self.build(set, &missing, shared, to, manifest);
-        if built.is_err() {
+        let built = self.build(set, sites, &missing, shared, (to, manifest), donors);
+        if let Err(StoreError::Yielded { .. }) = built {
+            // Whoever waits does not wait for a removal either.
+            for site in &missing {
+                set_aside(site, site.staging()?, &site.part.building_name(to), to)?;
+            }
+        } else if built.is_err() {
             for site in &missing {
                 if let Err(error) = sweep(site) {
                     let reason = error.reason();
@@ -238,23 +317,39 @@ impl Store {
     fn build(
         &self,
         set: &Set,
+        sites: &[Site<'_>],
         missing: &[&Site<'_>],
         shared: &Shared,
-        to: Hash,
-        manifest: &SetManifest,
+        (to, manifest): (Hash, &SetManifest),
+        donors: Donors,
     ) -> Result<(), StoreError> {
         let mut needs = Needs::default();
         for site in missing {
             self.clear(set, site, to)?;
-            sweep(site)?;
+            // Removing takes time, which is there when nobody waits for a way back.
+            set_aside(site, site.staging()?, &site.part.building_name(to), to)?;
+        }
+        let mut reused = Vec::new();
+        if let Some(donor) = self.donor(set, to, donors)? {
+            reused = self.reuse(set, sites, missing, shared, (to, manifest), donor)?;
+        }
+        let rest: Vec<&Site<'_>> =
+            missing.iter().copied().filter(|site| !reused.contains(&site.index)).collect();
+        for site in &rest {
             for (_, part) in own_parts(set, manifest, site) {
                 needs.add(site.staging()?, part)?;
             }
         }
+        if needs.check().is_err() {
+            for site in missing {
+                sweep(site)?;
+            }
+            needs.look_again(&rest)?;
+        }
         needs.check()?;
         self.steps.reach("stage: space reserved")?;
-        for site in missing {
-            self.build_site(set, site, to, manifest).map_err(|error| {
+        for site in &rest {
+            self.build_site(set, site, shared, (to, manifest), donors).map_err(|error| {
                 let staging = site.staging();
                 match staging.and_then(|staging| out_of_space(&error, staging, &needs, site, to)) {
                     Ok(Some(no_space)) => no_space,
@@ -263,8 +358,8 @@ impl Store {
             })?;
         }
         self.steps.reach("stage: built")?;
-        let built = missing.iter().copied();
-        let wrong = self.wrong(set, built, &shared.cache, Place::Building(to), manifest)?;
+        let (built, new) = (rest.iter().copied(), (Place::Building(to), Read::Everything));
+        let wrong = self.wrong(set, built, &shared.cache, new, manifest)?;
         if let Some((site, differences)) = wrong.into_iter().next() {
             let path = site.staging()?.at(&site.part.building_name(to));
             return Err(StoreError::StagedWrong { path, differences });
@@ -277,18 +372,33 @@ impl Store {
         self.steps.reach("stage: in place")
     }
 
+    /// Which release's staged trees are taken to build another from.
+    fn donor(&self, set: &Set, to: Hash, donors: Donors) -> Result<Option<Hash>, StoreError> {
+        let standing = self.records.standing(&set.component)?;
+        // An operation that is under way, or may still be undone, needs these where they are.
+        let replaced = standing.live.and_then(|live| live.replaced);
+        let taken = |exact: &Hash| [Some(to), standing.wanted, replaced].contains(&Some(*exact));
+        let mut sealed = standing.seals.iter().map(|seal| seal.exact).filter(|one| !taken(one));
+        if let Some(first) = donors.first.filter(|first| sealed.clone().any(|one| one == *first)) {
+            return Ok(Some(first));
+        }
+        Ok(if donors.others { sealed.next() } else { None })
+    }
+
     fn build_site(
         &self,
         set: &Set,
         site: &Site<'_>,
-        to: Hash,
-        manifest: &SetManifest,
+        shared: &Shared,
+        (to, manifest): (Hash, &SetManifest),
+        donors: Donors,
     ) -> Result<(), StoreError> {
         let builder = Builder {
             objects: &self.objects,
             records: &self.records,
             component: &set.component,
             exact: to,
+            yields_to: donors.background.then_some(&shared.waiting),
         };
         let staging = site.staging()?;
         let name = site.part.building_name(to);
@@ -311,13 +421,13 @@ impl Store {
         staging.sync_filesystem()
     }
 
-    /// The sites whose own part, or a single file inside it, is not as a manifest says. Reads every byte.
-    fn wrong<'s, 'p>(
+    /// The sites whose own part, or a single file inside it, is not as a manifest says.
+    pub(super) fn wrong<'s, 'p>(
         &self,
         set: &Set,
         sites: impl Iterator<Item = &'s Site<'p>>,
         cache: &Cache,
-        place: Place,
+        (place, read): (Place, Read),
         manifest: &SetManifest,
     ) -> Result<Vec<(&'s Site<'p>, Vec<Difference>)>, StoreError>
     where
@@ -326,7 +436,7 @@ impl Store {
         let mut wrong = Vec::new();
         for site in sites {
             let roots = scan::roots(set, std::slice::from_ref(site), place)?;
-            let found = scan::set(set, &roots, cache, Read::Everything, Keep::Nothing)?;
+            let found = scan::set(set, &roots, cache, read, Keep::Nothing)?;
             let own = own_parts(set, manifest, site).zip(own_parts(set, &found.manifest, site));
             let differences: Vec<Difference> = own
                 .flat_map(|((part, expected), (_, found))| compare::part(part, expected, found))
@@ -348,7 +458,8 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let Some(late) = self.records.late(&set.component, exact)? else { return Ok(false) };
         let manifest = self.records.manifests(&self.known(set, late)?)?;
-        Ok(self.wrong(set, sites.iter(), cache, Place::Staged(exact), &manifest)?.is_empty())
+        let stands = (Place::Staged(exact), Read::Changed);
+        Ok(self.wrong(set, sites.iter(), cache, stands, &manifest)?.is_empty())
     }
 
     /// Refuses a site that can be built from nothing.
@@ -408,7 +519,7 @@ impl Store {
 }
 
 /// The part of a site, and the single files inside it, with their manifests; the site's own first.
-fn own_parts<'a>(
+pub(super) fn own_parts<'a>(
     set: &'a Set,
     manifest: &'a SetManifest,
     site: &Site<'_>,

@@ -1,20 +1,23 @@
 //! Switch: the staged set takes the place of the live one, between stop and start.
 //!
 //! ```text
-//! hold, durable ▶ what changed since it was staged is found and saved ▶ kept paths move over
-//!   ▶ every part changes places ▶ times of touched directories set back ▶ names durable
-//!   ▶ digest of what is live now == the plan's ▶ recorded ▶ hold lifted
+//! hold, durable ▶ kept paths move over ▶ every part changes places ▶ times of touched directories set back
+//!   ▶ names durable ▶ recorded, durable ▶ hold lifted        nothing here depends on the size of the trees
 //! ```
+//!
+//! That is so where the target is sealed (seals.rs says what stands for its digest, and when the replaced tree is read).
+//! Where it is not, and after a crash, what is replaced is looked at before anything moves, and what is live before the
+//! hold is lifted.
 //!
 //! Every step looks before it acts, so that the same call goes on after a crash at any point, and the call with from
 //! and to exchanged takes the whole set back.
 //!
 //! A move into or out of a directory changes its modification time. The times of the root and of every directory above
-//! a kept path are therefore set, in both trees, to what the manifests say: the digest covers them like any other.
+//! a kept path are therefore set back, in both trees, to what the hold says that they were: the digest covers them like any other.
 //!
 //! Invariant: each declared path is one whole version at every instant; with `switch: exchange` it is never absent.
 //! Invariant: nothing that a switch replaces is removed by it.
-//! Invariant: the hold is lifted only on an equal digest, after everything that moved is durable.
+//! Invariant: the hold is lifted only on an equal digest or an unbroken seal, after everything that moved is durable.
 
 use std::collections::BTreeSet;
 
@@ -23,16 +26,16 @@ use rustix::fs::FileType;
 
 use super::{
     Shared, Store, beside,
-    compare::{self, Difference},
+    compare::Difference,
     dir::{self, Dir, Rename},
     error::{StoreError, shown},
     hash::Hash,
-    hold::{Hold, Mark, Marks},
-    lock,
-    manifest::{Kind, Manifest, Meta, SetManifest},
+    hold::{Hold, Mark, Marks, Time},
+    manifest::{Manifest, SetManifest},
     meta,
     records::{LivePointer, Record},
-    scan::{self, Keep, Place, Read},
+    scan::{self, Keep, Place, Read, Root},
+    seals,
     set::{ComponentFiles, Part, PartKind, Set, Site, stands},
 };
 
@@ -59,7 +62,7 @@ impl Store {
     ) -> Result<Switched, StoreError> {
         let set = Set::new(files)?;
         let shared = self.shared(&set.component)?;
-        let _busy = lock(&shared.busy);
+        let _busy = shared.enter();
         let sites = set.sites()?;
         let switch = Switch {
             store: self,
@@ -69,9 +72,7 @@ impl Store {
             source: self.known(&set, from)?,
             target: self.known(&set, to)?,
         };
-        let switched = switch.run();
-        self.save_cache(&set.component, &shared);
-        switched
+        switch.run()
     }
 }
 
@@ -92,10 +93,15 @@ impl Switch<'_> {
         let mut switched = Switched::default();
         let begun = self.store.hold_of(component, from, to)?;
         let is_new = begun.is_none();
+        if is_new {
+            switched.notes = self.store.read_unread(self.set, self.sites, self.shared)?;
+        }
+        // After a crash everything is looked at, sealed or not.
+        let sealed = is_new && self.store.is_sealed(self.set, self.sites, to)?;
         let hold = match begun {
             Some(hold) => hold,
             None if self.nothing_to_move(&mut switched)? => {
-                self.finish(&mut switched)?;
+                self.finish(false, None, &mut switched)?;
                 switched.notes.push("nothing had to be moved".to_owned());
                 return Ok(switched);
             }
@@ -106,8 +112,12 @@ impl Switch<'_> {
             }
         };
         self.store.steps.reach("switch: held")?;
-        if is_new || self.nothing_moved(&hold)? {
+        let mut unread = (hold.was_live == from && self.out_of_reach()).then_some(from);
+        if sealed {
+            self.store_single_files()?;
+        } else if is_new || self.nothing_moved(&hold)? {
             self.save_late_changes(hold.was_live, &mut switched)?;
+            unread = None;
         }
         self.store.steps.reach("switch: replaced known")?;
 
@@ -121,22 +131,49 @@ impl Switch<'_> {
             self.settle(site, marks)?;
         }
         self.store.steps.reach("switch: durable")?;
-        self.finish(&mut switched)?;
+        if hold.was_live == to {
+            // What comes back is what it was, with what the app changed until it stopped.
+            self.save_late_changes(to, &mut switched)?;
+        }
+        self.finish(sealed, unread, &mut switched)?;
         self.store.steps.reach("switch: recorded")?;
         self.store.lift_hold(component)?;
         Ok(switched)
     }
 
+    /// Whether what is replaced will stand where nobody else can reach it, so that it can be looked at later.
+    fn out_of_reach(&self) -> bool {
+        self.sites.iter().all(seals::can_seal)
+    }
+
+    /// The bytes of the declared single files go into the store before anything moves; mostly they are there.
+    fn store_single_files(&self) -> Result<(), StoreError> {
+        let mut roots = scan::roots(self.set, self.sites, Place::Live)?;
+        for root in &mut roots {
+            if let Root::Tree(_) = root {
+                *root = Root::Absent;
+            }
+        }
+        let batch = self.store.objects.batch();
+        let keep = Keep::SingleFiles(&batch);
+        let scanned = scan::set(self.set, &roots, &self.shared.cache, Read::Changed, keep)?;
+        match scanned.unsettled {
+            // Its services stopped, so nothing should.
+            Some(path) => Err(StoreError::Changing { path }),
+            None => batch.commit(),
+        }
+    }
+
     /// Looks at both sides of every part. Refuses before anything has moved what could not be moved later.
     fn begin(&self) -> Result<Hold, StoreError> {
-        let target = self.store.records.manifests(&self.target)?;
+        let absent = Manifest::default().exact();
         let mut parts = Vec::new();
         for site in self.sites {
             let staging = site.staging().map_err(|_| self.not_staged(site))?;
             let from = mark(site, &site.parent, &site.part.name)?;
             let to = mark(site, staging, &site.part.staged_name(self.target.exact))?;
             let is_absent =
-                target.parts.get(site.index).is_some_and(|part| part.entries.is_empty());
+                self.target.parts.get(site.index).is_some_and(|part| part.exact == absent);
             if to == Mark::Nothing && !is_absent {
                 return Err(self.not_staged(site));
             }
@@ -151,7 +188,10 @@ impl Switch<'_> {
             }
             // An older copy of what is live may stand where the replaced tree has to go.
             self.store.clear(self.set, site, self.source.exact)?;
-            let marks = Marks { part: site.index, from, to };
+            let (from_times, to_times) = (Vec::new(), Vec::new());
+            let mut marks = Marks { part: site.index, from, to, from_times, to_times };
+            marks.from_times = self.times(site, &marks.from)?;
+            marks.to_times = self.times(site, &marks.to)?;
             self.refuse_keep_twice(site, &marks)?;
             parts.push(marks);
         }
@@ -209,9 +249,9 @@ impl Switch<'_> {
     /// longer is what was known when the target was staged.
     fn save_late_changes(&self, was: Hash, switched: &mut Switched) -> Result<(), StoreError> {
         let store = self.store;
-        let mut batch = store.objects.batch()?;
+        let batch = store.objects.batch();
         let roots = scan::roots(self.set, self.sites, Place::Live)?;
-        let keep = Keep::SingleFiles(&mut batch);
+        let keep = Keep::SingleFiles(&batch);
         let cache = &self.shared.cache;
         let scanned = scan::set(self.set, &roots, cache, Read::Changed, keep)?;
         if let Some(path) = scanned.unsettled {
@@ -296,62 +336,64 @@ impl Switch<'_> {
         Ok(())
     }
 
+    /// The times of a tree that the moves will change.
+    fn times(&self, site: &Site<'_>, mark: &Mark) -> Result<Vec<Time>, StoreError> {
+        let mut times = Vec::new();
+        let Some(tree) = self.tree_of(site, mark)? else { return Ok(times) };
+        for path in touched(site) {
+            let Some(dir) = tree.dir_if_there(path)? else { continue };
+            let (seconds, nanoseconds) = meta::mtime(&dir.own_stat()?);
+            times.push(Time { path: path.to_vec(), seconds, nanoseconds });
+        }
+        Ok(times)
+    }
+
     /// Sets back the times that the moves changed, and makes all names durable.
     fn settle(&self, site: &Site<'_>, marks: &Marks) -> Result<(), StoreError> {
-        let sides = [(&marks.from, &self.source), (&marks.to, &self.target)];
-        for (mark, record) in sides {
+        let sides = [(&marks.from, &marks.from_times), (&marks.to, &marks.to_times)];
+        for (mark, times) in sides {
             let Some(tree) = self.tree_of(site, mark)? else { continue };
-            let manifest = self.as_it_stands(record, &tree, site)?;
-            let mut touched = BTreeSet::from([b"".as_slice()]);
-            touched.extend(site.part.keep().iter().flat_map(|keep| dir::ancestors(keep)));
             // Leaves first, as the time of a directory is not changed by those of its children.
-            for path in touched.into_iter().rev() {
-                let Some(dir) = tree.dir_if_there(path)? else { continue };
-                if let Some(meta) = manifest.as_ref().and_then(|manifest| dir_meta(manifest, path))
-                {
-                    meta::settle_mtime(&dir, meta)?;
+            for Time { path, seconds, nanoseconds } in times.iter().rev() {
+                if let Some(dir) = tree.dir_if_there(path)? {
+                    meta::settle_mtime(&dir, (*seconds, *nanoseconds))?;
                 }
-                dir.sync()?;
+            }
+            if site.part.keep().is_empty() {
+                continue;
+            }
+            for path in touched(site) {
+                if let Some(dir) = tree.dir_if_there(path)? {
+                    dir.sync()?;
+                }
             }
         }
         site.parent.sync()?;
         site.staging()?.sync()
     }
 
-    /// The manifest of a tree on one side: of the snapshot, or of what really was replaced in its name.
-    fn as_it_stands(
+    /// What is live is `to`, to the last byte; or the hold stays.
+    fn finish(
         &self,
-        record: &Record,
-        tree: &Dir,
-        site: &Site<'_>,
-    ) -> Result<Option<Manifest>, StoreError> {
-        let records = &self.store.records;
-        let mut candidates = vec![records.manifests(record)?];
-        if let Some(late) = records.late(&self.set.component, record.exact)? {
-            candidates.push(records.manifests(&self.store.known(self.set, late)?)?);
+        sealed: bool,
+        unread: Option<Hash>,
+        switched: &mut Switched,
+    ) -> Result<(), StoreError> {
+        let (component, exact) = (&self.set.component, self.target.exact);
+        if !sealed {
+            self.look_at_live(switched)?;
         }
-        let mut candidates: Vec<Manifest> = candidates
-            .into_iter()
-            .filter_map(|manifest| manifest.parts.into_iter().nth(site.index))
-            .collect();
-        if candidates.len() < 2 {
-            return Ok(candidates.pop());
-        }
-        // With two candidates the tree's own files decide.
-        let mut roots: Vec<scan::Root> =
-            self.set.parts.iter().map(|_| scan::Root::Absent).collect();
-        if let Some(root) = roots.get_mut(site.index) {
-            *root = scan::Root::Tree(tree.dir(b"")?);
-        }
-        let cache = &self.shared.cache;
-        let found = scan::set(self.set, &roots, cache, Read::Changed, Keep::Nothing)?;
-        let found = found.manifest.parts.into_iter().nth(site.index).unwrap_or_default();
-        let count = |manifest: &Manifest| compare::part(site.part, manifest, &found).len();
-        Ok(candidates.into_iter().min_by_key(count))
+        let replaced = (self.source.exact != exact).then_some(self.source.exact);
+        let mut standing = self.store.records.standing(component)?;
+        // It serves from now on, and so can change.
+        standing.seals.retain(|seal| seal.exact != exact);
+        standing.live = Some(LivePointer { exact, replaced });
+        standing.unread = unread;
+        standing.wanted = None;
+        self.store.records.set_standing(component, standing)
     }
 
-    /// What is live is `to`, to the last byte; or the hold stays.
-    fn finish(&self, switched: &mut Switched) -> Result<(), StoreError> {
+    fn look_at_live(&self, switched: &mut Switched) -> Result<(), StoreError> {
         let (component, exact) = (&self.set.component, self.target.exact);
         let found = self.scan_live()?;
         match self.store.closest(self.set, exact, &found)? {
@@ -362,8 +404,7 @@ impl Switch<'_> {
                          changes that it had then: {is}"
                     ));
                 }
-                let replaced = (self.source.exact != exact).then_some(self.source.exact);
-                self.store.records.set_live(component, LivePointer { exact, replaced })
+                Ok(())
             }
             found => {
                 let differences = found.map(|(_, differences)| differences).unwrap_or_default();
@@ -494,13 +535,16 @@ fn carry(from: &Dir, to: &Dir, keep: &[u8]) -> Result<Dir, StoreError> {
         }
         above.make_dir(name)?;
         let source = from.dir(path)?;
-        let like = meta::of_open(&source, &source.own_stat()?, &source.at(b""))?;
+        let like = meta::of_open(&source, &source.own_stat()?, || source.at(b""))?;
         let made = above.dir(name)?;
         meta::apply(&made, &like, &made.at(b""))?;
     }
     to.dir(dir::split(keep).0)
 }
 
-fn dir_meta<'m>(manifest: &'m Manifest, path: &[u8]) -> Option<&'m Meta> {
-    manifest.get(path).filter(|entry| matches!(entry.kind, Kind::Dir)).map(|entry| &entry.meta)
+/// The directories of a tree that moves of its kept paths touch, the root first.
+fn touched<'p>(site: &'p Site<'_>) -> BTreeSet<&'p [u8]> {
+    let mut touched = BTreeSet::from([b"".as_slice()]);
+    touched.extend(site.part.keep().iter().flat_map(|keep| dir::ancestors(keep)));
+    touched
 }

@@ -230,11 +230,11 @@ async fn take_snapshot(session: &mut Session) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Flips a byte of the good release in the victim's store.
+/// Flips a byte of the good release in the victim's store, and takes away what stands staged of it.
 fn damage(layout: &Layout) -> anyhow::Result<PathBuf> {
     let host = victim(layout)?;
     let mut largest: Option<(u64, PathBuf)> = None;
-    let mut open = vec![host.state().join("store/objects")];
+    let mut open = vec![host.state().join("store/objects"), host.state().join("store/packs")];
     while let Some(dir) = open.pop() {
         for entry in
             std::fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))?
@@ -252,10 +252,15 @@ fn damage(layout: &Layout) -> anyhow::Result<PathBuf> {
     let mut bytes = std::fs::read(&path)?;
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    // The store makes its objects read-only; the disk that this stands for does not ask.
-    std::fs::remove_file(&path)?;
+    // In place, as a disk does it: the agent may have the file open.
     std::fs::write(&path, bytes)?;
-    Ok(path)
+    let staging = host.tree().with_file_name(".lastgood");
+    match std::fs::remove_dir_all(&staging) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", staging.display()))
+        }
+        _ => Ok(path),
+    }
 }
 
 fn victim(layout: &Layout) -> anyhow::Result<&SandboxHost> {

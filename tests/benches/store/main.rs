@@ -119,29 +119,64 @@ fn measure(
     note("2 second save", place.timed(|| tool.save(&place, Version::Two))?);
     let saved = place.taken("saved")?;
     figures.bytes.entry("disk after the second").or_default().push(saved);
+    if tool == Tool::Ours {
+        return ours(&place, arguments, figures);
+    }
     if arguments.cold {
         place.forget()?;
     }
-    note("3 restore", place.timed(|| tool.restore(&place))?);
-    if tool == Tool::Ours {
-        ours(&place, figures)?;
-    }
+    let what = "3 restore";
+    figures.rows.entry(what).or_default().push(place.timed(|| tool.restore(&place))?);
     Ok(())
 }
 
-/// What only the store has: the outage of a staged restore, and the peak memory of each step.
-fn ours(place: &Place, figures: &mut Figures) -> anyhow::Result<()> {
+/// The store: up to where only the switch is left, with nothing staged, with another release staged, and with this one
+/// staged; then the outage, and the peak memory of each step.
+fn ours(place: &Place, arguments: &Arguments, figures: &mut Figures) -> anyhow::Result<()> {
     let (live, saved) = (place.path("live"), place.path("saved"));
-    let store = Store::open(&saved)?;
+    let mut note = |what: &'static str, took: Duration| {
+        figures.rows.entry(what).or_default().push(took);
+    };
+    let open = || Store::open(&saved);
+    let store = open()?;
     let (one, two) = (known(&store, "v1")?, known(&store, "v2")?);
-    let mut switch = |what: &'static str, from, to| -> anyhow::Result<()> {
+    drop(store);
+    let ready = |what: &'static str| -> anyhow::Result<(&'static str, Duration)> {
+        if arguments.cold {
+            place.forget()?;
+        }
+        Ok((what, place.timed(|| Tool::Ours.restore(place))?))
+    };
+    let (what, took) = ready("3c restore, nothing staged")?;
+    note(what, took);
+    // What the agent does in the background after each snapshot.
+    let background = place.timed(|| {
+        let store = open()?;
+        store.discard(&files(&live), one)?;
+        store.prestage(&files(&live), two, 2)?;
+        Ok(())
+    })?;
+    note("background: stage v2", background);
+    let (what, took) = ready("3 restore")?;
+    note(what, took);
+    let (what, took) = ready("3a restore, it is staged")?;
+    note(what, took);
+
+    let store = open()?;
+    let switch = |what: &'static str, from, to| -> anyhow::Result<(&'static str, Duration)> {
         let begun = Instant::now();
         store.switch(&files(&live), from, to)?;
-        figures.rows.entry(what).or_default().push(begun.elapsed());
-        Ok(())
+        Ok((what, begun.elapsed()))
     };
-    switch("4 outage: staged switch", two, one)?;
-    switch("5 outage: its undo", one, two)?;
+    // As the agent does it: stage in the same process, and after the start a look at what was replaced.
+    store.stage(&files(&live), one)?;
+    let (what, took) = switch("4 outage: staged switch", two, one)?;
+    note(what, took);
+    let begun = Instant::now();
+    store.read_replaced(&files(&live))?;
+    note("background: read replaced", begun.elapsed());
+    let (what, took) = switch("5 outage: its undo", one, two)?;
+    note(what, took);
     drop(store);
     for step in ["snapshot", "stage"] {
         let output = Command::new(std::env::current_exe()?)

@@ -5,7 +5,9 @@
 mod confined;
 mod damage;
 mod import;
+mod race;
 mod real;
+mod reuse;
 mod snapshot;
 mod stage;
 mod switch;

@@ -199,8 +199,9 @@ fn p05_what_changed_between_staging_and_the_stop_comes_back_with_the_undo() {
         fs::write(world.root.join("etc/app.conf"), "conf by hand").unwrap();
         let late = world.picture();
         let store = world.store();
-        let switched = store.switch(&world.files(), second, first).unwrap();
-        let notes = switched.notes.join("\n");
+        let mut notes = store.switch(&world.files(), second, first).unwrap().notes;
+        notes.extend(store.read_replaced(&world.files()).unwrap());
+        let notes = notes.join("\n");
         for changed in
             ["server.js has other content", "note was added", "app.conf has other content"]
         {
@@ -227,19 +228,70 @@ fn the_way_back_of_a_switch_that_never_began_changes_nothing() {
 }
 
 #[test]
-fn p03_a_staged_tree_that_is_wrong_is_found_after_the_switch_and_stays_held() {
+fn p03_what_root_changed_in_a_sealed_tree_is_found_before_it_counts_as_restored() {
     let Rollback { world, first, second, second_picture, .. } =
         World::at_second(SwitchMode::Exchange);
     let staged = world.root.join(format!("srv/.lastgood/app.{}", first.short()));
     fs::write(staged.join("server.js"), "tampered").unwrap();
     let store = world.store();
+    store.switch(&world.files(), second, first).unwrap();
+    let differences = store.digest_matches(&world.files(), first).unwrap();
+    let found: Vec<String> = differences.iter().map(ToString::to_string).collect();
+    assert_eq!(found, [format!("{}/server.js has other content", world.app().display())]);
+    store.switch(&world.files(), first, second).unwrap();
+    assert_eq!(world.picture(), second_picture);
+}
+
+#[test]
+fn p03_another_tree_in_the_place_of_a_sealed_one_is_found_and_stays_held() {
+    let Rollback { world, first, second, second_picture, .. } =
+        World::at_second(SwitchMode::Exchange);
+    let staging = world.root.join("srv/.lastgood");
+    let staged = staging.join(format!("app.{}", first.short()));
+    let moved = staging.join("moved");
+    fs::rename(&staged, &moved).unwrap();
+    fs::create_dir(&staged).unwrap();
+    fs::write(staged.join("server.js"), "tampered").unwrap();
+    let store = world.store();
     let error = store.switch(&world.files(), second, first).unwrap_err();
     assert!(matches!(&error, StoreError::Digest { .. }), "{}", error.reason());
-    assert!(error.reason().contains("server.js has other content"), "{}", error.reason());
     assert_eq!(store.held().unwrap(), ["crm"]);
     store.switch(&world.files(), first, second).unwrap();
     assert_eq!(world.picture(), second_picture);
     assert!(store.held().unwrap().is_empty());
+}
+
+#[test]
+fn p03_a_release_behind_a_link_is_looked_at_before_it_may_start() {
+    let Rollback { world, first, second, second_picture, .. } = World::at_second(SwitchMode::Link);
+    let release = world.root.join(format!("srv/releases/lastgood-app-{}", first.short()));
+    fs::write(release.join("server.js"), "tampered").unwrap();
+    let store = world.store();
+    let error = store.switch(&world.files(), second, first).unwrap_err();
+    assert!(matches!(&error, StoreError::Digest { .. }), "{}", error.reason());
+    assert_eq!(store.held().unwrap(), ["crm"]);
+    store.switch(&world.files(), first, second).unwrap();
+    assert_eq!(world.picture(), second_picture);
+}
+
+#[test]
+fn what_was_replaced_is_read_once_and_then_sealed_for_the_undo() {
+    let Rollback { world, first, second, .. } = World::at_second(SwitchMode::Exchange);
+    let store = world.store();
+    let standing = |store: &Store| store.records.standing("crm").unwrap();
+    let sealed = |store: &Store| -> Vec<Hash> {
+        standing(store).seals.iter().map(|seal| seal.exact).collect()
+    };
+    assert_eq!(sealed(&store), [first]);
+    store.switch(&world.files(), second, first).unwrap();
+    assert_eq!((standing(&store).unread, sealed(&store)), (Some(second), Vec::new()));
+    drop(store);
+    // The power may go here.
+    let store = world.store();
+    assert_eq!(store.read_replaced(&world.files()).unwrap(), Vec::<String>::new());
+    assert_eq!((standing(&store).unread, sealed(&store)), (None, vec![second]));
+    store.switch(&world.files(), first, second).unwrap();
+    assert_eq!((standing(&store).unread, sealed(&store)), (Some(first), Vec::new()));
 }
 
 #[test]

@@ -166,7 +166,8 @@ impl Store {
                 Err(StoreError::Unknown { .. }) => continue,
                 record => record?,
             };
-            let differences = compare::sets(set, &self.records.manifests(&record)?, found);
+            let expected = self.records.manifests(&record)?;
+            let differences = compare::sets(set, &expected, found);
             let failures = |all: &[Difference]| all.iter().filter(|one| one.is_failure()).count();
             let nearer = closest.as_ref().is_none_or(|(_, best)| {
                 (failures(&differences), differences.len()) < (failures(best), best.len())

@@ -81,18 +81,14 @@ impl Manifest {
             .expect("a manifest is plain vectors and numbers, which always encode")
     }
 
-    /// Reads an encoding back.
+    /// Reads an encoding back. The bytes have the hash that names the manifest, so they are its one encoding.
     ///
     /// # Errors
-    /// Anything but what [`Manifest::encode`] gives for what a scan can find.
+    /// What a scan cannot find.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
         let body = bytes.strip_prefix(MAGIC).ok_or(ManifestError::Magic)?;
         let manifest: Self = postcard::from_bytes(body).map_err(|_| ManifestError::Encoding)?;
         manifest.validate()?;
-        // Numbers have long spellings too; two encodings of one manifest would be two hashes.
-        if manifest.encode() != bytes {
-            return Err(ManifestError::Encoding);
-        }
         Ok(manifest)
     }
 
@@ -350,8 +346,9 @@ pub(super) mod tests {
             let mut bytes = manifest.encode();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
+            // Numbers have long spellings too; those have another hash than the manifest's name.
             if let Ok(other) = Manifest::decode(&bytes) {
-                prop_assert_ne!(other.exact(), manifest.exact());
+                prop_assert!(other != manifest || Hash::of(&bytes) != manifest.exact());
             }
         }
 
@@ -361,7 +358,7 @@ pub(super) mod tests {
             framed.extend(&bytes);
             for bytes in [bytes, framed] {
                 if let Ok(manifest) = Manifest::decode(&bytes) {
-                    prop_assert_eq!(manifest.encode(), bytes);
+                    prop_assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest));
                 }
             }
         }

@@ -22,6 +22,7 @@ mod beside;
 mod build;
 mod cache;
 mod compare;
+mod decoded;
 mod dir;
 mod error;
 mod hash;

@@ -16,13 +16,17 @@ use std::{
     collections::BTreeSet,
     fs::File,
     io::{Read, Write},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     Label,
+    decoded::{Decoded, Working},
     dir::{Dir, Rename},
     error::{Damage, StoreError},
     hash::Hash,
@@ -98,6 +102,7 @@ pub(super) struct Records {
     late: Dir,
     damage: Dir,
     verified: Dir,
+    decoded: Decoded,
 }
 
 /// What was found where a record should be.
@@ -117,6 +122,7 @@ impl Records {
             late: store.ensure_dir(b"late")?,
             damage: store.ensure_dir(b"damage")?,
             verified: store.ensure_dir(b"verified")?,
+            decoded: Decoded::default(),
         })
     }
 
@@ -172,8 +178,18 @@ impl Records {
         }
     }
 
+    /// Keeps manifests decoded for as long as what is returned lives.
+    pub(super) fn work(&self) -> Working<'_> {
+        self.decoded.work()
+    }
+
     /// The manifests of a snapshot, each checked against its hash.
-    pub(super) fn manifests(&self, record: &Record) -> Result<SetManifest, StoreError> {
+    pub(super) fn manifests(&self, record: &Record) -> Result<Arc<SetManifest>, StoreError> {
+        self.decoded.get(record.exact, || self.read_manifests(record))
+    }
+
+    /// [`Records::manifests`], read from the disk.
+    pub(super) fn read_manifests(&self, record: &Record) -> Result<SetManifest, StoreError> {
         let mut parts = Vec::new();
         for part in &record.parts {
             parts.push(self.part(part.exact)?.map_err(|what| {

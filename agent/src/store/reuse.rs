@@ -10,7 +10,7 @@
 //! Invariant: a tree is taken only if the store has every byte of its release: the only copy of something is never taken.
 //! Invariant: whatever fails, the tree that was taken is no longer one of the other release by its name.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Shared, Store,
@@ -71,7 +71,7 @@ impl Store {
         set: &Set,
         sites: &[Site<'_>],
         donor: Hash,
-    ) -> Result<Option<SetManifest>, StoreError> {
+    ) -> Result<Option<Arc<SetManifest>>, StoreError> {
         let Some(Found::Record(record)) = self.records.find(&set.component, donor)? else {
             return Ok(None);
         };

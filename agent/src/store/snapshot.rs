@@ -3,6 +3,8 @@
 //! Invariant: a release never changes: its name belongs to one exact hash per component.
 //! Invariant: a damaged snapshot is listed with what is wrong, and never stands in the way of the others.
 
+use std::sync::Arc;
+
 use super::{
     Label, Store,
     build::damaged_object,
@@ -190,7 +192,7 @@ impl Store {
     }
 
     /// The manifests of a snapshot that is to be built. Damage is remembered.
-    pub(super) fn wanted(&self, record: &Record) -> Result<SetManifest, StoreError> {
+    pub(super) fn wanted(&self, record: &Record) -> Result<Arc<SetManifest>, StoreError> {
         let manifest = self.records.manifests(record);
         if let Err(StoreError::Damaged(damage)) = &manifest {
             self.records.set_damage(&record.component, record.exact, Some(&damage.what))?;
@@ -203,7 +205,7 @@ impl Store {
         let manifests = scanned.manifest.encode();
         let exact = manifests.exact;
         let known = match self.records.find(&set.component, exact)? {
-            Some(Found::Record(record)) => self.records.manifests(&record).is_ok(),
+            Some(Found::Record(record)) => self.records.read_manifests(&record).is_ok(),
             Some(Found::Damaged(_)) | None => false,
         };
         if !known {
@@ -233,7 +235,7 @@ impl Store {
 
     fn read_all(&self, record: &Record) -> Result<(), StoreError> {
         let Record { component, exact, .. } = record;
-        let found = match self.records.manifests(record) {
+        let found = match self.records.read_manifests(record) {
             Ok(manifest) => self.first_damage(record, &manifest)?,
             Err(StoreError::Damaged(damage)) => Some(damage.what),
             Err(error) => return Err(error),

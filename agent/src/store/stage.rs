@@ -19,7 +19,7 @@ use super::{
     beside::{finish, is_link, refuse_no_exchange, set_aside, sweep, sweep_gone},
     build::Builder,
     cache::Cache,
-    compare::{self, Difference},
+    compare::{self, Difference, DifferenceKind},
     dir::{self, Dir, Rename},
     error::StoreError,
     hash::Hash,
@@ -108,6 +108,7 @@ impl Store {
         let _busy = shared.enter();
         self.refuse_held(&set.component)?;
         mounts::refuse(&set)?;
+        let _manifests = self.records.work();
         let record = self.known(&set, to)?;
         let manifest = self.wanted(&record)?;
         let mut sites = set.sites()?;
@@ -436,6 +437,15 @@ impl Store {
         let mut wrong = Vec::new();
         for site in sites {
             let roots = scan::roots(set, std::slice::from_ref(site), place)?;
+            let wanted = manifest.parts.get(site.index);
+            if let Some(Root::Absent) = roots.get(site.index)
+                && wanted.is_some_and(|part| !part.entries.is_empty())
+            {
+                // One line for it, not one for every path of it.
+                let (path, kind) = (site.part.shown(), DifferenceKind::Missing);
+                wrong.push((site, vec![Difference { path, kind }]));
+                continue;
+            }
             let found = scan::set(set, &roots, cache, read, Keep::Nothing)?;
             let own = own_parts(set, manifest, site).zip(own_parts(set, &found.manifest, site));
             let differences: Vec<Difference> = own

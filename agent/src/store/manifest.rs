@@ -340,15 +340,14 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn a_flipped_bit_is_refused_or_another_manifest(
+        fn a_flipped_bit_is_refused_or_what_a_scan_can_find(
             manifest in manifest(), at in any::<prop::sample::Index>(), bit in 0..8u8
         ) {
             let mut bytes = manifest.encode();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
-            // Numbers have long spellings too; those have another hash than the manifest's name.
             if let Ok(other) = Manifest::decode(&bytes) {
-                prop_assert!(other != manifest || Hash::of(&bytes) != manifest.exact());
+                prop_assert_eq!(Manifest::decode(&other.encode()), Ok(other));
             }
         }
 

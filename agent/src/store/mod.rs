@@ -25,6 +25,7 @@ mod compare;
 mod decoded;
 mod dir;
 mod error;
+mod flush;
 mod hash;
 mod hold;
 mod import;

@@ -25,6 +25,7 @@ use rustix::fs::Stat;
 use super::{
     dir::{Dir, Rename},
     error::StoreError,
+    flush::Flusher,
     hash::Hash,
     lock, meta,
     packs::{self, PACK_MAGIC, PACKED_BYTES_MAX, Packs, Spot},
@@ -38,6 +39,8 @@ const SYNC_EACH_MAX: usize = 16;
 const PACK: &[u8] = b"pack";
 /// How much of a pack is written at a time.
 const PACK_CHUNK_BYTES: usize = 1024 * 1024;
+/// So much of a pack, or a file of that size, is written back while more is read.
+const WRITE_BACK_BYTES: u64 = 8 * 1024 * 1024;
 /// How much is read at a time.
 pub(super) const CHUNK_BYTES: usize = 256 * 1024;
 /// What is nothing but zeros for so long is a hole in the copy of a file that has holes.
@@ -163,6 +166,7 @@ struct Pending {
     own: BTreeMap<Hash, u64>,
     packed: HashMap<Hash, Spot>,
     pack: Option<Pack>,
+    flusher: Flusher,
 }
 
 #[derive(Debug)]
@@ -172,6 +176,8 @@ struct Pack {
     /// Bytes in the file, and those that still have to be written to it.
     written: u64,
     waiting: Vec<u8>,
+    /// Of those in the file, how many the flusher was told of.
+    flushed: u64,
 }
 
 impl Batch<'_> {
@@ -214,10 +220,14 @@ impl Batch<'_> {
                 none => {
                     let file = self.dir(&mut pending.dir)?.create(PACK)?;
                     let (number, waiting) = (self.objects.packs.number(), PACK_MAGIC.to_vec());
-                    none.insert(Pack { number, file, written: 0, waiting })
+                    none.insert(Pack { number, file, written: 0, waiting, flushed: 0 })
                 }
             };
             let spot = pack.append(hash, bytes, &self.objects.tmp)?;
+            if pack.written - pack.flushed >= WRITE_BACK_BYTES {
+                pack.flushed = pack.written;
+                pending.flusher.begin(&pack.file, self.objects.tmp.at(PACK));
+            }
             pending.packed.insert(hash, spot);
         }
         Ok((size_bytes, hash))
@@ -251,6 +261,9 @@ impl Batch<'_> {
         } else {
             dir.rename(name.as_bytes(), dir, hash.to_string().as_bytes(), Rename::New)?;
             pending.own.insert(hash, size_bytes);
+            if size_bytes >= WRITE_BACK_BYTES {
+                pending.flusher.begin(&incoming, dir.at(hash.to_string().as_bytes()));
+            }
         }
         Ok((size_bytes, hash))
     }
@@ -260,6 +273,7 @@ impl Batch<'_> {
         let mut pending = std::mem::take(&mut *lock(&self.pending));
         let Some(dir) = pending.dir.take() else { return Ok(()) };
         let (objects, own) = (self.objects, pending.own);
+        pending.flusher.end()?;
         let each = own.len() <= SYNC_EACH_MAX;
         if let Some(pack) = &mut pending.pack {
             pack.flush(&objects.tmp)?;

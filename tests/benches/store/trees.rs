@@ -45,7 +45,7 @@ impl Tree {
                         let parent = path.parent().expect("a file below the root has a parent");
                         fs::create_dir_all(parent)?;
                     }
-                    fs::write(&path, content(number as u64, node_bytes(number), false))?;
+                    fs::write(&path, source(number as u64, node_bytes(number)))?;
                 }
                 special(root)
             }
@@ -72,9 +72,9 @@ impl Tree {
                         0 => fs::remove_file(&path)?,
                         1 => fs::write(
                             path.with_extension("new.js"),
-                            content(!(number as u64), node_bytes(number), false),
+                            source(!(number as u64), node_bytes(number)),
                         )?,
-                        _ => replace(&path, &content(!(number as u64), node_bytes(number), false))?,
+                        _ => replace(&path, &source(!(number as u64), node_bytes(number)))?,
                     }
                 }
                 Ok(())
@@ -127,6 +127,8 @@ fn special(root: &Path) -> io::Result<()> {
         )?;
     }
     fs::hard_link(&env, root.join(".env.same"))?;
+    fs::create_dir(root.join("uploads"))?;
+    fs::write(root.join("uploads/invoice.pdf"), "of a customer")?;
     let sparse = File::create(root.join("sparse.db"))?;
     sparse.set_len(8 << 20)?;
     sparse.write_at(b"the end", (8 << 20) - 7)?;
@@ -148,6 +150,27 @@ fn content(seed: u64, bytes: usize, compressible: bool) -> Vec<u8> {
         state = state.wrapping_add(if compressible { 0 } else { 1 });
         let word = mix(seed ^ state.rotate_left(17));
         out.extend_from_slice(&word.to_le_bytes());
+    }
+    out.truncate(bytes);
+    out
+}
+
+/// Text that compresses about as source code does: a few hundred words, the common ones more often, in lines.
+fn source(seed: u64, bytes: usize) -> Vec<u8> {
+    const WORDS: [&str; 8] =
+        ["function", "const", "return", "module", "exports", "require", "undefined", "prototype"];
+    let mut out = Vec::with_capacity(bytes + 32);
+    let mut state = mix(seed);
+    while out.len() < bytes {
+        state = mix(state);
+        let common = usize::try_from(state % 8).unwrap_or_default();
+        match state >> 8 & 3 {
+            0 => out.extend_from_slice(WORDS[common].as_bytes()),
+            1 => out.extend_from_slice(format!("name{}", state >> 16 & 0xff).as_bytes()),
+            2 => out.extend_from_slice(b" = ("),
+            _ => out.extend_from_slice(format!("{:x});\n  ", state >> 16 & 0xffff).as_bytes()),
+        }
+        out.push(b' ');
     }
     out.truncate(bytes);
     out

@@ -89,7 +89,8 @@ impl Store {
             }
             self.refuse_incomplete(&set, &record, &manifest, site)?;
             for (_, part) in own_parts(&set, &manifest, site) {
-                needs.add(&site.parent, part)?;
+                let (bytes, entries) = space::to_build(&self.objects, part.entries.iter())?;
+                needs.add_size(&site.parent, bytes, entries)?;
             }
         }
         needs.check()?;
@@ -337,7 +338,8 @@ impl Store {
             missing.iter().copied().filter(|site| !reused.contains(&site.index)).collect();
         for site in &rest {
             for (_, part) in own_parts(set, manifest, site) {
-                needs.add(site.staging()?, part)?;
+                let (bytes, entries) = space::to_build(&self.objects, part.entries.iter())?;
+                needs.add_size(site.staging()?, bytes, entries)?;
             }
         }
         if needs.check().is_err() {

@@ -281,6 +281,7 @@ mod tests {
             tree: "/srv/app".into(),
             switch: SwitchMode::Exchange,
             keep: vec![keep.into()],
+            privileged_files: false,
         };
         let files = vec![FilesPolicy::Tree(tree)];
         Set::new(&ComponentFiles { component: "crm".to_owned(), files, managers: Vec::new() })

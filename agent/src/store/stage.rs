@@ -24,7 +24,7 @@ use super::{
     error::StoreError,
     hash::Hash,
     manifest::{Manifest, SetManifest},
-    mounts,
+    mounts, privileged,
     records::{Bytes, LivePointer, Record, Standing},
     remove,
     scan::{self, Keep, Place, Read, Root},
@@ -74,6 +74,7 @@ impl Store {
         mounts::refuse(&set)?;
         let record = self.known(&set, to)?;
         let manifest = self.wanted(&record)?;
+        privileged::refuse_stored(&set, to, &manifest)?;
         let sites = set.sites()?;
         // Opens every live root: each must be there, and on the filesystem that it would be staged on.
         scan::roots(&set, &sites, Place::Live)?;
@@ -111,6 +112,7 @@ impl Store {
         mounts::refuse(&set)?;
         let record = self.known(&set, to)?;
         let manifest = self.wanted(&record)?;
+        privileged::refuse_stored(&set, to, &manifest)?;
         let mut sites = set.sites()?;
         refuse_keep_elsewhere(&set, &sites)?;
 
@@ -158,6 +160,7 @@ impl Store {
         mounts::refuse(&set)?;
         let record = self.known(&set, exact)?;
         let manifest = self.wanted(&record)?;
+        privileged::refuse_stored(&set, exact, &manifest)?;
         let mut sites = set.sites()?;
         if !sites.iter().all(seals::can_seal) {
             // With `switch: link` the app's own releases stand side by side already.

@@ -150,7 +150,12 @@ impl Tool {
 
 /// The component that is measured: one tree.
 pub(crate) fn files(live: &Path) -> ComponentFiles {
-    let tree = TreePolicy { tree: live.to_owned(), switch: SwitchMode::Exchange, keep: Vec::new() };
+    let tree = TreePolicy {
+        tree: live.to_owned(),
+        switch: SwitchMode::Exchange,
+        keep: Vec::new(),
+        privileged_files: false,
+    };
     ComponentFiles {
         component: "app".to_owned(),
         files: vec![FilesPolicy::Tree(tree)],

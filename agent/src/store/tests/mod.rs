@@ -6,6 +6,7 @@ mod confined;
 mod damage;
 mod import;
 mod links;
+mod privileged;
 mod race;
 mod real;
 mod reuse;
@@ -83,6 +84,7 @@ impl World {
                 tree: self.root.join(path),
                 switch,
                 keep: keep.iter().map(PathBuf::from).collect(),
+                privileged_files: true,
             })
         };
         let file = |path: &str| {

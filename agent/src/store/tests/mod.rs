@@ -14,6 +14,7 @@ mod snapshot;
 mod sparse;
 mod stage;
 mod switch;
+mod whole;
 
 use std::{
     collections::BTreeMap,

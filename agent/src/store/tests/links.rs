@@ -214,8 +214,17 @@ fn a_tree_that_is_made_anothers_has_the_links_of_that_one() {
                 store.discard(&world.files(), *release).unwrap();
             }
             store.stage(&world.files(), *from).unwrap();
+            let born = |exact| {
+                let meta = fs::metadata(staged(exact).join("bin/run")).unwrap();
+                (meta.ino(), meta.created().unwrap())
+            };
+            let before = born(*from);
             assert!(!store.stage(&world.files(), *to).unwrap().already);
-            assert!(!staged(*from).exists(), "it was taken over");
+            assert_eq!(
+                born(*to),
+                before,
+                "it was taken over, and nothing was wrong with it: {layout:?}"
+            );
             let several: Vec<&[&str]> =
                 layout.iter().map(|(names, _)| *names).filter(|names| names.len() > 1).collect();
             let built = staged(*to).join("links");

@@ -101,6 +101,9 @@ pub struct TreePolicy {
     /// Paths below it that live across releases: uploads, logs. Relative, no `..`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keep: Vec<PathBuf>,
+    /// Its releases may hold files that are set-uid, set-gid or have file capabilities. Without it, such a file is refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub privileged_files: bool,
 }
 
 /// How the staged tree takes the place of the live one.
@@ -455,6 +458,12 @@ components:
                 "systmd: app.service",
                 "7:18: unknown key `systmd`; mend: did you mean `systemd`?",
             ),
+            (
+                "file: /srv/app/.env,",
+                "file: /srv/app/.env, privileged_files: true,",
+                "6:45: `privileged_files` says something of a `tree`, not of a `file`",
+            ),
+            ("keep: [logs]", "privileged_files: 1", "6:45: this is not a boolean"),
             ("secret: true", "secret: on", "6:78: this is not a boolean"),
             ("keep: [logs]", "keep: [logs], also: 1", "6:45: unknown key `also`"),
             (

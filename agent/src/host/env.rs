@@ -149,6 +149,7 @@ mod tests {
                 tree: root.join("app"),
                 switch: SwitchMode::Exchange,
                 keep: Vec::new(),
+                privileged_files: false,
             };
             let file = FilePolicy {
                 file: root.join("app/.env.production"),

@@ -82,7 +82,7 @@ mod tests {
 
     fn tree(path: &str) -> FilesPolicy {
         let (switch, keep) = (SwitchMode::Exchange, Vec::new());
-        FilesPolicy::Tree(TreePolicy { tree: path.into(), switch, keep })
+        FilesPolicy::Tree(TreePolicy { tree: path.into(), switch, keep, privileged_files: false })
     }
 
     fn assigned(

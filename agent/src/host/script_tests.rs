@@ -317,6 +317,7 @@ async fn real_mounts_and_lower_layers_are_said_with_their_mend() {
             tree: bed.path(name),
             switch: proto::policy::SwitchMode::Exchange,
             keep: Vec::new(),
+            privileged_files: false,
         };
         let files = vec![proto::policy::FilesPolicy::Tree(tree)];
         let found = crate::store::problems::look(&crate::store::ComponentFiles {

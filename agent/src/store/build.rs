@@ -1,10 +1,12 @@
 //! Builds a tree or a single file from a manifest and the store's objects.
 //!
 //! ```text
-//! objects ──reflink, else copy──▶ new files (0600) ──owner, xattrs, mode, times──▶ directories the same, leaves first
+//! objects ──reflink, else copy──▶ new files (0600) ──owner, xattrs, mode, times──▶ other names of them, linked
+//!   ──▶ directories: owner, xattrs, mode, times, leaves first
 //! ```
 //!
-//! Invariant: writes only into files that it has just created, and nothing is ever hard-linked.
+//! Invariant: writes only into files that it has just created; none of them is another name of an object or of anything
+//! live: a file is linked only to names in the tree that is being built.
 //! Invariant: every byte that was written, or cloned, is hashed; what is not what the manifest says ends the build.
 
 use std::{
@@ -20,7 +22,7 @@ use super::{
     hash::Hash,
     manifest::{Entry, Kind, Manifest},
     meta,
-    objects::{Copy, Object, Objects, file_has_holes, hash_through, sync_file},
+    objects::{Copy, Object, Objects, has_holes, hash_through, sync_file},
     records::Records,
     workers,
 };
@@ -50,7 +52,7 @@ impl Builder<'_> {
     ) -> Result<(), StoreError> {
         holder.make_dir(name)?;
         let root = holder.dir(name)?;
-        let mut places = BTreeMap::new();
+        let (mut places, mut names) = (BTreeMap::new(), BTreeMap::new());
         for entry in manifest.entries.iter().filter(|entry| !entry.path.is_empty()) {
             match &entry.kind {
                 Kind::Dir => {
@@ -60,17 +62,21 @@ impl Builder<'_> {
                 Kind::File { .. } | Kind::Link { .. } => {
                     places.insert(entry.path.as_slice(), entry);
                 }
+                Kind::Same { .. } => {
+                    names.insert(entry.path.as_slice(), entry);
+                }
             }
         }
         for (rel, manifest) in inner {
             places.extend(manifest.entries.first().map(|entry| (*rel, entry)));
         }
         self.leaves(&root, &places)?;
+        self.leaves(&root, &names)?;
         finish_dirs(&root, manifest, |_| true)
     }
 
     /// Makes an old tree, of which every path is known, the wanted one: what differs is removed and made anew, nothing
-    /// else is touched.
+    /// else is touched. Another name of a file stays only where its first name does.
     pub(super) fn change(
         &self,
         root: &Dir,
@@ -80,15 +86,16 @@ impl Builder<'_> {
     ) -> Result<(), StoreError> {
         let is_dir = |entry: &Entry| matches!(entry.kind, Kind::Dir);
         let mut touched: HashSet<&[u8]> = HashSet::new();
-        let mut places = BTreeMap::new();
+        let (mut places, mut names) = (BTreeMap::new(), BTreeMap::new());
+        let same = |path: &[u8]| match (old.get(path), new.get(path)) {
+            (Some(old), Some(new)) => old.kind == new.kind && old.meta == new.meta,
+            (Some(_), None) | (None, _) => false,
+        };
+        let stays = |entry: &Entry| same(&entry.path) && same(entry.first_name());
         // Children come after their parents, so backwards a directory is empty when its turn comes.
         for (path, entry) in old.iter().rev() {
-            let stays = new.get(path).is_some_and(|new| match (is_dir(entry), is_dir(new)) {
-                (true, true) => true,
-                (false, false) => entry.kind == new.kind && entry.meta == new.meta,
-                (true, false) | (false, true) => false,
-            });
-            if !stays {
+            let both_dirs = is_dir(entry) && new.get(path).is_some_and(|new| is_dir(new));
+            if !both_dirs && !stays(entry) {
                 let (above, name) = root.parent_of(path)?;
                 if is_dir(entry) {
                     above.remove_dir(name)?
@@ -105,13 +112,15 @@ impl Builder<'_> {
                         touched.insert(path);
                     }
                 }
-                Some(old) if old.kind == entry.kind && old.meta == entry.meta => {}
+                Some(old) if stays(old) => {}
                 Some(_) | None => {
                     touched.insert(dir::split(path).0);
                     if is_dir(entry) {
                         let (above, name) = root.parent_of(path)?;
                         above.make_dir(name)?;
                         touched.insert(path);
+                    } else if matches!(entry.kind, Kind::Same { .. }) {
+                        names.insert(*path, *entry);
                     } else {
                         places.insert(*path, *entry);
                     }
@@ -119,10 +128,11 @@ impl Builder<'_> {
             }
         }
         self.leaves(root, &places)?;
+        self.leaves(root, &names)?;
         finish_dirs(root, manifest, |path| touched.contains(path))
     }
 
-    /// Builds files and links whose directories are there.
+    /// Builds files and links, or other names of files, whose directories and first names are there.
     fn leaves(&self, root: &Dir, places: &BTreeMap<&[u8], &Entry>) -> Result<(), StoreError> {
         let mut jobs: Vec<Vec<(&[u8], &Entry)>> = Vec::new();
         for (path, entry) in places {
@@ -139,7 +149,13 @@ impl Builder<'_> {
             }
             let (above, _) = root.parent_of(first)?;
             for (path, entry) in job {
-                self.leaf(&above, dir::split(path).1, entry)?;
+                let name = dir::split(path).1;
+                if let Kind::Same { as_path } = &entry.kind {
+                    let (holder, first) = root.parent_of(as_path)?;
+                    holder.link(first, &above, name)?;
+                } else {
+                    self.leaf(&above, name, entry)?;
+                }
             }
             Ok(())
         };
@@ -167,6 +183,12 @@ impl Builder<'_> {
                 path: dir.at(name),
                 what: "a directory in the snapshot although it is declared as a file".to_owned(),
                 mend: "declare it as a tree and take a new snapshot",
+            }),
+            Kind::Same { .. } => Err(StoreError::Unfit {
+                path: dir.at(name),
+                what: "another name of a file in the snapshot although it is declared by itself"
+                    .to_owned(),
+                mend: "take a new snapshot",
             }),
             Kind::Link { target } => {
                 dir.symlink(target, name)?;
@@ -199,9 +221,10 @@ impl Builder<'_> {
         let (cloned, holes) = match &bytes {
             Object::Packed(_) => (false, false),
             // It fails on another filesystem, or one that cannot share blocks.
-            Object::Own(own) => {
-                (rustix::fs::ioctl_ficlone(&*file, own).is_ok(), file_has_holes(own, &object)?)
-            }
+            Object::Own(own) => (
+                rustix::fs::ioctl_ficlone(&*file, own).is_ok(),
+                has_holes(own, size_bytes, &object)?,
+            ),
         };
         let written = if cloned {
             file.rewind().map_err(failed)?;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{hash::Hash, manifest::Xattrs, meta, records};
 
-const MAGIC: &[u8; 4] = b"LGC3";
+const MAGIC: &[u8; 4] = b"LGC4";
 /// The kernel stamps with a clock that moves every 1 to 10 ms.
 const STAMP_STEP: Duration = Duration::from_millis(20);
 /// Filesystems without nanoseconds stamp with whole or even seconds.
@@ -41,23 +41,33 @@ struct Seen {
     mtime: (i64, u32),
     ctime: (i64, u32),
     hash: Hash,
+    /// So that it is not taken for stored where only the same bytes without holes are.
+    holes: bool,
     /// A change of them is a change of ctime, too.
     xattrs: Xattrs,
 }
 
 impl Cache {
-    /// The hash and the extended attributes of a file that looks like this, if it was read while it did.
-    pub(super) fn seen(&self, stat: &Stat) -> Option<(Hash, Xattrs)> {
+    /// The hash of a file that looks like this, whether it has holes, and its extended attributes; if it was read while
+    /// it did.
+    pub(super) fn seen(&self, stat: &Stat) -> Option<(Hash, bool, Xattrs)> {
         let all = self.read();
         let seen = all.get(&(stat.st_dev, stat.st_ino))?;
         let same = seen.size_bytes == stat.st_size
             && seen.mtime == meta::mtime(stat)
             && seen.ctime == meta::ctime(stat);
-        same.then(|| (seen.hash, seen.xattrs.clone()))
+        same.then(|| (seen.hash, seen.holes, seen.xattrs.clone()))
     }
 
     /// Remembers what was read since `began`, a time before the first byte was.
-    pub(super) fn remember(&self, stat: &Stat, hash: Hash, xattrs: &Xattrs, began: SystemTime) {
+    pub(super) fn remember(
+        &self,
+        stat: &Stat,
+        hash: Hash,
+        holes: bool,
+        xattrs: &Xattrs,
+        began: SystemTime,
+    ) {
         if !is_settled(meta::ctime(stat), began) {
             return;
         }
@@ -72,6 +82,7 @@ impl Cache {
                 mtime: meta::mtime(stat),
                 ctime: meta::ctime(stat),
                 hash,
+                holes,
                 xattrs: xattrs.clone(),
             },
         );

@@ -2,8 +2,13 @@
 //!
 //! Invariant: a directory that only carries a kept path (`var` of `var/uploads`) and is not in the expected manifest is
 //! no difference: the switch had to make it so that the kept path has a place.
+//! Invariant: a name that was added to a file is extra and nothing else, wherever it stands in the order of its names.
 
-use std::{cmp::Ordering, collections::HashSet, fmt};
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 use super::{
     dir,
@@ -23,13 +28,17 @@ pub struct Difference {
 }
 
 /// In what a path differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DifferenceKind {
     Missing,
     /// Not in the manifest: written by the app, or by hand.
     Extra,
     Type,
     Bytes,
+    /// It is no longer another name of the file at this path: who writes to one writes to one only.
+    NoLongerSame(String),
+    /// It has become another name of the file at this path: who writes to one writes to both.
+    NowSame(String),
     Mode,
     Owner,
     Xattrs,
@@ -48,6 +57,8 @@ impl Difference {
             DifferenceKind::Missing
             | DifferenceKind::Type
             | DifferenceKind::Bytes
+            | DifferenceKind::NoLongerSame(_)
+            | DifferenceKind::NowSame(_)
             | DifferenceKind::Mode
             | DifferenceKind::Owner
             | DifferenceKind::Xattrs
@@ -81,7 +92,13 @@ impl Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.kind {
+        let what = match &self.kind {
+            DifferenceKind::NoLongerSame(path) => {
+                return write!(f, "{} is no longer another name of {path}", self.path);
+            }
+            DifferenceKind::NowSame(path) => {
+                return write!(f, "{} has become another name of {path}", self.path);
+            }
             DifferenceKind::Missing => "is missing",
             DifferenceKind::Extra => "was added",
             DifferenceKind::Type => "is of another type",
@@ -106,6 +123,7 @@ pub(super) fn part(part: &Part, expected: &Manifest, found: &Manifest) -> Vec<Di
     let mut differences = Vec::new();
     let keep = part.keep();
     let carriers = if keep.is_empty() { HashSet::new() } else { carriers(expected, found, keep) };
+    let names = Names::new(part, expected, found);
     let mut add = |path: &[u8], kind| {
         differences.push(Difference { path: part.shown_below(path), kind });
     };
@@ -113,7 +131,7 @@ pub(super) fn part(part: &Part, expected: &Manifest, found: &Manifest) -> Vec<Di
         match pair {
             (Some(entry), None) => add(&entry.path, DifferenceKind::Missing),
             (Some(entry), Some(found)) => {
-                if let Some(kind) = entries(entry, found) {
+                if let Some(kind) = entries(&names, entry, found) {
                     add(&entry.path, kind);
                 }
             }
@@ -166,16 +184,30 @@ fn carriers<'a>(expected: &Manifest, found: &'a Manifest, keep: &[Vec<u8>]) -> H
     carriers
 }
 
-fn entries(expected: &Entry, found: &Entry) -> Option<DifferenceKind> {
+fn entries(names: &Names<'_>, expected: &Entry, found: &Entry) -> Option<DifferenceKind> {
     let is_dir = match (&expected.kind, &found.kind) {
         (Kind::Dir, Kind::Dir) => true,
-        (Kind::File { .. }, Kind::File { .. }) | (Kind::Link { .. }, Kind::Link { .. }) => {
+        (Kind::Link { .. }, Kind::Link { .. }) => {
             if expected.kind != found.kind {
                 return Some(DifferenceKind::Bytes);
             }
             false
         }
-        (Kind::Dir | Kind::File { .. } | Kind::Link { .. }, _) => {
+        (Kind::File { .. } | Kind::Same { .. }, Kind::File { .. } | Kind::Same { .. }) => {
+            let links = names.difference(expected, found);
+            if links.is_none() && matches!(expected.kind, Kind::Same { .. }) {
+                // One file: what there is to say of it is said of its first name.
+                return None;
+            }
+            if names.expected.file_of(expected) != names.found.file_of(found) {
+                return Some(DifferenceKind::Bytes);
+            }
+            if links.is_some() {
+                return links;
+            }
+            false
+        }
+        (Kind::Dir | Kind::File { .. } | Kind::Link { .. } | Kind::Same { .. }, _) => {
             return Some(DifferenceKind::Type);
         }
     };
@@ -193,17 +225,63 @@ fn entries(expected: &Entry, found: &Entry) -> Option<DifferenceKind> {
     }
 }
 
+/// Which paths are names of one file, in both manifests.
+struct Names<'m> {
+    part: &'m Part,
+    expected: &'m Manifest,
+    found: &'m Manifest,
+    /// Of each file that has several names now, the first one that is expected: by its very first.
+    firsts: HashMap<&'m [u8], &'m Entry>,
+}
+
+impl<'m> Names<'m> {
+    fn new(part: &'m Part, expected: &'m Manifest, found: &'m Manifest) -> Self {
+        let several: HashSet<&[u8]> = found
+            .entries
+            .iter()
+            .filter(|entry| matches!(entry.kind, Kind::Same { .. }))
+            .map(Entry::first_name)
+            .collect();
+        let mut firsts = HashMap::new();
+        if !several.is_empty() {
+            for entry in found.entries.iter().filter(|entry| several.contains(entry.first_name())) {
+                if let Some(known) = expected.get(&entry.path) {
+                    firsts.entry(entry.first_name()).or_insert(known);
+                }
+            }
+        }
+        Self { part, expected, found, firsts }
+    }
+
+    fn difference(&self, expected: &Entry, found: &Entry) -> Option<DifferenceKind> {
+        let first = expected.first_name();
+        if first != expected.path {
+            let now = self.found.get(first).map(Entry::first_name);
+            if now != Some(found.first_name()) {
+                return Some(DifferenceKind::NoLongerSame(self.part.shown_below(first)));
+            }
+        }
+        let now = self.firsts.get(found.first_name())?;
+        (now.first_name() != first)
+            .then(|| DifferenceKind::NowSame(self.part.shown_below(&now.path)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proto::policy::{FilesPolicy, SwitchMode, TreePolicy};
 
-    use super::{super::ComponentFiles, *};
+    use super::{
+        super::{ComponentFiles, Hash},
+        *,
+    };
 
     fn set(keep: &str) -> Set {
         let tree = TreePolicy {
             tree: "/srv/app".into(),
             switch: SwitchMode::Exchange,
             keep: vec![keep.into()],
+            privileged_files: false,
         };
         let files = vec![FilesPolicy::Tree(tree)];
         Set::new(&ComponentFiles { component: "crm".to_owned(), files, managers: Vec::new() })
@@ -254,5 +332,72 @@ mod tests {
         assert!(!differences.iter().any(Difference::is_failure));
         let missing = sets(&set, &found, &expected);
         assert!(missing.iter().any(Difference::is_failure));
+    }
+
+    /// Files by path and bytes; where these begin with `=`, another name of what follows.
+    fn files(rows: &[(&str, &str)]) -> SetManifest {
+        let mut set = dirs(&[""]);
+        let meta = set.parts[0].entries[0].meta.clone();
+        for (path, bytes) in rows {
+            let hash = Hash::of(bytes.as_bytes());
+            let kind = match bytes.strip_prefix('=') {
+                Some(as_path) => Kind::Same { as_path: as_path.into() },
+                None => Kind::File { size_bytes: 1, hash },
+            };
+            set.parts[0].entries.push(Entry { path: (*path).into(), meta: meta.clone(), kind });
+        }
+        Manifest::decode(&set.parts[0].encode()).unwrap();
+        set
+    }
+
+    #[test]
+    fn names_of_one_file_are_compared_as_what_they_are_names_of() {
+        let told = |expected: &[(&str, &str)], found: &[(&str, &str)]| {
+            let differences = sets(&set("keep"), &files(expected), &files(found));
+            let failures: Vec<bool> = differences.iter().map(Difference::is_failure).collect();
+            assert_eq!(
+                failures.contains(&false),
+                differences.iter().any(|one| one.kind == DifferenceKind::Extra)
+            );
+            let told: Vec<String> = differences.iter().map(Difference::to_string).collect();
+            told.join(", ").replace("/srv/app/", "")
+        };
+        let linked = [("b", "1"), ("c", "=b"), ("d", "=b")];
+        assert_eq!(told(&linked, &linked), "");
+        // Broken by hand, with and without a change of the bytes.
+        let copied = [("b", "1"), ("c", "1"), ("d", "=b")];
+        assert_eq!(told(&linked, &copied), "c is no longer another name of b");
+        let edited = [("b", "1"), ("c", "2"), ("d", "=b")];
+        assert_eq!(told(&linked, &edited), "c has other content");
+        // All of them were written to.
+        let written = [("b", "2"), ("c", "=b"), ("d", "=b")];
+        assert_eq!(told(&linked, &written), "b has other content");
+        // The first one was replaced: the others still are one file.
+        let replaced = [("b", "1"), ("c", "1"), ("d", "=c")];
+        let both = "c is no longer another name of b, d is no longer another name of b";
+        assert_eq!(told(&linked, &replaced), both);
+        let gone = [("c", "1"), ("d", "=c")];
+        assert_eq!(told(&linked, &gone), format!("b is missing, {both}"));
+        // Somebody linked what were two files.
+        let two = [("b", "1"), ("c", "1"), ("d", "=c")];
+        assert_eq!(
+            told(&two, &linked),
+            "c has become another name of b, d has become another name of b"
+        );
+        // Another name is one more file, first or last.
+        for extra in [
+            [("b", "1"), ("c", "=b"), ("d", "=b"), ("e", "=b")],
+            [("a", "1"), ("b", "=a"), ("c", "=a"), ("d", "=a")],
+        ] {
+            let name = if extra[0].0 == "a" { "a" } else { "e" };
+            assert_eq!(told(&linked, &extra), format!("{name} was added"));
+        }
+        let through = [("a", "1"), ("b", "=a"), ("c", "=a")];
+        assert_eq!(
+            told(&[("b", "1"), ("c", "1")], &through),
+            "a was added, c has become another name of b"
+        );
+        let link = [("b", "1"), ("c", "=b")];
+        assert_eq!(told(&[("b", "1")], &link), "c was added");
     }
 }

@@ -206,6 +206,15 @@ impl Dir {
         })
     }
 
+    /// Gives the file at a name here another name in `to`, which must be free.
+    pub(super) fn link(&self, name: &[u8], to: &Self, new: &[u8]) -> Result<(), StoreError> {
+        let linked = self.single(name).and_then(|name| {
+            // Without flags a symbolic link at `name` is not followed.
+            rustix::fs::linkat(&self.fd, name, &to.fd, to.single(new)?, AtFlags::empty())
+        });
+        linked.map_err(|errno| StoreError::Create { path: to.at(new), source: errno.into() })
+    }
+
     /// Removes anything but a directory. Nothing there is not an error.
     pub(super) fn unlink(&self, name: &[u8]) -> Result<(), StoreError> {
         self.remove(name, AtFlags::empty())
@@ -361,9 +370,13 @@ mod tests {
     fn a_path_is_not_a_name() {
         let temp = tempfile::tempdir().unwrap();
         let root = Dir::open(&real(&temp)).unwrap();
+        root.make_dir(b"a").unwrap();
+        root.create(b"there").unwrap();
         for name in [b"a/b".as_slice(), b"..", b".", b""] {
             assert!(root.create(name).is_err(), "{name:?}");
             assert!(root.unlink(name).is_err(), "{name:?}");
+            assert!(root.link(name, &root, b"x").is_err(), "{name:?}");
+            assert!(root.link(b"there", &root, name).is_err(), "{name:?}");
             assert!(root.rename(name, &root, b"x", Rename::Over).is_err(), "{name:?}");
         }
     }

@@ -134,6 +134,10 @@ pub enum StoreError {
     #[error("{path} is {what}, which cannot belong to a release; {mend}")]
     Unfit { path: String, what: String, mend: &'static str },
 
+    /// A file that gives whoever runs it the rights of somebody else, where the policy does not say that it may be.
+    #[error("{path} {has}, and gives rights to whoever runs it; {mend}")]
+    Privileged { path: String, has: &'static str, mend: String },
+
     /// A backup that cannot be taken for a release of the component.
     #[error("the backup {path} cannot become a release of component `{component}`: {why}")]
     Backup { component: String, path: String, why: String },

@@ -24,6 +24,7 @@ use super::{
     Label, Store, dir,
     dir::Dir,
     error::{StoreError, shown_path},
+    privileged,
     scan::{self, Place, Root, Scanned},
     set::{ComponentFiles, PartKind, Set},
     snapshot::SnapshotInfo,
@@ -93,6 +94,11 @@ impl Store {
         };
         let batch = self.objects.batch();
         let mut scanned = scan::settled(&set, &shared.cache, &batch, &self.steps, open)?;
+        if let Some((part, rel, right)) = privileged::first(&set, &scanned.manifest) {
+            let path = sources[part].shown_below(rel);
+            let path = path.unwrap_or_else(|| set.parts[part].shown_below(rel));
+            return Err(privileged::error(&set.parts[part], path, right));
+        }
         notes.extend(take_owners(&set, &mut scanned, backup.owner)?);
         let info = self.name(&set, &scanned, batch, label)?;
         Ok((info, notes))
@@ -108,6 +114,13 @@ impl Source {
             None => Root::Tree(dir),
             Some(name) => Root::File(dir, name.clone()),
         }))
+    }
+
+    /// How a path below it is shown; none where it is what is live.
+    fn shown_below(&self, rel: &[u8]) -> Option<String> {
+        let Self::Backup { dir, name } = self else { return None };
+        let rel = name.as_deref().unwrap_or(rel);
+        Some(shown_path(&dir.join(std::ffi::OsStr::from_bytes(rel))))
     }
 
     fn dir(&self) -> Option<&Path> {

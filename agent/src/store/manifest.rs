@@ -9,15 +9,21 @@
 //! Invariant: one manifest has one encoding, and `decode` accepts no other.
 //! Invariant: a decoded path is relative, has no `..`, and its parent is a directory of the same manifest.
 //! Invariant: no absolute path and no host enters a content hash.
+//! Invariant: of several names of one file the first in byte order is the file; the others name it, and are as it is.
 //!
-//! Not recorded yet: hard-link groups (each link is a file of its own) and holes (read as zeros).
+//! Names of one file are known within one part. A name that is kept across releases, declared as a file by itself or
+//! part of another tree does not count: such a name is a file of its own. The content hash takes each name for a file of
+//! its own, too: a deploy that copied where another one linked brought the same release.
+//!
+//! Where a file has holes is no part of it: the kernel's answer to that changes without a change of the file. Objects
+//! have them (objects.rs).
 
 use serde::{Deserialize, Serialize};
 
 use super::{dir, hash::Hash};
 
 /// Stands before every encoded manifest; the last byte is the version of the format.
-const MAGIC: &[u8; 4] = b"LGM2";
+const MAGIC: &[u8; 4] = b"LGM3";
 /// What a set's exact hash is derived for.
 pub(super) const EXACT_SET: &str = "lastgood 2025 exact set v1";
 /// Permission bits with set-uid, set-gid and sticky.
@@ -59,8 +65,17 @@ pub(super) struct Meta {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kind {
     Dir,
-    File { size_bytes: u64, hash: Hash },
-    Link { target: Vec<u8> },
+    File {
+        size_bytes: u64,
+        hash: Hash,
+    },
+    Link {
+        target: Vec<u8>,
+    },
+    /// Another name of the file at a path that comes before it.
+    Same {
+        as_path: Vec<u8>,
+    },
 }
 
 /// Bytes that are not a manifest.
@@ -100,7 +115,8 @@ impl Manifest {
     /// The hash over path, type, mode and bytes only.
     pub(super) fn content(&self) -> Hash {
         let mut hasher = blake3::Hasher::new_derive_key("lastgood 2025 content of a manifest v1");
-        for Entry { path, meta, kind } in &self.entries {
+        for entry in &self.entries {
+            let Entry { path, meta, kind } = entry;
             field(&mut hasher, path);
             hasher.update(&meta.mode.to_le_bytes());
             match kind {
@@ -109,6 +125,11 @@ impl Manifest {
                 Kind::Link { target } => {
                     hasher.update(b"l");
                     field(&mut hasher, target)
+                }
+                Kind::Same { .. } => {
+                    let (_, hash) =
+                        self.file_of(entry).expect("a manifest that was scanned or decoded has it");
+                    hasher.update(b"f").update(hash.as_bytes())
                 }
             };
         }
@@ -121,16 +142,28 @@ impl Manifest {
         found.ok().and_then(|index| self.entries.get(index))
     }
 
+    /// Size and hash of the file that an entry is, or is another name of.
+    pub(super) fn file_of(&self, entry: &Entry) -> Option<(u64, Hash)> {
+        let first = match entry.kind {
+            Kind::Same { .. } => self.get(entry.first_name())?,
+            Kind::Dir | Kind::File { .. } | Kind::Link { .. } => entry,
+        };
+        match first.kind {
+            Kind::File { size_bytes, hash } => Some((size_bytes, hash)),
+            Kind::Dir | Kind::Link { .. } | Kind::Same { .. } => None,
+        }
+    }
+
     /// The kind of a path; that of a directory where it is the one that was `found`.
     fn get_unless(&self, found: Option<&[u8]>, path: &[u8]) -> Option<&Kind> {
         if found == Some(path) { Some(&Kind::Dir) } else { Some(&self.get(path)?.kind) }
     }
 
-    /// The files with their paths, sizes and hashes.
+    /// The files with their paths, sizes and hashes; each once, by its first name.
     pub(super) fn files(&self) -> impl Iterator<Item = (&[u8], u64, Hash)> {
         self.entries.iter().filter_map(|entry| match entry.kind {
             Kind::File { size_bytes, hash } => Some((entry.path.as_slice(), size_bytes, hash)),
-            Kind::Dir | Kind::Link { .. } => None,
+            Kind::Dir | Kind::Link { .. } | Kind::Same { .. } => None,
         })
     }
 
@@ -149,7 +182,7 @@ impl Manifest {
                     let (parent, _) = dir::split(&entry.path);
                     match self.get_unless(found, parent) {
                         Some(Kind::Dir) => found = Some(parent),
-                        Some(Kind::File { .. } | Kind::Link { .. }) | None => {
+                        Some(Kind::File { .. } | Kind::Link { .. } | Kind::Same { .. }) | None => {
                             return refuse("its parent is not a directory of this manifest");
                         }
                     }
@@ -158,6 +191,18 @@ impl Manifest {
             if let Err(why) = entry.validate() {
                 return refuse(why);
             }
+            if let Kind::Same { as_path } = &entry.kind {
+                if *as_path >= entry.path {
+                    return refuse("another name of what comes after it");
+                }
+                match self.get(as_path) {
+                    Some(Entry { kind: Kind::File { .. }, meta, .. }) if *meta == entry.meta => {}
+                    Some(Entry { kind: Kind::File { .. }, .. }) => {
+                        return refuse("two names of one file with other metadata each");
+                    }
+                    Some(_) | None => return refuse("another name of what is no file"),
+                }
+            }
             before = Some(entry);
         }
         Ok(())
@@ -165,11 +210,11 @@ impl Manifest {
 }
 
 impl Entry {
-    /// Bytes of a file; of anything else, none.
-    pub(super) fn size_bytes(&self) -> u64 {
-        match self.kind {
-            Kind::File { size_bytes, .. } => size_bytes,
-            Kind::Dir | Kind::Link { .. } => 0,
+    /// The first name of the file that it is a name of; its own path where it is none, or the first.
+    pub(super) fn first_name(&self) -> &[u8] {
+        match &self.kind {
+            Kind::Same { as_path } => as_path,
+            Kind::Dir | Kind::File { .. } | Kind::Link { .. } => &self.path,
         }
     }
 
@@ -194,7 +239,7 @@ impl Entry {
             Kind::Link { target } if target.is_empty() || target.contains(&0) => {
                 Err("a link to nothing")
             }
-            Kind::Dir | Kind::File { .. } | Kind::Link { .. } => Ok(()),
+            Kind::Dir | Kind::File { .. } | Kind::Link { .. } | Kind::Same { .. } => Ok(()),
         }
     }
 }
@@ -326,8 +371,20 @@ pub(super) mod tests {
                         Kind::Dir;
                 }
             }
-            let entries =
+            let mut entries: Vec<Entry> =
                 all.into_iter().map(|(path, (meta, kind))| Entry { path, meta, kind }).collect();
+            // Every other file is another name of the one before it.
+            let mut first: Option<(Vec<u8>, Meta)> = None;
+            for entry in &mut entries {
+                if let Kind::File { .. } = entry.kind {
+                    match first.take() {
+                        Some((as_path, meta)) => {
+                            (entry.kind, entry.meta) = (Kind::Same { as_path }, meta);
+                        }
+                        None => first = Some((entry.path.clone(), entry.meta.clone())),
+                    }
+                }
+            }
             Manifest { entries }
         })
     }
@@ -393,6 +450,65 @@ pub(super) mod tests {
         let entries = vec![entry("", Kind::Dir), entry("a", link), entry("a/passwd", Kind::Dir)];
         let bytes = Manifest { entries }.encode();
         assert!(matches!(Manifest::decode(&bytes), Err(ManifestError::Entry { index: 2, .. })));
+    }
+
+    #[test]
+    fn a_path_is_there_once() {
+        let entries = vec![entry("", Kind::Dir), entry("a", Kind::Dir), entry("a", Kind::Dir)];
+        let bytes = Manifest { entries }.encode();
+        assert!(matches!(Manifest::decode(&bytes), Err(ManifestError::Entry { index: 2, .. })));
+    }
+
+    fn same(as_path: &str) -> Kind {
+        Kind::Same { as_path: as_path.into() }
+    }
+
+    #[test]
+    fn a_name_is_one_of_a_file_that_comes_before_it_and_is_as_it_is() {
+        let file = Kind::File { size_bytes: 1, hash: Hash::of(b"1") };
+        let named = |path: &str, kind: Kind| {
+            let mut entries =
+                vec![entry("", Kind::Dir), entry("b", file.clone()), entry("d", Kind::Dir)];
+            entries.push(entry(path, kind));
+            entries.sort_by(|a, b| a.path.cmp(&b.path));
+            Manifest { entries }
+        };
+        let good = named("c", same("b"));
+        assert_eq!(Manifest::decode(&good.encode()).unwrap(), good);
+        assert_eq!(good.files().count(), 1);
+        let mut other = good.clone();
+        other.entries[2].meta.mtime_ns = 1;
+        let link = Kind::Link { target: b"b".to_vec() };
+        let mut to_link = named("c", link);
+        to_link.entries.push(entry("e", same("c")));
+        let mut to_same = named("c", same("b"));
+        to_same.entries.push(entry("e", same("c")));
+        for bad in [
+            other,
+            to_link,
+            to_same,
+            named("a", same("b")),
+            named("c", same("c")),
+            named("e", same("d")),
+            named("c", same("")),
+            named("c", same("a")),
+            named("c", same("/etc/passwd")),
+            named("c", same("../b")),
+        ] {
+            let refused = Manifest::decode(&bad.encode());
+            assert!(matches!(refused, Err(ManifestError::Entry { .. })), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_linked_is_in_the_exact_hash_and_not_in_the_content() {
+        let file = Kind::File { size_bytes: 1, hash: Hash::of(b"1") };
+        let of = |kind: Kind| Manifest {
+            entries: vec![entry("", Kind::Dir), entry("a", file.clone()), entry("b", kind)],
+        };
+        let (linked, copied) = (of(same("a")), of(file.clone()));
+        assert_eq!(linked.content(), copied.content());
+        assert_ne!(linked.exact(), copied.exact());
     }
 
     #[test]

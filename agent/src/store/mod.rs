@@ -36,6 +36,7 @@ mod mounts;
 mod objects;
 mod overlay;
 mod packs;
+mod privileged;
 pub mod problems;
 mod records;
 mod remove;

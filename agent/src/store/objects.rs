@@ -3,7 +3,12 @@
 //! ```text
 //! put ─┬ small ──▶ tmp/<batch>/pack ───┐ commit: make the bytes durable, ┌▶ packs/<number>.pack, then its index
 //!      └ large ──▶ tmp/<batch>/<hash> ─┘ then give them their names      └▶ objects/ab/cdef…
+//!      └ with holes, of any size: as a large one, with its holes
 //! ```
+//!
+//! An object with holes takes the place of one of the same bytes without, never the other way: what is built from it
+//! is no larger than it was. A file has holes where the kernel says so of the open file (SEEK_HOLE), which knows of what
+//! is not yet on the disk; how many blocks a file takes says nothing of one that was just written, or is compressed.
 //!
 //! Invariant: an object is whole or absent, also after power loss: it gets its name only once its bytes are durable.
 //! Invariant: bytes that do not have the hash of their name are never used: a large object is moved to `damaged/`, a
@@ -20,7 +25,10 @@ use std::{
     },
 };
 
-use rustix::fs::Stat;
+use rustix::{
+    fs::{SeekFrom, Stat},
+    io::Errno,
+};
 
 use super::{
     dir::{Dir, Rename},
@@ -43,8 +51,8 @@ const PACK_CHUNK_BYTES: usize = 1024 * 1024;
 const WRITE_BACK_BYTES: u64 = 8 * 1024 * 1024;
 /// How much is read at a time.
 pub(super) const CHUNK_BYTES: usize = 256 * 1024;
-/// What is nothing but zeros for so long is a hole in the copy of a file that has holes.
-const HOLE_BYTES: usize = 4096;
+/// A block that is nothing but zeros is a hole in the copy of a file that has holes. No file system has smaller ones.
+const HOLE_BYTES: usize = 512;
 
 /// The objects of a store.
 #[derive(Debug)]
@@ -86,6 +94,33 @@ impl Objects {
         let Some(fanout) = self.fanout(&fanout)? else { return Ok(false) };
         let Some(stat) = fanout.stat(&name)? else { return Ok(false) };
         Ok(u64::try_from(stat.st_size) == Ok(size_bytes))
+    }
+
+    /// Whether an object of this size is there that has holes.
+    fn contains_sparse(&self, hash: Hash, size_bytes: u64) -> Result<bool, StoreError> {
+        match self.open(hash)? {
+            Some(Object::Own(file)) => {
+                let stat = meta::stat_of(&file, &self.at(hash))?;
+                Ok(u64::try_from(stat.st_size) == Ok(size_bytes)
+                    && has_holes(&file, size_bytes, &self.at(hash))?)
+            }
+            Some(Object::Packed(_)) | None => Ok(false),
+        }
+    }
+
+    /// How many bytes an object takes where it is built; all of them where it is not there.
+    pub(super) fn filled_bytes(&self, hash: Hash, size_bytes: u64) -> Result<u64, StoreError> {
+        if self.packs.find(hash).is_some() {
+            return Ok(size_bytes);
+        }
+        match self.open(hash)? {
+            Some(Object::Own(file)) if has_holes(&file, size_bytes, &self.at(hash))? => {
+                let stat = meta::stat_of(&file, &self.at(hash))?;
+                let blocks = u64::try_from(stat.st_blocks).unwrap_or(u64::MAX);
+                Ok(size_bytes.min(blocks.saturating_mul(512)))
+            }
+            Some(Object::Own(_) | Object::Packed(_)) | None => Ok(size_bytes),
+        }
     }
 
     /// Opens an object; none where it is not there.
@@ -163,7 +198,8 @@ pub(super) struct Batch<'a> {
 struct Pending {
     /// Made with the first object.
     dir: Option<Dir>,
-    own: BTreeMap<Hash, u64>,
+    /// Whether it has holes.
+    own: BTreeMap<Hash, bool>,
     packed: HashMap<Hash, Spot>,
     pack: Option<Pack>,
     flusher: Flusher,
@@ -181,10 +217,20 @@ struct Pack {
 }
 
 impl Batch<'_> {
-    /// Whether these bytes are, or will be, in the store.
-    pub(super) fn holds(&self, hash: Hash, size_bytes: u64) -> Result<bool, StoreError> {
-        let pending = lock(&self.pending).has(hash);
-        Ok(pending || self.objects.contains(hash, size_bytes)?)
+    /// Whether these bytes are, or will be, in the store; with holes, where they should have some.
+    pub(super) fn holds(
+        &self,
+        hash: Hash,
+        size_bytes: u64,
+        holes: bool,
+    ) -> Result<bool, StoreError> {
+        let pending = lock(&self.pending).has(hash, holes);
+        Ok(pending
+            || if holes {
+                self.objects.contains_sparse(hash, size_bytes)?
+            } else {
+                self.objects.contains(hash, size_bytes)?
+            })
     }
 
     /// Reads a file to its end; returns what was read. `stat` is what it was like when it was opened.
@@ -192,9 +238,13 @@ impl Batch<'_> {
         &self,
         file: &mut File,
         stat: &Stat,
+        holes: bool,
         path: &str,
     ) -> Result<(u64, Hash), StoreError> {
         let mut start = Vec::new();
+        if holes {
+            return self.put_large(file, &start, holes, path);
+        }
         if usize::try_from(stat.st_size).is_ok_and(|size| size <= PACKED_BYTES_MAX) {
             start.reserve_exact(usize::try_from(stat.st_size).unwrap_or_default() + 1);
             let mut limited = (&mut *file).take(PACKED_BYTES_MAX as u64 + 1);
@@ -205,7 +255,7 @@ impl Batch<'_> {
                 return self.put_small(&start);
             }
         }
-        self.put_large(file, &start, has_holes(stat), path)
+        self.put_large(file, &start, holes, path)
     }
 
     fn put_small(&self, bytes: &[u8]) -> Result<(u64, Hash), StoreError> {
@@ -214,7 +264,7 @@ impl Batch<'_> {
             return Ok((size_bytes, hash));
         }
         let pending = &mut *lock(&self.pending);
-        if !pending.has(hash) {
+        if !pending.has(hash, false) {
             let pack = match &mut pending.pack {
                 Some(pack) => pack,
                 none => {
@@ -252,15 +302,16 @@ impl Batch<'_> {
             copy.write(chunk).map_err(|source| StoreError::Write { path: at.clone(), source })
         })?;
         copy.end().map_err(|source| StoreError::Write { path: at, source })?;
-        let stored = self.objects.contains(hash, size_bytes)?;
+        let stored = self.holds(hash, size_bytes, holes)?;
         let pending = &mut *lock(&self.pending);
-        let known = stored || pending.has(hash);
+        let known = stored || pending.has(hash, holes);
         let dir = self.dir(&mut pending.dir)?;
         if known {
             dir.unlink(name.as_bytes())?;
         } else {
-            dir.rename(name.as_bytes(), dir, hash.to_string().as_bytes(), Rename::New)?;
-            pending.own.insert(hash, size_bytes);
+            dir.rename(name.as_bytes(), dir, hash.to_string().as_bytes(), Rename::Over)?;
+            pending.own.insert(hash, holes);
+            pending.packed.remove(&hash);
             if size_bytes >= WRITE_BACK_BYTES {
                 pending.flusher.begin(&incoming, dir.at(hash.to_string().as_bytes()));
             }
@@ -289,6 +340,8 @@ impl Batch<'_> {
         } else {
             dir.sync_filesystem()?;
         }
+        let sparse: Vec<Hash> =
+            own.iter().filter(|(_, holes)| **holes).map(|(hash, _)| *hash).collect();
         let mut index = None;
         if let Some(pack) = &pending.pack {
             let from = (&dir, PACK);
@@ -309,6 +362,10 @@ impl Batch<'_> {
             _ => {}
         }
         objects.packs.know(pending.packed);
+        for hash in sparse {
+            // One of these bytes without holes would be found first.
+            objects.packs.forget(&objects.tmp, hash)?;
+        }
         Ok(())
     }
 
@@ -325,8 +382,11 @@ impl Batch<'_> {
 }
 
 impl Pending {
-    fn has(&self, hash: Hash) -> bool {
-        self.packed.contains_key(&hash) || self.own.contains_key(&hash)
+    fn has(&self, hash: Hash, holes: bool) -> bool {
+        match self.own.get(&hash) {
+            Some(has_holes) => *has_holes || !holes,
+            None => !holes && self.packed.contains_key(&hash),
+        }
     }
 }
 
@@ -375,14 +435,30 @@ impl<'f> Copy<'f> {
     }
 
     pub(super) fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
-        let step = if self.holes { HOLE_BYTES } else { chunk.len().max(1) };
-        for block in chunk.chunks(step) {
-            if !self.holes || block.iter().any(|byte| *byte != 0) {
-                self.file.write_all_at(block, self.at)?;
+        if self.holes {
+            let into = usize::try_from(self.at % HOLE_BYTES as u64).expect("less than a block");
+            let (head, rest) = chunk.split_at((HOLE_BYTES - into).min(chunk.len()));
+            let is_zero = |block: &[u8]| block.iter().all(|byte| *byte == 0);
+            let blocks = std::iter::once(head).chain(rest.chunks(HOLE_BYTES));
+            // Blocks that follow each other are written at once.
+            let (mut start, mut end) = (0, 0);
+            for block in blocks {
+                if is_zero(block) {
+                    self.write_at(chunk, start, end)?;
+                    start = end + block.len();
+                }
+                end += block.len();
             }
-            self.at += block.len() as u64;
+            self.write_at(chunk, start, end)?;
+        } else {
+            self.file.write_all_at(chunk, self.at)?;
         }
+        self.at += chunk.len() as u64;
         Ok(())
+    }
+
+    fn write_at(&self, chunk: &[u8], start: usize, end: usize) -> io::Result<()> {
+        self.file.write_all_at(&chunk[start..end], self.at + start as u64)
     }
 
     /// A hole at the end counts, too.
@@ -391,14 +467,22 @@ impl<'f> Copy<'f> {
     }
 }
 
-/// Whether a file takes less room than its size.
-pub(super) fn has_holes(stat: &Stat) -> bool {
-    stat.st_blocks.saturating_mul(512) < stat.st_size
-}
-
-/// Whether an open file takes less room than its size.
-pub(super) fn file_has_holes(file: &File, path: &str) -> Result<bool, StoreError> {
-    Ok(has_holes(&meta::stat_of(file, path)?))
+/// Whether an open file of this size has holes. It is at its start afterwards.
+pub(super) fn has_holes(file: &File, size_bytes: u64, path: &str) -> Result<bool, StoreError> {
+    if size_bytes == 0 {
+        return Ok(false);
+    }
+    let first = match rustix::fs::seek(file, SeekFrom::Hole(0)) {
+        Ok(first) => first,
+        // A file system that has none, or a file that was emptied meanwhile.
+        Err(Errno::INVAL | Errno::NOTSUP | Errno::NXIO) => size_bytes,
+        Err(errno) => {
+            return Err(StoreError::Read { path: path.to_owned(), source: errno.into() });
+        }
+    };
+    rustix::fs::seek(file, SeekFrom::Start(0))
+        .map_err(|errno| StoreError::Read { path: path.to_owned(), source: errno.into() })?;
+    Ok(first < size_bytes)
 }
 
 /// Reads to the end, gives each chunk on, and returns size and hash of what was read.

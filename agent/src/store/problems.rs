@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ComponentFiles ──▶ each part:  real, no link, no mount ─▶ names can be exchanged ─▶ `keep` can move with it
+//!                ├─▶ files that are set-uid, set-gid or have capabilities, where the policy does not allow them
 //!                └─▶ each filesystem: room for one more copy of all of it
 //! ```
 //!
@@ -11,16 +12,20 @@
 //! Invariant: nothing that is live, staged or recorded is changed.
 //! Invariant: one bad part does not keep the others from being looked at.
 
-use std::{io::ErrorKind, path::Path};
+use std::{collections::HashSet, io::ErrorKind, path::Path};
 
 use proto::policy::SwitchMode;
-use rustix::fs::FileType;
+use rustix::{
+    fs::{FileType, Stat},
+    io::Errno,
+};
 
 use super::{
     dir::{self, Dir, Rename},
     error::{StoreError, shown, shown_path},
     mounts,
     overlay::{self, Layer},
+    privileged::{self, Right},
     scan::{self, Place, Root},
     set::{ComponentFiles, Part, PartKind, Set, Site},
     space::Needs,
@@ -73,12 +78,15 @@ fn of_site(index: usize, part: &Part, needs: &mut Needs, found: &mut Vec<Finding
         Ok(root) => root,
         Err(error) => return found.push(bad(&error)),
     };
+    let mut measure = Measure::new(part);
     let measured = match &root {
-        Root::Tree(tree) => measure(tree, part, &mut Vec::new(), 0),
-        Root::File(dir, name) => file_size(dir, name),
-        Root::Absent => Ok(Size::default()),
+        Root::Tree(tree) => measure.tree(tree, &mut Vec::new(), 0),
+        Root::File(dir, name) => measure.file(dir, name, b""),
+        Root::Absent => Ok(()),
     };
-    match measured.and_then(|size| needs.add_size(&site.parent, size.bytes, size.entries)) {
+    let Measure { bytes, entries, privileged, .. } = measure;
+    found.extend(not_allowed(part, privileged));
+    match measured.and_then(|()| needs.add_size(&site.parent, bytes, entries)) {
         Err(error) => found.push(bad(&error)),
         Ok(()) => found.push(match (&root, site.mode()) {
             (Root::Tree(tree), SwitchMode::Exchange) => of_layers(what.clone(), tree, &part.path),
@@ -135,14 +143,22 @@ fn opened(index: usize, part: &Part) -> Result<Site<'_>, Finding> {
 /// A file inside a tree; what is wrong with the tree is the tree's matter.
 fn inner(tree: &Part, index: usize, part: &Part, rel: &[u8]) -> Finding {
     let what = named(part);
-    let look = || -> Result<Option<FileType>, StoreError> {
+    let mut refused = None;
+    let mut look = || -> Result<Option<FileType>, StoreError> {
         let site = Site::open(index, tree)?;
         let Root::Tree(root) = scan::site_root(&site, Place::Live)? else { return Ok(None) };
         let (above, name) = dir::split(rel);
         let Some(above) = root.dir_if_there(above)? else { return Ok(None) };
+        let mut measure = Measure::new(part);
+        measure.file(&above, name, b"")?;
+        refused = not_allowed(part, measure.privileged);
         Ok(above.stat(name)?.map(|stat| FileType::from_raw_mode(stat.st_mode)))
     };
-    match look() {
+    let looked = look();
+    if let Some(refused) = refused {
+        return refused;
+    }
+    match looked {
         Ok(Some(FileType::RegularFile)) => Finding::ok(what),
         Ok(Some(
             FileType::Symlink
@@ -245,54 +261,125 @@ fn kept(tree: &Dir, keep: &[u8]) -> Result<(), StoreError> {
     Err(StoreError::Mount { path: above.at(name) })
 }
 
-/// What a copy takes.
-#[derive(Clone, Copy, Debug, Default)]
-struct Size {
+/// What a copy of a part takes, and which files of it are not allowed in a release.
+struct Measure<'p> {
+    part: &'p Part,
     bytes: u64,
     entries: u64,
+    /// Files with several names, by device and inode.
+    linked: HashSet<(u64, u64)>,
+    privileged: Vec<(Vec<u8>, Right)>,
 }
 
-fn file_size(dir: &Dir, name: &[u8]) -> Result<Size, StoreError> {
-    let stat = dir.stat(name)?;
-    let bytes = stat.map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or_default());
-    Ok(Size { bytes, entries: 1 })
-}
+impl<'p> Measure<'p> {
+    fn new(part: &'p Part) -> Self {
+        Self { part, bytes: 0, entries: 0, linked: HashSet::new(), privileged: Vec::new() }
+    }
 
-/// All of a tree but what is kept across releases. Names that go away meanwhile are passed over.
-fn measure(dir: &Dir, part: &Part, at: &mut Vec<u8>, depth: usize) -> Result<Size, StoreError> {
-    let mut size = Size::default();
-    for name in dir.names()? {
-        let Some(stat) = dir.stat(&name)? else { continue };
-        let length = at.len();
-        if !at.is_empty() {
-            at.push(b'/');
+    /// All of a tree but what is kept across releases. Names that go away meanwhile are passed over.
+    fn tree(&mut self, dir: &Dir, at: &mut Vec<u8>, depth: usize) -> Result<(), StoreError> {
+        for name in dir.names()? {
+            let length = at.len();
+            if !at.is_empty() {
+                at.push(b'/');
+            }
+            at.extend_from_slice(&name);
+            if !self.part.keep().iter().any(|keep| keep == at) {
+                self.one(dir, &name, at, depth)?;
+            }
+            at.truncate(length);
         }
-        at.extend_from_slice(&name);
-        let kept = part.keep().iter().any(|keep| keep == at);
-        if !kept {
-            size.entries += 1;
-            match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory if depth < DEPTH_MAX => {
-                    if let Some(below) = dir.dir_if_there(&name)? {
-                        let below = measure(&below, part, at, depth + 1)?;
-                        size.bytes = size.bytes.saturating_add(below.bytes);
-                        size.entries = size.entries.saturating_add(below.entries);
-                    }
+        Ok(())
+    }
+
+    fn one(
+        &mut self,
+        dir: &Dir,
+        name: &[u8],
+        at: &mut Vec<u8>,
+        depth: usize,
+    ) -> Result<(), StoreError> {
+        let Some(stat) = dir.stat(name)? else { return Ok(()) };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => return self.regular(dir, name, &stat, at),
+            FileType::Directory if depth < DEPTH_MAX => {
+                if let Some(below) = dir.dir_if_there(name)? {
+                    self.tree(&below, at, depth + 1)?;
                 }
-                FileType::RegularFile => {
-                    let bytes = u64::try_from(stat.st_size).unwrap_or_default();
-                    size.bytes = size.bytes.saturating_add(bytes);
-                }
-                FileType::Directory
-                | FileType::Symlink
-                | FileType::Fifo
-                | FileType::Socket
-                | FileType::CharacterDevice
-                | FileType::BlockDevice
-                | FileType::Unknown => {}
+            }
+            FileType::Directory
+            | FileType::Symlink
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => {}
+        }
+        self.entries += 1;
+        Ok(())
+    }
+
+    /// A declared file, by its name.
+    fn file(&mut self, dir: &Dir, name: &[u8], rel: &[u8]) -> Result<(), StoreError> {
+        match dir.stat(name)? {
+            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
+                self.regular(dir, name, &stat, rel)
+            }
+            Some(_) | None => {
+                self.entries += 1;
+                Ok(())
             }
         }
-        at.truncate(length);
     }
-    Ok(size)
+
+    fn regular(
+        &mut self,
+        dir: &Dir,
+        name: &[u8],
+        stat: &Stat,
+        rel: &[u8],
+    ) -> Result<(), StoreError> {
+        if stat.st_nlink > 1 && !self.linked.insert((stat.st_dev, stat.st_ino)) {
+            return Ok(());
+        }
+        self.entries += 1;
+        // Holes take nothing.
+        let blocks = u64::try_from(stat.st_blocks).unwrap_or_default();
+        let size = u64::try_from(stat.st_size).unwrap_or_default();
+        self.bytes = self.bytes.saturating_add(size.min(blocks.saturating_mul(512)));
+        let declared_itself = match &self.part.kind {
+            PartKind::Tree { inner, .. } => inner.iter().any(|inner| inner == rel),
+            PartKind::File | PartKind::Inner { .. } => false,
+        };
+        if !privileged::may(self.part)
+            && !declared_itself
+            && let Some(right) = privileged::right(stat.st_mode, is_capable(dir, name)?)
+        {
+            self.privileged.push((rel.to_vec(), right));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file has capabilities. It is not opened.
+fn is_capable(dir: &Dir, name: &[u8]) -> Result<bool, StoreError> {
+    match rustix::fs::lgetxattr(dir.proc_path(name), privileged::CAPABILITIES, &mut [0; 0]) {
+        Ok(_) | Err(Errno::RANGE) => Ok(true),
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::NOENT) => Ok(false),
+        Err(errno) => Err(StoreError::Read {
+            path: format!("the extended attributes of {}", dir.at(name)),
+            source: errno.into(),
+        }),
+    }
+}
+
+/// What a snapshot of this part would be refused for.
+fn not_allowed(part: &Part, privileged: Vec<(Vec<u8>, Right)>) -> Option<Finding> {
+    let (rel, right) = privileged.first()?;
+    let path = part.shown_below(rel);
+    let mut what = format!("file {path}");
+    if privileged.len() > 1 {
+        what.push_str(&format!(" and {} more like it", privileged.len() - 1));
+    }
+    Some(Finding::of_words(what, &privileged::error(part, path, *right).reason()))
 }

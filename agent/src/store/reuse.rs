@@ -23,7 +23,7 @@ use super::{
     remove,
     scan::{Place, Read},
     set::{PartKind, Set, Site},
-    space::Needs,
+    space::{self, Needs},
     stage::own_parts,
 };
 
@@ -106,8 +106,7 @@ impl Store {
         }
         let mut needs = Needs::default();
         let new = wanted.iter().filter(|(path, entry)| before.get(*path) != Some(*entry));
-        let (entries, bytes) = new
-            .fold((0, 0), |(entries, bytes), (_, entry)| (entries + 1, bytes + entry.size_bytes()));
+        let (bytes, entries) = space::to_build(&self.objects, new.map(|(_, entry)| *entry))?;
         needs.add_size(staging, bytes, entries)?;
         needs.check()?;
         staging.rename(&name, staging, &building, Rename::New)?;

@@ -64,6 +64,8 @@ pub(super) enum PartKind {
     Tree {
         switch: SwitchMode,
         keep: Vec<Vec<u8>>,
+        /// Its files may be set-uid, set-gid or have file capabilities.
+        privileged: bool,
         /// Declared files below it: belong to the set, not to this tree's manifest.
         inner: Vec<Vec<u8>>,
     },
@@ -130,7 +132,8 @@ impl Part {
                     tree.keep.iter().map(|keep| keep_path(keep)).collect::<Result<_, _>>()?;
                 keep.sort_unstable();
                 let (switch, inner) = (tree.switch, Vec::new());
-                (&tree.tree, PartKind::Tree { switch, keep, inner })
+                let privileged = tree.privileged_files;
+                (&tree.tree, PartKind::Tree { switch, keep, privileged, inner })
             }
             FilesPolicy::File(file) => (&file.file, PartKind::File),
         };
@@ -441,6 +444,7 @@ mod tests {
             tree: path.into(),
             switch: SwitchMode::Exchange,
             keep: keep.iter().map(PathBuf::from).collect(),
+            privileged_files: false,
         })
     }
 

@@ -12,6 +12,7 @@ use super::{
     hash::Hash,
     manifest::{Encoded, SetManifest},
     objects::Batch,
+    privileged,
     records::{Bytes, Found, LivePointer, PartRecord, Record},
     scan::{self, Keep, Place, Read, Scanned},
     set::{ComponentFiles, Set},
@@ -61,6 +62,7 @@ impl Store {
         let live = || scan::roots(&set, &sites, Place::Live);
         let batch = self.objects.batch();
         let scanned = scan::settled(&set, &shared.cache, &batch, &self.steps, live)?;
+        privileged::refuse_live(&set, &scanned.manifest)?;
         let info = self.name(&set, &scanned, batch, label)?;
         let live = LivePointer { exact: info.exact, replaced: None };
         self.records.set_live(&set.component, live)?;

@@ -4,7 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{dir::Dir, error::StoreError, manifest::Manifest, set::Site};
+use super::{
+    dir::Dir,
+    error::StoreError,
+    manifest::{Entry, Kind},
+    objects::Objects,
+    set::Site,
+};
 
 /// What a file or directory takes on disk beyond its bytes: its inode, its name, the rest of its last block.
 const ENTRY_BYTES: u64 = 4096;
@@ -27,20 +33,6 @@ struct Need {
 }
 
 impl Needs {
-    /// Adds a manifest that is to be built on the filesystem of `dir`.
-    pub(super) fn add(&mut self, dir: &Dir, manifest: &Manifest) -> Result<(), StoreError> {
-        let need = self.filesystems.entry(dir.own_stat()?.st_dev).or_default();
-        need.path = dir.at(b"");
-        (need.free_bytes, need.free_inodes) = free(dir)?;
-        let entries = u64::try_from(manifest.entries.len()).unwrap_or(u64::MAX);
-        need.inodes = need.inodes.saturating_add(entries);
-        need.bytes = need.bytes.saturating_add(entries.saturating_mul(ENTRY_BYTES));
-        for (_, size_bytes, _) in manifest.files() {
-            need.bytes = need.bytes.saturating_add(size_bytes);
-        }
-        Ok(())
-    }
-
     /// Adds what takes so many bytes and entries on the filesystem of `dir`.
     pub(super) fn add_size(
         &mut self,
@@ -100,6 +92,25 @@ impl Need {
     fn bytes_with_margin(&self) -> u64 {
         if self.bytes == 0 { 0 } else { self.bytes + self.bytes / 20 + MARGIN_BYTES }
     }
+}
+
+/// Bytes and entries that it takes to build these. Another name of a file takes neither, and holes take no bytes.
+pub(super) fn to_build<'e>(
+    objects: &Objects,
+    entries: impl Iterator<Item = &'e Entry>,
+) -> Result<(u64, u64), StoreError> {
+    let (mut bytes, mut count) = (0u64, 0);
+    for entry in entries {
+        match entry.kind {
+            Kind::Same { .. } => {}
+            Kind::Dir | Kind::Link { .. } => count += 1,
+            Kind::File { size_bytes, hash } => {
+                bytes = bytes.saturating_add(objects.filled_bytes(hash, size_bytes)?);
+                count += 1;
+            }
+        }
+    }
+    Ok((bytes, count))
 }
 
 /// Free bytes and inodes; filesystems that make inodes as they need them name no number.

@@ -24,7 +24,7 @@ use super::{
     error::StoreError,
     hash::Hash,
     manifest::{Manifest, SetManifest},
-    mounts,
+    mounts, privileged,
     records::{Bytes, LivePointer, Record, Standing},
     remove,
     scan::{self, Keep, Place, Read, Root},
@@ -74,6 +74,7 @@ impl Store {
         mounts::refuse(&set)?;
         let record = self.known(&set, to)?;
         let manifest = self.wanted(&record)?;
+        privileged::refuse_stored(&set, to, &manifest)?;
         let sites = set.sites()?;
         // Opens every live root: each must be there, and on the filesystem that it would be staged on.
         scan::roots(&set, &sites, Place::Live)?;
@@ -89,7 +90,8 @@ impl Store {
             }
             self.refuse_incomplete(&set, &record, &manifest, site)?;
             for (_, part) in own_parts(&set, &manifest, site) {
-                needs.add(&site.parent, part)?;
+                let (bytes, entries) = space::to_build(&self.objects, part.entries.iter())?;
+                needs.add_size(&site.parent, bytes, entries)?;
             }
         }
         needs.check()?;
@@ -111,6 +113,7 @@ impl Store {
         let _manifests = self.records.work();
         let record = self.known(&set, to)?;
         let manifest = self.wanted(&record)?;
+        privileged::refuse_stored(&set, to, &manifest)?;
         let mut sites = set.sites()?;
         refuse_keep_elsewhere(&set, &sites)?;
 
@@ -158,6 +161,7 @@ impl Store {
         mounts::refuse(&set)?;
         let record = self.known(&set, exact)?;
         let manifest = self.wanted(&record)?;
+        privileged::refuse_stored(&set, exact, &manifest)?;
         let mut sites = set.sites()?;
         if !sites.iter().all(seals::can_seal) {
             // With `switch: link` the app's own releases stand side by side already.
@@ -338,7 +342,8 @@ impl Store {
             missing.iter().copied().filter(|site| !reused.contains(&site.index)).collect();
         for site in &rest {
             for (_, part) in own_parts(set, manifest, site) {
-                needs.add(site.staging()?, part)?;
+                let (bytes, entries) = space::to_build(&self.objects, part.entries.iter())?;
+                needs.add_size(site.staging()?, bytes, entries)?;
             }
         }
         if needs.check().is_err() {

@@ -10,9 +10,11 @@
 //! read with, and of every file that is too young to tell. That is enough because the kernel stamps every change of
 //! bytes, mode, owner or attributes into ctime, which nobody but root can set (by the clock) or get round (by the disk).
 //!
+//! A file with several names is looked at by each of them; those that lie in one part are brought together at the end.
+//!
 //! Invariant: nothing but regular files is opened for reading; sockets, fifos and devices are listed and passed over.
 
-use std::{collections::HashSet, fs::File, sync::Arc, time::SystemTime};
+use std::{collections::HashSet, sync::Arc, time::SystemTime};
 
 use rustix::fs::{FileType, Stat};
 
@@ -20,10 +22,9 @@ use super::{
     cache::Cache,
     dir::Dir,
     error::StoreError,
-    hash::Hash,
     manifest::{Entry, Kind, Manifest, Meta, SetManifest},
     meta,
-    objects::{Batch, hash_through},
+    objects::{Batch, has_holes, hash_through},
     scan::{Read, Root, Scanned},
     set::{Part, PartKind, STAGING, Set},
     workers,
@@ -60,6 +61,8 @@ enum Below {
 struct Worker {
     entries: Vec<Vec<Entry>>,
     skipped: Vec<(usize, Vec<u8>)>,
+    /// What may have other names: part, device and inode, path.
+    linked: Vec<(usize, (u64, u64), Vec<u8>)>,
     unsettled: Option<String>,
 }
 
@@ -99,21 +102,31 @@ impl Walk<'_> {
 
     fn worker(&self) -> Worker {
         let entries = self.set.parts.iter().map(|_| Vec::new()).collect();
-        Worker { entries, skipped: Vec::new(), unsettled: None }
+        Worker { entries, skipped: Vec::new(), linked: Vec::new(), unsettled: None }
     }
 
     fn gathered(&self, workers: Vec<Worker>) -> Scanned {
         let mut parts: Vec<Vec<Entry>> = self.set.parts.iter().map(|_| Vec::new()).collect();
-        let (mut skipped, mut unsettled) = (Vec::new(), None);
+        let (mut skipped, mut linked, mut unsettled) = (Vec::new(), Vec::new(), None);
         for worker in workers {
             for (part, mut entries) in parts.iter_mut().zip(worker.entries) {
                 part.append(&mut entries);
             }
             skipped.extend(worker.skipped);
+            linked.extend(worker.linked);
             unsettled = unsettled.or(worker.unsettled);
         }
         for entries in &mut parts {
             entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        }
+        linked.sort_unstable();
+        for names in linked.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            let Some(((part, _, first), others)) = names.split_first() else { continue };
+            for (_, _, other) in others {
+                if !same_file(&mut parts[*part], first, other) {
+                    unsettled.get_or_insert_with(|| self.set.parts[*part].shown_below(other));
+                }
+            }
         }
         skipped.sort_unstable();
         let skipped = skipped.iter().map(|(part, path)| self.set.parts[*part].shown_below(path));
@@ -202,7 +215,7 @@ impl Walk<'_> {
                     more.push(Job::Dir { part, dir, rel: path, depth: depth + 1 });
                 }
                 FileType::RegularFile => match self.known(part, &stat)? {
-                    Some((kind, meta)) => worker.entries[part].push(Entry { path, meta, kind }),
+                    Some((kind, meta)) => worker.found(part, &stat, Entry { path, meta, kind }),
                     None => more.push(Job::File { part, dir: Arc::clone(&dir), name, path }),
                 },
                 FileType::Symlink
@@ -264,11 +277,15 @@ impl Walk<'_> {
                 return Ok(());
             }
             if let Some((kind, meta)) = self.known(part, &before)? {
-                worker.entries[part].push(Entry { path, meta, kind });
+                worker.found(part, &before, Entry { path, meta, kind });
                 return Ok(());
             }
             let began = SystemTime::now();
-            let (size_bytes, hash) = self.bytes(part, &mut file, &at, &before)?;
+            let holes = has_holes(&file, u64::try_from(before.st_size).unwrap_or_default(), &at)?;
+            let (size_bytes, hash) = match self.batches[part] {
+                Some(batch) => batch.put(&mut file, &before, holes, &at)?,
+                None => hash_through(&mut file, &at, |_| Ok(()))?,
+            };
             let meta = meta::of_open(&file, &before, || at.clone())?;
             let after = meta::stat_of(&file, &at)?;
             let same = meta::ctime(&before) == meta::ctime(&after)
@@ -276,28 +293,15 @@ impl Walk<'_> {
                 && before.st_size == after.st_size
                 && u64::try_from(before.st_size) == Ok(size_bytes);
             if same {
-                self.cache.remember(&before, hash, &meta.xattrs, began);
+                self.cache.remember(&before, hash, holes, &meta.xattrs, began);
             } else if reads < READS_MAX {
                 continue;
             } else {
                 worker.unsettled(at);
             }
             let kind = Kind::File { size_bytes, hash };
-            worker.entries[part].push(Entry { path, meta, kind });
+            worker.found(part, &before, Entry { path, meta, kind });
             return Ok(());
-        }
-    }
-
-    fn bytes(
-        &self,
-        part: usize,
-        file: &mut File,
-        at: &str,
-        before: &Stat,
-    ) -> Result<(u64, Hash), StoreError> {
-        match self.batches[part] {
-            Some(batch) => batch.put(file, before, at),
-            None => hash_through(file, at, |_| Ok(())),
         }
     }
 
@@ -307,11 +311,12 @@ impl Walk<'_> {
             Read::Changed => self.cache.seen(stat),
             Read::Everything => None,
         };
-        let (Some((hash, xattrs)), Ok(size_bytes)) = (seen, u64::try_from(stat.st_size)) else {
+        let (Some((hash, holes, xattrs)), Ok(size_bytes)) = (seen, u64::try_from(stat.st_size))
+        else {
             return Ok(None);
         };
         let stored = match self.batches[part] {
-            Some(batch) => batch.holds(hash, size_bytes)?,
+            Some(batch) => batch.holds(hash, size_bytes, holes)?,
             None => true,
         };
         Ok(stored.then(|| (Kind::File { size_bytes, hash }, meta::from_stat(stat, xattrs))))
@@ -319,9 +324,28 @@ impl Walk<'_> {
 }
 
 impl Worker {
+    fn found(&mut self, part: usize, stat: &Stat, file: Entry) {
+        if stat.st_nlink > 1 {
+            self.linked.push((part, (stat.st_dev, stat.st_ino), file.path.clone()));
+        }
+        self.entries[part].push(file);
+    }
+
     fn unsettled(&mut self, path: String) {
         self.unsettled.get_or_insert(path);
     }
+}
+
+/// Makes `other` another name of `first`. False where the two are not as one file is: it changed in between.
+fn same_file(entries: &mut [Entry], first: &[u8], other: &[u8]) -> bool {
+    let at = |path: &[u8]| entries.binary_search_by(|entry| entry.path.as_slice().cmp(path));
+    let (Ok(first), Ok(other)) = (at(first), at(other)) else { return false };
+    let as_path = entries[first].path.clone();
+    if entries[first].kind != entries[other].kind || entries[first].meta != entries[other].meta {
+        return false;
+    }
+    entries[other].kind = Kind::Same { as_path };
+    true
 }
 
 /// The paths of each part that do not belong to its manifest.

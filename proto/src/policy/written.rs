@@ -28,6 +28,9 @@ pub(super) struct Files {
     /// Paths below the tree that live across releases: uploads, logs. Relative, without `..`.
     #[serde(default)]
     keep: Vec<PathBuf>,
+    /// The tree's releases may hold files that are set-uid, set-gid or have file capabilities; without it, such a file is
+    /// refused. Default: false.
+    privileged_files: Option<bool>,
     /// A single file, inside a tree or on its own. Absolute.
     file: Option<PathBuf>,
     /// The names of the file's keys may be shown, the values never. Default: false.
@@ -41,7 +44,7 @@ impl TryFrom<Files> for FilesPolicy {
     type Error = String;
 
     fn try_from(written: Files) -> Result<Self, String> {
-        let Files { tree, switch, keep, file, secret, require } = written;
+        let Files { tree, switch, keep, privileged_files, file, secret, require } = written;
         match (tree, file) {
             (Some(tree), None) => {
                 refuse_if(
@@ -52,7 +55,12 @@ impl TryFrom<Files> for FilesPolicy {
                     !require.is_empty(),
                     "`require` says something of a `file`, not of a `tree`",
                 )?;
-                Ok(Self::Tree(TreePolicy { tree, switch: switch.unwrap_or_default(), keep }))
+                Ok(Self::Tree(TreePolicy {
+                    tree,
+                    switch: switch.unwrap_or_default(),
+                    keep,
+                    privileged_files: privileged_files.unwrap_or(false),
+                }))
             }
             (None, Some(file)) => {
                 refuse_if(
@@ -60,6 +68,10 @@ impl TryFrom<Files> for FilesPolicy {
                     "`switch` says something of a `tree`, not of a `file`",
                 )?;
                 refuse_if(!keep.is_empty(), "`keep` says something of a `tree`, not of a `file`")?;
+                refuse_if(
+                    privileged_files.is_some(),
+                    "`privileged_files` says something of a `tree`, not of a `file`",
+                )?;
                 Ok(Self::File(FilePolicy { file, secret: secret.unwrap_or(false), require }))
             }
             (None, None) => Err("neither `tree` nor `file` is given; write one of them".to_owned()),

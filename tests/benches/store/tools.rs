@@ -150,6 +150,7 @@ pub(crate) fn files(live: &Path) -> ComponentFiles {
         tree: live.to_owned(),
         switch: SwitchMode::Exchange,
         keep: vec!["uploads".into()],
+        privileged_files: false,
     };
     ComponentFiles {
         component: "app".to_owned(),

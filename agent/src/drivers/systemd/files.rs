@@ -24,7 +24,12 @@ pub(super) fn of(unit: &str) -> Vec<FilesPolicy> {
         files.push(FilesPolicy::File(FilePolicy { file, secret: false, require: Vec::new() }));
         let tree = Path::new(DIRECTORY).join(format!("{name}.d"));
         let switch = SwitchMode::Exchange;
-        files.push(FilesPolicy::Tree(TreePolicy { tree, switch, keep: Vec::new() }));
+        files.push(FilesPolicy::Tree(TreePolicy {
+            tree,
+            switch,
+            keep: Vec::new(),
+            privileged_files: false,
+        }));
     }
     files
 }

@@ -150,3 +150,23 @@ fn p10_a_link_in_a_backup_leads_nowhere() {
     let by_link = Backup { from: latest, ..backup };
     assert_eq!(store.import(&world.files(), &by_link, label("v0")).unwrap().0.exact, info.exact);
 }
+
+#[test]
+fn p09_a_backup_with_a_privileged_file_is_refused() {
+    let world = World::new(SwitchMode::Exchange);
+    let store = world.store();
+    let backup = backup(&world, BackupOwner::Found);
+    fs::set_permissions(backup.from.join("bin/run"), Permissions::from_mode(0o4755)).unwrap();
+    let mut files = world.files();
+    for one in &mut files.files {
+        if let FilesPolicy::Tree(tree) = one {
+            tree.privileged_files = false;
+        }
+    }
+    let error = store.import(&files, &backup, label("v0")).unwrap_err();
+    let at = backup.from.join("bin/run").display().to_string();
+    assert!(matches!(error, StoreError::Privileged { .. }), "{}", error.reason());
+    assert!(error.reason().contains(&format!("chmod u-s {at}")), "{}", error.reason());
+    assert!(store.list().unwrap().is_empty());
+    store.import(&world.files(), &backup, label("v0")).unwrap();
+}

@@ -5,12 +5,16 @@
 mod confined;
 mod damage;
 mod import;
+mod links;
+mod privileged;
 mod race;
 mod real;
 mod reuse;
 mod snapshot;
+mod sparse;
 mod stage;
 mod switch;
+mod whole;
 
 use std::{
     collections::BTreeMap,
@@ -81,6 +85,7 @@ impl World {
                 tree: self.root.join(path),
                 switch,
                 keep: keep.iter().map(PathBuf::from).collect(),
+                privileged_files: true,
             })
         };
         let file = |path: &str| {
@@ -132,6 +137,7 @@ impl World {
         write("app/.env.production", &format!("SECRET={version}"), 0o600);
         write("app/bin/run", "#!/bin/sh", 0o4755);
         write("app/same", "the same in both", 0o444);
+        fs::hard_link(app.join("same"), app.join("bin/again")).unwrap();
         write("portal/index.html", &format!("portal {version}"), 0o644);
         let odd = OsStr::from_bytes(b"odd \xff\nname");
         fs::write(app.join(odd), format!("odd {version}")).unwrap();
@@ -149,6 +155,7 @@ impl World {
             fs::write(app.join("var/logs/today"), "log").unwrap();
             fs::create_dir_all(app.join("only-v2/deep")).unwrap();
             fs::write(app.join("only-v2/deep/file"), "new").unwrap();
+            fs::hard_link(app.join("same"), app.join("only-v2/again")).unwrap();
             fs::write(self.root.join("etc/only-v2.conf"), "new").unwrap();
             fs::remove_dir_all(self.root.join("etc/app.service.d")).unwrap();
             fs::create_dir_all(self.root.join("etc/web.service.d")).unwrap();
@@ -235,7 +242,8 @@ fn look(top: &Path, path: &Path, picture: &mut Picture) {
     };
     let (mode, uid, gid) = (meta.mode(), meta.uid(), meta.gid());
     let (mtime, ns) = (meta.mtime(), meta.mtime_nsec());
-    let known = format!("{mode:o} {uid} {gid} {mtime}.{ns} {what}");
+    let names = if meta.is_file() { meta.nlink() } else { 1 };
+    let known = format!("{mode:o} {uid} {gid} {mtime}.{ns} {names} {what}");
     // The release directory behind a link has another name each time.
     let key = Path::new(top.components().nth_back(0).unwrap().as_os_str());
     let key = if top.to_string_lossy().contains("/releases/") { Path::new("app") } else { key };

@@ -38,7 +38,12 @@ fn real_disk_full_during_staging() {
     let disk = SmallDisk::new(48 * MIB);
     let app = disk.root().join("app");
     fs::create_dir(&app).unwrap();
-    let tree = TreePolicy { tree: app.clone(), switch: SwitchMode::Exchange, keep: Vec::new() };
+    let tree = TreePolicy {
+        tree: app.clone(),
+        switch: SwitchMode::Exchange,
+        keep: Vec::new(),
+        privileged_files: false,
+    };
     let files = ComponentFiles {
         component: "app".to_owned(),
         files: vec![FilesPolicy::Tree(tree)],

@@ -10,13 +10,13 @@
 //! Invariant: every byte that was written, or cloned, is hashed; what is not what the manifest says ends the build.
 
 use std::{
-    collections::{BTreeMap, HashSet},
     fs::File,
     io::Seek as _,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use super::{
+    change::{Change, Leaf},
     dir::{self, Dir},
     error::{Damage, StoreError, shown},
     hash::Hash,
@@ -52,7 +52,7 @@ impl Builder<'_> {
     ) -> Result<(), StoreError> {
         holder.make_dir(name)?;
         let root = holder.dir(name)?;
-        let (mut places, mut names) = (BTreeMap::new(), BTreeMap::new());
+        let (mut places, mut names) = (Vec::new(), Vec::new());
         for entry in manifest.entries.iter().filter(|entry| !entry.path.is_empty()) {
             match &entry.kind {
                 Kind::Dir => {
@@ -60,10 +60,10 @@ impl Builder<'_> {
                     above.make_dir(name)?;
                 }
                 Kind::File { .. } | Kind::Link { .. } => {
-                    places.insert(entry.path.as_slice(), entry);
+                    places.push((entry.path.as_slice(), entry));
                 }
                 Kind::Same { .. } => {
-                    names.insert(entry.path.as_slice(), entry);
+                    names.push((entry.path.as_slice(), entry));
                 }
             }
         }
@@ -75,74 +75,37 @@ impl Builder<'_> {
         finish_dirs(&root, manifest, |_| true)
     }
 
-    /// Makes an old tree, of which every path is known, the wanted one: what differs is removed and made anew, nothing
-    /// else is touched. Another name of a file stays only where its first name does.
+    /// Makes an old tree, of which every path is known, the wanted one; what is the same in both is not touched.
     pub(super) fn change(
         &self,
         root: &Dir,
-        old: &BTreeMap<&[u8], &Entry>,
-        new: &BTreeMap<&[u8], &Entry>,
+        change: &Change<'_>,
         manifest: &Manifest,
     ) -> Result<(), StoreError> {
-        let is_dir = |entry: &Entry| matches!(entry.kind, Kind::Dir);
-        let mut touched: HashSet<&[u8]> = HashSet::new();
-        let (mut places, mut names) = (BTreeMap::new(), BTreeMap::new());
-        let same = |path: &[u8]| match (old.get(path), new.get(path)) {
-            (Some(old), Some(new)) => old.kind == new.kind && old.meta == new.meta,
-            (Some(_), None) | (None, _) => false,
+        let gone = by_directory(change.gone.iter().copied(), |path| path);
+        let each = |(): &mut (), job: Vec<&[u8]>, _: &mut Vec<_>| {
+            let Some(first) = job.first() else { return Ok(()) };
+            let (above, _) = root.parent_of(first)?;
+            job.iter().try_for_each(|path| above.unlink(dir::split(path).1))
         };
-        let stays = |entry: &Entry| same(&entry.path) && same(entry.first_name());
-        // Children come after their parents, so backwards a directory is empty when its turn comes.
-        for (path, entry) in old.iter().rev() {
-            let both_dirs = is_dir(entry) && new.get(path).is_some_and(|new| is_dir(new));
-            if !both_dirs && !stays(entry) {
-                let (above, name) = root.parent_of(path)?;
-                if is_dir(entry) {
-                    above.remove_dir(name)?
-                } else {
-                    above.unlink(name)?
-                }
-                touched.insert(dir::split(path).0);
-            }
+        workers::share(gone, || (), each)?;
+        for path in change.gone_dirs.iter().rev() {
+            let (above, name) = root.parent_of(path)?;
+            above.remove_dir(name)?;
         }
-        for (path, entry) in new {
-            match old.get(path) {
-                Some(old) if is_dir(old) && is_dir(entry) => {
-                    if old.meta != entry.meta {
-                        touched.insert(path);
-                    }
-                }
-                Some(old) if stays(old) => {}
-                Some(_) | None => {
-                    touched.insert(dir::split(path).0);
-                    if is_dir(entry) {
-                        let (above, name) = root.parent_of(path)?;
-                        above.make_dir(name)?;
-                        touched.insert(path);
-                    } else if matches!(entry.kind, Kind::Same { .. }) {
-                        names.insert(*path, *entry);
-                    } else {
-                        places.insert(*path, *entry);
-                    }
-                }
-            }
+        for path in &change.made_dirs {
+            let (above, name) = root.parent_of(path)?;
+            above.make_dir(name)?;
         }
-        self.leaves(root, &places)?;
-        self.leaves(root, &names)?;
-        finish_dirs(root, manifest, |path| touched.contains(path))
+        self.leaves(root, &change.made)?;
+        self.leaves(root, &change.named)?;
+        finish_dirs(root, manifest, |path| change.touched.contains(path))
     }
 
     /// Builds files and links, or other names of files, whose directories and first names are there.
-    fn leaves(&self, root: &Dir, places: &BTreeMap<&[u8], &Entry>) -> Result<(), StoreError> {
-        let mut jobs: Vec<Vec<(&[u8], &Entry)>> = Vec::new();
-        for (path, entry) in places {
-            // Those of one directory follow each other, and the directory is opened once for them.
-            match jobs.last_mut().filter(|job| job.len() < JOB_FILES_MAX) {
-                Some(job) if same_dir(job, path) => job.push((path, entry)),
-                Some(_) | None => jobs.push(vec![(path, entry)]),
-            }
-        }
-        let each = |(): &mut (), job: Vec<(&[u8], &Entry)>, _: &mut Vec<_>| {
+    fn leaves(&self, root: &Dir, places: &[Leaf<'_>]) -> Result<(), StoreError> {
+        let jobs = by_directory(places.iter().copied(), |(path, _)| path);
+        let each = |(): &mut (), job: Vec<Leaf<'_>>, _: &mut Vec<_>| {
             let Some((first, _)) = job.first() else { return Ok(()) };
             if self.yields_to.is_some_and(|waiting| waiting.load(Ordering::Relaxed) > 0) {
                 return Err(StoreError::Yielded { component: self.component.to_owned() });
@@ -271,8 +234,18 @@ fn finish_dirs(
     Ok(())
 }
 
-fn same_dir(job: &[(&[u8], &Entry)], path: &[u8]) -> bool {
-    job.first().is_some_and(|(first, _)| dir::split(first).0 == dir::split(path).0)
+/// A few of one directory at a time: they follow each other, and the directory is opened once for them.
+fn by_directory<'m, T>(all: impl Iterator<Item = T>, path: impl Fn(&T) -> &'m [u8]) -> Vec<Vec<T>> {
+    let above = |one: &T| dir::split(path(one)).0;
+    let mut jobs: Vec<Vec<T>> = Vec::new();
+    for one in all {
+        let job = jobs.last_mut().filter(|job| job.len() < JOB_FILES_MAX);
+        match job.filter(|job| job.first().is_some_and(|first| above(first) == above(&one))) {
+            Some(job) => job.push(one),
+            None => jobs.push(vec![one]),
+        }
+    }
+    jobs
 }
 
 /// What is said of an object that cannot be used.

@@ -21,6 +21,7 @@
 mod beside;
 mod build;
 mod cache;
+mod change;
 mod compare;
 mod decoded;
 mod dir;

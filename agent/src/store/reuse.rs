@@ -10,15 +10,16 @@
 //! Invariant: a tree is taken only if the store has every byte of its release: the only copy of something is never taken.
 //! Invariant: whatever fails, the tree that was taken is no longer one of the other release by its name.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     Shared, Store,
     build::Builder,
+    change::{Change, Leaf},
     dir::Rename,
     error::StoreError,
     hash::Hash,
-    manifest::{Entry, SetManifest},
+    manifest::SetManifest,
     records::{Bytes, Found, Standing},
     remove,
     scan::{Place, Read},
@@ -104,9 +105,10 @@ impl Store {
         if whole.entries.is_empty() {
             return Ok(false);
         }
+        let change = Change::between(&before, &wanted);
         let mut needs = Needs::default();
-        let new = wanted.iter().filter(|(path, entry)| before.get(*path) != Some(*entry));
-        let (bytes, entries) = space::to_build(&self.objects, new.map(|(_, entry)| *entry))?;
+        let new = change.made.iter().chain(&change.named).map(|(_, entry)| *entry);
+        let (bytes, entries) = space::to_build(&self.objects, new)?;
         needs.add_size(staging, bytes, entries)?;
         needs.check()?;
         staging.rename(&name, staging, &building, Rename::New)?;
@@ -117,7 +119,7 @@ impl Store {
             exact: to,
             yields_to: None,
         };
-        builder.change(&staging.dir(&building)?, &before, &wanted, whole)?;
+        builder.change(&staging.dir(&building)?, &change, whole)?;
         staging.sync_filesystem()?;
         let look = (Place::Building(to), Read::Changed);
         let wrong = self.wrong(set, std::iter::once(site), &shared.cache, look, manifest)?;
@@ -125,13 +127,9 @@ impl Store {
     }
 }
 
-/// Every path of a tree with the single files in it.
-fn leaves<'m>(
-    set: &'m Set,
-    manifest: &'m SetManifest,
-    site: &Site<'_>,
-) -> BTreeMap<&'m [u8], &'m Entry> {
-    let mut all = BTreeMap::new();
+/// Every path of a tree with the single files in it, in order.
+fn leaves<'m>(set: &'m Set, manifest: &'m SetManifest, site: &Site<'_>) -> Vec<Leaf<'m>> {
+    let mut all = Vec::new();
     for (part, manifest) in own_parts(set, manifest, site) {
         match &part.kind {
             PartKind::Inner { rel, .. } => {
@@ -142,5 +140,6 @@ fn leaves<'m>(
             }
         }
     }
+    all.sort_by_key(|(path, _)| *path);
     all
 }

@@ -58,6 +58,25 @@ fn a_tree_that_stands_for_another_release_is_taken_over_and_only_what_differs_is
 }
 
 #[test]
+fn a_declared_file_is_all_that_differs_and_all_that_is_made_anew() {
+    let world = World::new(SwitchMode::Exchange);
+    let store = world.store();
+    let env = world.app().join(".env.production");
+    let first = store.snapshot(&world.files(), label("v1")).unwrap().exact;
+    fs::write(&env, "SECRET=2").unwrap();
+    let second = store.snapshot(&world.files(), label("v2")).unwrap().exact;
+    fs::write(&env, "SECRET=3").unwrap();
+    store.snapshot(&world.files(), label("v3")).unwrap();
+    store.stage(&world.files(), first).unwrap();
+    let inode = |exact| fs::metadata(staged(&world, exact, "server.js")).unwrap().ino();
+    let before = inode(first);
+    store.stage(&world.files(), second).unwrap();
+    assert_eq!(inode(second), before);
+    let text = fs::read_to_string(staged(&world, second, ".env.production")).unwrap();
+    assert_eq!(text, "SECRET=2");
+}
+
+#[test]
 fn a_takeover_that_stops_at_any_step_leaves_nothing_half_named() {
     for stop in 0.. {
         let Three { world, releases: [first, second, third], second: picture, third: live } =

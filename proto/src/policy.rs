@@ -461,9 +461,9 @@ components:
             (
                 "file: /srv/app/.env,",
                 "file: /srv/app/.env, privileged_files: true,",
-                "6:45: `privileged_files` says something of a `tree`, not of a `file`",
+                "6:47: `privileged_files` says something of a `tree`, not of a `file`",
             ),
-            ("keep: [logs]", "privileged_files: 1", "6:45: this is not a boolean"),
+            ("keep: [logs]", "privileged_files: 1", "6:49: this is not a boolean"),
             ("secret: true", "secret: on", "6:78: this is not a boolean"),
             ("keep: [logs]", "keep: [logs], also: 1", "6:45: unknown key `also`"),
             (

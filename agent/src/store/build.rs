@@ -27,9 +27,6 @@ use super::{
     workers,
 };
 
-/// So many files of one directory are built by one thread.
-const JOB_FILES_MAX: usize = 16;
-
 /// Builds parts of one snapshot.
 #[derive(Debug)]
 pub(super) struct Builder<'a> {
@@ -82,7 +79,7 @@ impl Builder<'_> {
         change: &Change<'_>,
         manifest: &Manifest,
     ) -> Result<(), StoreError> {
-        let gone = by_directory(change.gone.iter().copied(), |path| path);
+        let gone = dir::grouped(change.gone.iter().copied(), |path| path);
         let each = |(): &mut (), job: Vec<&[u8]>, _: &mut Vec<_>| {
             let Some(first) = job.first() else { return Ok(()) };
             let (above, _) = root.parent_of(first)?;
@@ -104,7 +101,7 @@ impl Builder<'_> {
 
     /// Builds files and links, or other names of files, whose directories and first names are there.
     fn leaves(&self, root: &Dir, places: &[Leaf<'_>]) -> Result<(), StoreError> {
-        let jobs = by_directory(places.iter().copied(), |(path, _)| path);
+        let jobs = dir::grouped(places.iter().copied(), |(path, _)| path);
         let each = |(): &mut (), job: Vec<Leaf<'_>>, _: &mut Vec<_>| {
             let Some((first, _)) = job.first() else { return Ok(()) };
             if self.yields_to.is_some_and(|waiting| waiting.load(Ordering::Relaxed) > 0) {
@@ -232,20 +229,6 @@ fn finish_dirs(
         }
     }
     Ok(())
-}
-
-/// A few of one directory at a time: they follow each other, and the directory is opened once for them.
-fn by_directory<'m, T>(all: impl Iterator<Item = T>, path: impl Fn(&T) -> &'m [u8]) -> Vec<Vec<T>> {
-    let above = |one: &T| dir::split(path(one)).0;
-    let mut jobs: Vec<Vec<T>> = Vec::new();
-    for one in all {
-        let job = jobs.last_mut().filter(|job| job.len() < JOB_FILES_MAX);
-        match job.filter(|job| job.first().is_some_and(|first| above(first) == above(&one))) {
-            Some(job) => job.push(one),
-            None => jobs.push(vec![one]),
-        }
-    }
-    jobs
 }
 
 /// What is said of an object that cannot be used.

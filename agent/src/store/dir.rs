@@ -30,6 +30,9 @@ use super::error::{StoreError, shown_path};
 /// `openat2` answers EAGAIN when a rename elsewhere raced with it. A storm of renames gets an error, not a spin.
 const RACES_MAX: u32 = 64;
 
+/// So many paths of one directory are one job.
+const GROUP_MAX: usize = 16;
+
 /// An open directory, and the path by which people know it.
 #[derive(Debug)]
 pub(super) struct Dir {
@@ -270,6 +273,23 @@ pub(super) fn split(rel: &[u8]) -> (&[u8], &[u8]) {
         Some(slash) => (&rel[..slash], &rel[slash + 1..]),
         None => (b"", rel),
     }
+}
+
+/// Paths that follow each other and have one directory, a few at a time: a job for one thread, which opens it once.
+pub(super) fn grouped<'m, T>(
+    all: impl Iterator<Item = T>,
+    path: impl Fn(&T) -> &'m [u8],
+) -> Vec<Vec<T>> {
+    let above = |one: &T| split(path(one)).0;
+    let mut jobs: Vec<Vec<T>> = Vec::new();
+    for one in all {
+        let job = jobs.last_mut().filter(|job| job.len() < GROUP_MAX);
+        match job.filter(|job| job.first().is_some_and(|first| above(first) == above(&one))) {
+            Some(job) => job.push(one),
+            None => jobs.push(vec![one]),
+        }
+    }
+    jobs
 }
 
 /// Every proper ancestor of a relative path, the root (empty) first.

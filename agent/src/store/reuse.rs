@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! sealed .lastgood/<name>.<other> ──its seal goes, durable──▶ .lastgood/<name>.<wanted>.tmp
-//!   ──what differs: removed, made anew from objects──▶ durable ──every path looked at, what is new read──▶ as if built
+//!   ──what differs: removed, made anew from objects──▶ durable ──what was made or touched: read back──▶ as if built
 //! ```
 //!
 //! Most releases differ from the one before in a few files of a hundred, so this copies a few hundredths.
@@ -10,22 +10,24 @@
 //! Invariant: a tree is taken only if the store has every byte of its release: the only copy of something is never taken.
 //! Invariant: whatever fails, the tree that was taken is no longer one of the other release by its name.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use super::{
     Shared, Store,
     build::Builder,
     change::{Change, Leaf},
+    compare,
     dir::Rename,
     error::StoreError,
     hash::Hash,
-    manifest::SetManifest,
+    manifest::{Manifest, SetManifest},
     records::{Bytes, Found, Standing},
     remove,
-    scan::{Place, Read},
+    scan::{self, Keep, Place, Read, Root},
     set::{PartKind, Set, Site},
     space::{self, Needs},
     stage::own_parts,
+    walk::Walk,
 };
 
 impl Store {
@@ -121,9 +123,50 @@ impl Store {
         };
         builder.change(&staging.dir(&building)?, &change, whole)?;
         staging.sync_filesystem()?;
-        let look = (Place::Building(to), Read::Changed);
-        let wrong = self.wrong(set, std::iter::once(site), &shared.cache, look, manifest)?;
-        Ok(wrong.is_empty())
+        self.is_changed(set, site, shared, (to, manifest), &change)
+    }
+
+    /// Whether everything that a change made is as the manifest says, to the last byte. What it left alone was looked
+    /// at when it was sealed, and stands since then where nobody else can reach it.
+    fn is_changed(
+        &self,
+        set: &Set,
+        site: &Site<'_>,
+        shared: &Shared,
+        (to, manifest): (Hash, &SetManifest),
+        change: &Change<'_>,
+    ) -> Result<bool, StoreError> {
+        let mut roots = scan::roots(set, std::slice::from_ref(site), Place::Building(to))?;
+        let Some(whole) = manifest.parts.get(site.index) else { return Ok(false) };
+        let Some(Root::Tree(root)) = roots.get_mut(site.index).map(mem::take) else {
+            return Ok(false);
+        };
+        let named = change.named.iter().flat_map(|(path, entry)| [*path, entry.first_name()]);
+        let mut paths: Vec<&[u8]> =
+            change.made.iter().map(|(path, _)| *path).chain(named).collect();
+        paths.extend(&change.touched);
+        // Declared files have a manifest of their own; what went has none.
+        paths.retain(|path| whole.get(path).is_some());
+        paths.sort_unstable();
+        paths.dedup();
+        let cache = &shared.cache;
+        let batches = set.parts.iter().map(|_| None).collect();
+        let walk = Walk { set, cache, read: Read::Everything, batches };
+        let found = walk.at(site.index, &root, &paths)?;
+        let expected = paths.iter().filter_map(|path| whole.get(path)).cloned().collect();
+        let expected = Manifest { entries: expected };
+        let as_made = found.unsettled.is_none()
+            && found.manifest.parts.get(site.index).is_some_and(|found| {
+                set.parts
+                    .get(site.index)
+                    .is_some_and(|part| compare::part(part, &expected, found).is_empty())
+            });
+        let inner = scan::set(set, &roots, cache, Read::Everything, Keep::Nothing)?;
+        let others = own_parts(set, manifest, site).zip(own_parts(set, &inner.manifest, site));
+        Ok(as_made
+            && others.skip(1).all(|((part, expected), (_, found))| {
+                compare::part(part, expected, found).is_empty()
+            }))
     }
 }
 

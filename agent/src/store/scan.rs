@@ -35,11 +35,12 @@ pub(super) enum Place {
 }
 
 /// Where one part is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum Root {
     Tree(Dir),
     File(Dir, Vec<u8>),
     /// A tree that is not there, or a file whose directory is not.
+    #[default]
     Absent,
 }
 

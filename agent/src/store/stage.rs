@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Invariant: nothing live changes, whatever fails; what was built in part is removed.
-//! Invariant: what stands under its final name was read back whole after it was made durable. When it is staged again,
-//! what of it changed since is read (seals.rs says why that is enough).
+//! Invariant: what stands under its final name was read back whole after it was made durable; of a tree that was taken
+//! over, what is new in it. When it is staged again, what of it changed since is read (seals.rs says why that is enough).
 
 use proto::policy::SwitchMode;
 use rustix::fs::StatVfsMountFlags;

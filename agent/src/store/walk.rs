@@ -20,7 +20,7 @@ use rustix::fs::{FileType, Stat};
 
 use super::{
     cache::Cache,
-    dir::Dir,
+    dir::{self, Dir},
     error::StoreError,
     manifest::{Entry, Kind, Manifest, Meta, SetManifest},
     meta,
@@ -98,6 +98,49 @@ impl Walk<'_> {
         };
         workers.push(alone);
         Ok(self.gathered(workers))
+    }
+
+    /// Looks at some paths of a tree and nothing below them; what is not there is in nothing that it returns.
+    pub(super) fn at(
+        &self,
+        part: usize,
+        root: &Dir,
+        paths: &[&[u8]],
+    ) -> Result<Scanned, StoreError> {
+        let jobs = dir::grouped(paths.iter().copied(), |path| path);
+        let each = |worker: &mut Worker, job: Vec<&[u8]>, _: &mut Vec<_>| {
+            let Some(first) = job.first() else { return Ok(()) };
+            let (above, _) = root.parent_of(first)?;
+            job.iter().try_for_each(|path| self.one(worker, part, &above, path))
+        };
+        Ok(self.gathered(workers::share(jobs, || self.worker(), each)?))
+    }
+
+    fn one(
+        &self,
+        worker: &mut Worker,
+        part: usize,
+        above: &Dir,
+        path: &[u8],
+    ) -> Result<(), StoreError> {
+        let (_, name) = dir::split(path);
+        let stat = if path.is_empty() { Some(above.own_stat()?) } else { above.stat(name)? };
+        let Some(stat) = stat else { return Ok(()) };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                let dir = above.dir(name)?;
+                let meta = meta::of_open(&dir, &dir.own_stat()?, || dir.at(b""))?;
+                worker.entries[part].push(Entry { path: path.to_vec(), meta, kind: Kind::Dir });
+                Ok(())
+            }
+            FileType::RegularFile => self.file(worker, part, above, name, path.to_vec()),
+            FileType::Symlink
+            | FileType::Socket
+            | FileType::Fifo
+            | FileType::BlockDevice
+            | FileType::CharacterDevice
+            | FileType::Unknown => self.special(worker, part, above, name, &stat, path.to_vec()),
+        }
     }
 
     fn worker(&self) -> Worker {

@@ -13,10 +13,13 @@
 //! Invariant: a record whose checksum, name or manifests do not agree is never used.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     fs::File,
     io::{Read, Write},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -26,6 +29,7 @@ use super::{
     dir::{Dir, Rename},
     error::{Damage, StoreError},
     hash::Hash,
+    lock,
     manifest::{Encoded, Manifest, SetManifest, set_hash},
     objects::sync_file,
     seals::Seal,
@@ -98,6 +102,9 @@ pub(super) struct Records {
     late: Dir,
     damage: Dir,
     verified: Dir,
+    /// Held while a record and its manifests are written or removed: a manifest that is there must not go before the
+    /// record that counts on it has come.
+    writing: Mutex<()>,
 }
 
 /// What was found where a record should be.
@@ -117,11 +124,13 @@ impl Records {
             late: store.ensure_dir(b"late")?,
             damage: store.ensure_dir(b"damage")?,
             verified: store.ensure_dir(b"verified")?,
+            writing: Mutex::default(),
         })
     }
 
     /// Makes a snapshot known: its manifests first, then the record that names them.
     pub(super) fn save(&self, record: &Record, manifests: &Encoded) -> Result<(), StoreError> {
+        let _writing = lock(&self.writing);
         for (exact, bytes) in &manifests.parts {
             let name = exact.to_string().into_bytes();
             // A whole one of this name would be these very bytes; a damaged one is mended by this.
@@ -129,14 +138,62 @@ impl Records {
                 write_durably(&self.tmp, &self.manifests, &name, bytes)?;
             }
         }
-        self.resave(record)
+        self.write(record)
     }
 
     /// [`Records::save`] of a record whose manifests are there already.
     pub(super) fn resave(&self, record: &Record) -> Result<(), StoreError> {
+        let _writing = lock(&self.writing);
+        self.write(record)
+    }
+
+    fn write(&self, record: &Record) -> Result<(), StoreError> {
         let dir = self.snapshots.ensure_dir(record.component.as_bytes())?;
         let name = record.exact.to_string();
         write_durably(&self.tmp, &dir, name.as_bytes(), &seal(SNAPSHOT, record))
+    }
+
+    /// Makes a snapshot unknown, durably: its record first, then what was noted about it, then the manifests that no
+    /// other record names. None there is no error. What stands of it beside the live one, and its objects, stay; the
+    /// objects are freed by [`super::Store::compact`].
+    ///
+    /// The caller holds the component's `busy`, and knows that nothing goes back to it: it is neither live, nor sealed,
+    /// nor held.
+    #[cfg_attr(not(test), expect(dead_code, reason = "retention decides what goes, and calls it"))]
+    pub(super) fn remove(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
+        let _writing = lock(&self.writing);
+        let name = exact.to_string();
+        for kind in [&self.snapshots, &self.late, &self.damage, &self.verified] {
+            let Some(dir) = kind.dir_if_there(component.as_bytes())? else { continue };
+            if dir.stat(name.as_bytes())?.is_some() {
+                dir.unlink(name.as_bytes())?;
+                dir.sync()?;
+            }
+        }
+        self.sweep_manifests()
+    }
+
+    /// Removes the manifests that no record names, among them those of a save that was cut off. None, where a record
+    /// cannot be read: it may name any of them.
+    fn sweep_manifests(&self) -> Result<(), StoreError> {
+        let mut named = HashSet::new();
+        for component in self.components()? {
+            for (_, found) in self.all(&component)? {
+                match found {
+                    Found::Record(record) => named.extend(record.parts.iter().map(|p| p.exact)),
+                    Found::Damaged(_) => return Ok(()),
+                }
+            }
+        }
+        let mut removed = false;
+        for name in self.manifests.names()? {
+            let exact = std::str::from_utf8(&name).ok().and_then(|name| name.parse().ok());
+            if exact.is_some_and(|exact| !named.contains(&exact)) {
+                self.manifests.unlink(&name)?;
+                removed = true;
+            }
+        }
+        if removed { self.manifests.sync() } else { Ok(()) }
     }
 
     /// The record of a snapshot; none where there is none.

@@ -7,6 +7,7 @@ mod damage;
 mod import;
 mod race;
 mod real;
+mod records;
 mod reuse;
 mod snapshot;
 mod stage;

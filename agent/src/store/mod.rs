@@ -28,6 +28,7 @@ mod hash;
 mod hold;
 mod import;
 mod inspect;
+mod known;
 mod manifest;
 mod meta;
 mod mounts;

@@ -9,11 +9,13 @@
 //! damage/<component>/<exact>             what a check found, in words
 //! ```
 //!
+//! Records are read once and then known (known.rs); the rest is read where it is asked for.
+//!
 //! Invariant: a record is whole or absent, and what it names was durable before it.
 //! Invariant: a record whose checksum, name or manifests do not agree is never used.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::HashSet,
     fs::File,
     io::{Read, Write},
     sync::{
@@ -29,6 +31,7 @@ use super::{
     dir::{Dir, Rename},
     error::{Damage, StoreError},
     hash::Hash,
+    known::All,
     lock,
     manifest::{Encoded, Manifest, SetManifest, set_hash},
     objects::sync_file,
@@ -97,18 +100,22 @@ pub(super) struct Standing {
 pub(super) struct Records {
     tmp: Dir,
     manifests: Dir,
-    snapshots: Dir,
+    pub(super) snapshots: Dir,
     live: Dir,
     late: Dir,
-    damage: Dir,
-    verified: Dir,
+    pub(super) damage: Dir,
+    pub(super) verified: Dir,
+    /// See [`super::known`].
+    pub(super) known: Mutex<Option<All>>,
+    /// How often a record was written or removed.
+    generation: AtomicU64,
     /// Held while a record and its manifests are written or removed: a manifest that is there must not go before the
     /// record that counts on it has come.
-    writing: Mutex<()>,
+    pub(super) writing: Mutex<()>,
 }
 
 /// What was found where a record should be.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Found {
     Record(Box<Record>),
     Damaged(Damage),
@@ -124,6 +131,8 @@ impl Records {
             late: store.ensure_dir(b"late")?,
             damage: store.ensure_dir(b"damage")?,
             verified: store.ensure_dir(b"verified")?,
+            known: Mutex::default(),
+            generation: AtomicU64::new(0),
             writing: Mutex::default(),
         })
     }
@@ -150,7 +159,20 @@ impl Records {
     fn write(&self, record: &Record) -> Result<(), StoreError> {
         let dir = self.snapshots.ensure_dir(record.component.as_bytes())?;
         let name = record.exact.to_string();
-        write_durably(&self.tmp, &dir, name.as_bytes(), &seal(SNAPSHOT, record))
+        let written = write_durably(&self.tmp, &dir, name.as_bytes(), &seal(SNAPSHOT, record));
+        let looked = self.changed(&record.component, record.exact);
+        written.and(looked)
+    }
+
+    /// The caller holds `writing`.
+    fn changed(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.look_again(component, exact)
+    }
+
+    /// Another number whenever a record was written or removed since.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
     }
 
     /// Makes a snapshot unknown, durably: its record first, then what was noted about it, then the manifests that no
@@ -170,19 +192,19 @@ impl Records {
                 dir.sync()?;
             }
         }
-        self.sweep_manifests()
+        self.changed(component, exact)?;
+        self.look_if_new()?;
+        self.sweep()
     }
 
-    /// Removes the manifests that no record names, among them those of a save that was cut off. None, where a record
-    /// cannot be read: it may name any of them.
-    fn sweep_manifests(&self) -> Result<(), StoreError> {
+    /// Removes the manifests that no record names: those of a save that was cut off. None, where a record cannot be
+    /// read: it may name any of them. The caller holds `writing`, and has looked.
+    fn sweep(&self) -> Result<(), StoreError> {
         let mut named = HashSet::new();
-        for component in self.components()? {
-            for (_, found) in self.all(&component)? {
-                match found {
-                    Found::Record(record) => named.extend(record.parts.iter().map(|p| p.exact)),
-                    Found::Damaged(_) => return Ok(()),
-                }
+        for known in lock(&self.known).iter().flatten().flat_map(|(_, rows)| rows.values()) {
+            match &known.found {
+                Found::Record(record) => named.extend(record.parts.iter().map(|part| part.exact)),
+                Found::Damaged(_) => return Ok(()),
             }
         }
         let mut removed = false;
@@ -196,8 +218,12 @@ impl Records {
         if removed { self.manifests.sync() } else { Ok(()) }
     }
 
-    /// The record of a snapshot; none where there is none.
-    pub(super) fn find(&self, component: &str, exact: Hash) -> Result<Option<Found>, StoreError> {
+    /// What the disk holds of a record now; none where there is none.
+    pub(super) fn read_record(
+        &self,
+        component: &str,
+        exact: Hash,
+    ) -> Result<Option<Found>, StoreError> {
         let Some(dir) = self.snapshots.dir_if_there(component.as_bytes())? else { return Ok(None) };
         let Some(bytes) = read(&dir, exact.to_string().as_bytes())? else { return Ok(None) };
         let damaged = |what: String| {
@@ -277,37 +303,6 @@ impl Records {
         Ok(())
     }
 
-    /// Every component that has a snapshot, by the names of the directories.
-    pub(super) fn components(&self) -> Result<BTreeSet<String>, StoreError> {
-        let names = self.snapshots.names()?.into_iter();
-        Ok(names.filter_map(|name| String::from_utf8(name).ok()).collect())
-    }
-
-    /// Every record of a component, damaged ones too; names that are no hash are passed over.
-    pub(super) fn all(&self, component: &str) -> Result<Vec<(Hash, Found)>, StoreError> {
-        let mut all = Vec::new();
-        let Some(dir) = self.snapshots.dir_if_there(component.as_bytes())? else { return Ok(all) };
-        for name in dir.names()? {
-            let exact = String::from_utf8(name).ok().and_then(|name| name.parse().ok());
-            let Some(exact) = exact else { continue };
-            if let Some(found) = self.find(component, exact)? {
-                all.push((exact, found));
-            }
-        }
-        Ok(all)
-    }
-
-    /// What an earlier check found wrong with a snapshot.
-    pub(super) fn damage(
-        &self,
-        component: &str,
-        exact: Hash,
-    ) -> Result<Option<String>, StoreError> {
-        let Some(dir) = self.damage.dir_if_there(component.as_bytes())? else { return Ok(None) };
-        let bytes = read(&dir, exact.to_string().as_bytes())?;
-        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
-    }
-
     /// Remembers what a check found; none forgets it.
     pub(super) fn set_damage(
         &self,
@@ -315,24 +310,17 @@ impl Records {
         exact: Hash,
         what: Option<&str>,
     ) -> Result<(), StoreError> {
-        self.set(&self.damage, component, exact, what.map(str::as_bytes))
-    }
-
-    /// When every byte of a snapshot was last read and found right; milliseconds since 1970.
-    pub(super) fn verified_at(
-        &self,
-        component: &str,
-        exact: Hash,
-    ) -> Result<Option<i64>, StoreError> {
-        let Some(dir) = self.verified.dir_if_there(component.as_bytes())? else { return Ok(None) };
-        let bytes = read(&dir, exact.to_string().as_bytes())?;
-        Ok(bytes.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse().ok()))
+        let _writing = lock(&self.writing);
+        self.set(&self.damage, component, exact, what.map(str::as_bytes))?;
+        self.look_again(component, exact)
     }
 
     /// Remembers that every byte of a snapshot was read and found right just now.
     pub(super) fn set_verified(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
         let now = jiff::Timestamp::now().as_millisecond().to_string();
-        self.set(&self.verified, component, exact, Some(now.as_bytes()))
+        let _writing = lock(&self.writing);
+        self.set(&self.verified, component, exact, Some(now.as_bytes()))?;
+        self.look_again(component, exact)
     }
 
     /// The snapshot that the store itself put or captured last; none where it never did, or cannot say.

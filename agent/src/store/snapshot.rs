@@ -8,6 +8,7 @@ use super::{
     build::damaged_object,
     error::{Damage, StoreError},
     hash::Hash,
+    known::Known,
     manifest::{Encoded, SetManifest},
     objects::Batch,
     records::{Bytes, Found, LivePointer, PartRecord, Record},
@@ -101,25 +102,24 @@ impl Store {
         Ok(info(&record, Some(&label), None, verified_at))
     }
 
-    /// Every snapshot of every component, damaged ones too.
+    /// Every snapshot of every component, damaged ones too. Reads no file but the first time.
     pub fn list(&self) -> Result<Vec<SnapshotInfo>, StoreError> {
         let mut list = Vec::new();
-        for component in self.records.components()? {
-            for (exact, found) in self.records.all(&component)? {
+        for (component, rows) in self.records.everything()? {
+            for (exact, Known { found, damage, verified_at }) in rows {
                 match found {
                     Found::Damaged(damage) => list.push(unreadable(&component, exact, damage)),
                     Found::Record(record) => {
-                        let damage = match self.records.damage(&component, exact)? {
+                        let damage = match damage {
                             Some(damage) => Some(damage),
                             None => self.records.missing_manifest(&record)?,
                         };
-                        let verified = self.records.verified_at(&component, exact)?;
                         if record.labels.is_empty() {
-                            list.push(info(&record, None, damage, verified));
+                            list.push(info(&record, None, damage, verified_at));
                             continue;
                         }
                         for label in &record.labels {
-                            list.push(info(&record, Some(label), damage.clone(), verified));
+                            list.push(info(&record, Some(label), damage.clone(), verified_at));
                         }
                     }
                 }
@@ -133,7 +133,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Damaged`] names the path in the release and the object in the store.
     pub fn check(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
-        match self.records.find(component, exact)? {
+        match self.records.find_again(component, exact)? {
             None => Err(StoreError::Unknown { component: component.to_owned(), exact }),
             Some(Found::Damaged(damage)) => Err(StoreError::Damaged(Box::new(damage))),
             Some(Found::Record(record)) => self.read_all(&record),

@@ -1,6 +1,11 @@
-//! Records that go: what they alone named goes with them, and nothing else does.
+//! Records: those that go take with them what they alone named, and nothing else. What is known of them needs no disk.
+
+use std::process::Command;
 
 use super::*;
+
+/// Tells a process that is started by a test where the store is.
+const STATE: &str = "LASTGOOD_TEST_STATE";
 
 fn manifests(world: &World) -> usize {
     fs::read_dir(world.root.join("state/store/manifests")).unwrap().count()
@@ -62,4 +67,81 @@ fn next_to_a_damaged_record_no_manifest_goes() {
     drop(store);
     fs::write(&record, whole).unwrap();
     world.store().check("crm", first).unwrap();
+}
+
+#[test]
+fn listing_reads_no_file_once_the_records_are_known() {
+    let Rollback { world, first, second, .. } = World::at_second(SwitchMode::Exchange);
+    let store = world.store();
+    store.check("crm", first).unwrap();
+    store.records.set_damage("crm", second, Some("a check found it")).unwrap();
+    let listed = store.list().unwrap();
+    let row = |exact| listed.iter().find(|row| row.exact == exact).unwrap();
+    assert!(row(first).verified_at_unix_ms.is_some() && row(first).damage.is_none());
+    assert_eq!(row(second).damage.as_deref(), Some("a check found it"));
+    let kinds = ["snapshots", "damage", "verified"];
+    let at = |kind: &str| world.root.join("state/store").join(kind).join("crm");
+    for kind in kinds {
+        fs::rename(at(kind), at(kind).with_extension("away")).unwrap();
+    }
+    assert_eq!(store.list().unwrap(), listed);
+    for kind in kinds {
+        fs::rename(at(kind).with_extension("away"), at(kind)).unwrap();
+    }
+    // Whatever changes is seen at once, and is what the next process reads.
+    store.records.set_damage("crm", second, None).unwrap();
+    let mended = store.list().unwrap();
+    assert!(mended.iter().all(|row| row.damage.is_none()));
+    store.records.remove("crm", first).unwrap();
+    let left = store.list().unwrap();
+    assert_eq!(left.len(), mended.len() - 1);
+    drop(store);
+    assert_eq!(world.store().list().unwrap(), left);
+}
+
+#[test]
+fn a_check_looks_at_the_disk_and_not_at_what_is_known() {
+    let world = World::new(SwitchMode::Exchange);
+    let store = world.store();
+    let first = store.snapshot(&world.files(), label("v1")).unwrap().exact;
+    store.check("crm", first).unwrap();
+    fs::remove_file(world.root.join("state/store/snapshots/crm").join(first.to_string())).unwrap();
+    assert_eq!(store.list().unwrap().len(), 1);
+    assert!(matches!(store.check("crm", first), Err(StoreError::Unknown { .. })));
+    assert_eq!(store.list().unwrap(), []);
+}
+
+#[test]
+fn another_process_never_has_the_same_store_open() {
+    let world = World::new(SwitchMode::Exchange);
+    let store = world.store();
+    let other = || {
+        Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "store::tests::records::opened_elsewhere",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env(STATE, world.root.join("state"))
+            .output()
+            .unwrap()
+    };
+    let refused = other();
+    let text = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(refused.status.success() && text.contains("in use by another process"), "{text}");
+    drop(store);
+    let opened = other();
+    let text = String::from_utf8_lossy(&opened.stdout).into_owned();
+    assert!(opened.status.success() && text.contains("opened"), "{text}");
+}
+
+#[test]
+#[ignore = "started by another_process_never_has_the_same_store_open"]
+fn opened_elsewhere() {
+    let Some(state) = std::env::var_os(STATE) else { return };
+    match Store::open(Path::new(&state)) {
+        Ok(_) => println!("opened"),
+        Err(error) => println!("{}", error.reason()),
+    }
 }

@@ -197,6 +197,13 @@ impl Records {
         self.sweep()
     }
 
+    /// Removes the manifests that no record names.
+    pub(super) fn sweep_manifests(&self) -> Result<(), StoreError> {
+        let _writing = lock(&self.writing);
+        self.look_if_new()?;
+        self.sweep()
+    }
+
     /// Removes the manifests that no record names: those of a save that was cut off. None, where a record cannot be
     /// read: it may name any of them. The caller holds `writing`, and has looked.
     fn sweep(&self) -> Result<(), StoreError> {
@@ -385,7 +392,7 @@ impl Records {
     }
 
     /// One part's manifest, or what is wrong with it.
-    fn part(&self, exact: Hash) -> Result<Result<Manifest, String>, StoreError> {
+    pub(super) fn part(&self, exact: Hash) -> Result<Result<Manifest, String>, StoreError> {
         let name = exact.to_string();
         let at = self.manifests.at(name.as_bytes());
         let Some(bytes) = self.manifest(name.as_bytes())? else {

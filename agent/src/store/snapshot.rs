@@ -78,7 +78,7 @@ impl Store {
         let manifests = scanned.manifest.encode();
         let exact = manifests.exact;
         self.refuse_taken(&set.component, &label.release, exact)?;
-        batch.commit()?;
+        let _named = batch.commit()?;
         self.steps.reach("snapshot: bytes stored")?;
 
         let mut record = match self.records.find(&set.component, exact)? {
@@ -169,7 +169,7 @@ impl Store {
             return Err(StoreError::StagedWrong { path, differences });
         }
         let _busy = shared.enter();
-        batch.commit()?;
+        let _named = batch.commit()?;
         let mut record = self.known(&set, exact)?;
         record.bytes = Bytes::InStore;
         self.records.resave(&record)
@@ -238,6 +238,10 @@ impl Store {
             Err(StoreError::Damaged(damage)) => Some(damage.what),
             Err(error) => return Err(error),
         };
+        if self.records.find(component, *exact)?.is_none() {
+            // It was removed while it was read, and then its objects may go.
+            return Err(StoreError::Unknown { component: component.clone(), exact: *exact });
+        }
         self.records.set_damage(component, *exact, found.as_deref())?;
         match found {
             None => self.records.set_verified(component, *exact),

@@ -2,6 +2,7 @@
 //!
 //! What is on disk is judged by [`picture`], which shares no code with the scanner.
 
+mod compact;
 mod confined;
 mod damage;
 mod import;

@@ -129,7 +129,7 @@ impl Store {
         let mut run = Run {
             store: self,
             how,
-            temp: Temp::new(&self.objects.tmp)?,
+            temp: None,
             mark: Mark::default(),
             freeing: true,
             damaged: BTreeMap::new(),
@@ -154,7 +154,8 @@ impl Store {
 pub(super) struct Run<'a> {
     pub(super) store: &'a Store,
     pub(super) how: &'a Compaction,
-    pub(super) temp: Temp<'a>,
+    /// Where something new is written, once something is: on a full disk there is room for nothing, and yet to be freed.
+    temp: Option<Temp<'a>>,
     pub(super) mark: Mark,
     /// False once somebody kept on adding objects.
     freeing: bool,
@@ -173,9 +174,15 @@ impl Run<'_> {
         self.free_large()?;
         let packs = self.store.objects.packs.list()?;
         self.free_packs(&packs.iter().map(|pack| pack.number).collect())?;
+        self.temp = Some(Temp::new(&self.store.objects.tmp)?);
         self.repack()?;
         self.shrink()?;
         self.store.records.sweep_manifests()
+    }
+
+    /// Where something new is written.
+    pub(super) fn temp(&self) -> &Dir {
+        &self.temp.as_ref().expect("it is made before anything is written").dir
     }
 
     /// Ends here where an operation is under way or waits.
@@ -220,13 +227,16 @@ impl Run<'_> {
                 .collect();
             for some in unnamed.chunks(FREED_AT_ONCE) {
                 self.make_way()?;
-                let aside = self.temp.dir.dir(b"")?;
+                // Renamed here and removed later: removing a large file takes time.
+                let aside = &objects.tmp;
+                let mut moved = Vec::new();
                 let freed = self.alone(|mark| {
                     let (mut count, mut bytes) = (0, 0);
-                    for (name, hash) in some.iter().filter(|(_, hash)| !mark.names(*hash)) {
+                    for (name, _) in some.iter().filter(|(_, hash)| !mark.names(*hash)) {
                         let Some(stat) = dir.stat(name)? else { continue };
-                        let new = [hash.to_string().as_bytes(), name.as_slice()].concat();
-                        dir.rename(name, &aside, &new, Rename::New)?;
+                        let new = [b"freed-", fanout.as_slice(), name].concat();
+                        dir.rename(name, aside, &new, Rename::Over)?;
+                        moved.push(new);
                         count += 1;
                         bytes += u64::try_from(stat.st_blocks).unwrap_or_default() * 512;
                     }
@@ -234,7 +244,7 @@ impl Run<'_> {
                 })?;
                 self.store.steps.reach("compact: freed")?;
                 let Some((count, bytes)) = freed else { return Ok(()) };
-                aside.names()?.iter().try_for_each(|name| aside.unlink(name))?;
+                moved.iter().try_for_each(|name| aside.unlink(name))?;
                 self.done.freed_objects += count;
                 self.done.freed_bytes += bytes;
             }
@@ -272,7 +282,7 @@ impl Run<'_> {
     /// Whether so many bytes can be written; what is left over must do for everybody else.
     pub(super) fn has_room(&mut self, bytes: u64) -> Result<bool, StoreError> {
         let mut needs = Needs::default();
-        needs.add_size(&self.temp.dir, bytes, 1)?;
+        needs.add_size(&self.store.objects.tmp, bytes, 1)?;
         match needs.check() {
             Ok(()) => Ok(true),
             Err(error) => {
@@ -331,7 +341,7 @@ pub(super) fn large_hash(fanout: &[u8], name: &[u8]) -> Option<Hash> {
 /// A directory for what is being written. What stays in it is removed, now or when the store is opened the next time.
 pub(super) struct Temp<'a> {
     holder: &'a Dir,
-    pub(super) dir: Dir,
+    dir: Dir,
 }
 
 const TEMP: &[u8] = b"compact";

@@ -115,7 +115,7 @@ impl Run<'_> {
                 Some(to) => to,
                 none => none.insert(self.begin()?),
             };
-            let at = to.pack.append(hash, spot.length, &stored, &self.temp.dir)?;
+            let at = to.pack.append(hash, spot.length, &stored, self.temp())?;
             to.spots.insert(hash, at);
             to.compressed += u64::from(saved_bytes > 0);
             to.saved_bytes += saved_bytes;
@@ -149,7 +149,7 @@ impl Run<'_> {
     }
 
     fn begin(&self) -> Result<New, StoreError> {
-        let file = self.temp.dir.create(PACK)?;
+        let file = self.temp().create(PACK)?;
         let number = self.store.objects.packs.number();
         let pack = Pack::new(number, file, packs::COMPACTED);
         Ok(New { pack, spots: HashMap::new(), compressed: 0, saved_bytes: 0 })
@@ -158,10 +158,10 @@ impl Run<'_> {
     /// Puts a new pack in its place. From then on its objects are looked for there.
     fn publish(&mut self, mut new: New) -> Result<(), StoreError> {
         let (objects, steps) = (&self.store.objects, &self.store.steps);
-        new.pack.flush(&self.temp.dir)?;
-        sync_file(&new.pack.file, &self.temp.dir.at(PACK))?;
+        new.pack.flush(self.temp())?;
+        sync_file(&new.pack.file, &self.temp().at(PACK))?;
         steps.reach("compact: pack written")?;
-        let from = (&self.temp.dir, PACK);
+        let from = (self.temp(), PACK);
         let index = objects.packs.add(&objects.tmp, from, new.pack.number, &new.spots)?;
         steps.reach("compact: pack named")?;
         objects.packs.sync(&index)?;

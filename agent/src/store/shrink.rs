@@ -60,7 +60,7 @@ impl Run<'_> {
                     }
                     done => done?,
                 }
-                self.temp.dir.unlink(LARGE)?;
+                self.temp().unlink(LARGE)?;
             }
         }
         Ok(())
@@ -76,8 +76,8 @@ impl Run<'_> {
         // Freed, or taken out of use, in between.
         let Some(mut plain) = dir.file_if_there(name)? else { return Ok(()) };
         let size_bytes = u64::try_from(stat.st_size).unwrap_or_default();
-        let file = self.temp.dir.create(LARGE)?;
-        let at = self.temp.dir.at(LARGE);
+        let file = self.temp().create(LARGE)?;
+        let at = self.temp().at(LARGE);
         let failed = |source| StoreError::Write { path: at.clone(), source };
         let mut large = squeeze::Large::new(&file, size_bytes).map_err(failed)?;
         let (mut read, mut looked) = (0, 0);
@@ -101,7 +101,7 @@ impl Run<'_> {
         }
         sync_file(&file, &at)?;
         self.store.steps.reach("compact: object written")?;
-        self.temp.dir.rename(LARGE, dir, &squeezed_name(name), Rename::Over)?;
+        self.temp().rename(LARGE, dir, &squeezed_name(name), Rename::Over)?;
         dir.sync()?;
         self.store.steps.reach("compact: object named")?;
         dir.unlink(name)?;

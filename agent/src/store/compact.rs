@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! mark (mark.rs) ─▶ free: large objects, then packs in which nothing is named
-//!                ─▶ repack (repack.rs): packs that are old, half empty or small ──copy, compress──▶ a new pack ─▶ free the old
 //!                ─▶ shrink (shrink.rs): large objects, each to its own compressed form
+//!                ─▶ repack (repack.rs): packs that are old, half empty or small ──copy, compress──▶ a new pack ─▶ free the old
 //! ```
 //!
 //! It holds no lock that an operation waits for. Between objects it looks whether an operation is under way or waits,
@@ -175,8 +175,9 @@ impl Run<'_> {
         let packs = self.store.objects.packs.list()?;
         self.free_packs(&packs.iter().map(|pack| pack.number).collect())?;
         self.temp = Some(Temp::new(&self.store.objects.tmp)?);
-        self.repack()?;
+        // The large ones first: each needs little room, and makes some for the packs.
         self.shrink()?;
+        self.repack()?;
         self.store.records.sweep_manifests()
     }
 

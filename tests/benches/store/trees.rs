@@ -164,7 +164,7 @@ fn content(seed: u64, bytes: usize, holds: Holds) -> Vec<u8> {
         let word = mix(seed ^ state.rotate_left(17));
         match holds {
             Holds::Noise | Holds::Repeats => out.extend_from_slice(&word.to_le_bytes()),
-            Holds::Words if word % 4 == 0 => {
+            Holds::Words if word.is_multiple_of(4) => {
                 out.extend_from_slice(format!("{:x} ", word >> 44).as_bytes())
             }
             Holds::Words => {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{
     RELOAD_VERBS, VERBS,
     blocking::{end_after_failed_sync, stored},
+    compact::Compactor,
     fit::Fit,
     hooks::Hooks,
     secrets,
@@ -52,6 +53,7 @@ pub(super) struct Component {
     checks: Vec<CheckPolicy>,
     windows: Windows,
     store: Arc<Store>,
+    compactor: Compactor,
     prober: Prober,
 }
 
@@ -63,7 +65,7 @@ impl Component {
         name: &str,
         policy: &ComponentPolicy,
         state: &Path,
-        store: &Arc<Store>,
+        (store, compactor): (&Arc<Store>, &Compactor),
         prober: &Prober,
         facts: &Arc<Facts>,
     ) -> Result<Self, BuildError> {
@@ -94,6 +96,7 @@ impl Component {
                 stable_for: policy.stable_for.0,
             },
             store: store.clone(),
+            compactor: compactor.clone(),
             prober: prober.clone(),
         })
     }
@@ -593,6 +596,7 @@ impl Component {
     /// What was replaced goes into the store now that nobody waits for it.
     fn keep_replaced(&self) {
         let (store, files, name) = (self.store.clone(), self.files.clone(), self.name.clone());
+        let compactor = self.compactor.clone();
         tokio::task::spawn_blocking(move || {
             let rows = store.list().unwrap_or_default();
             for row in rows
@@ -612,12 +616,14 @@ impl Component {
                 end_after_failed_sync(&error);
                 tracing::warn!(component = name, reason = error.reason(), "leftovers stay");
             }
+            compactor.ask();
         });
     }
 
     /// The release that is live now stands staged, too, for when something else is put in its place by other means.
     fn prestage(&self, exact: Hash) {
         let (store, files, name) = (self.store.clone(), self.files.clone(), self.name.clone());
+        let compactor = self.compactor.clone();
         // Not a task: an agent that ends does not wait for it, and the next one removes what it left.
         std::thread::spawn(move || {
             let done =
@@ -626,6 +632,7 @@ impl Component {
                 end_after_failed_sync(&error);
                 tracing::warn!(component = name, reason = error.reason(), "it is not staged yet");
             }
+            compactor.ask();
         });
     }
 

@@ -16,6 +16,7 @@
 //! Invariant: every verb may be done again; what is done already is done.
 
 mod blocking;
+mod compact;
 mod component;
 mod env;
 mod fit;
@@ -40,7 +41,7 @@ use std::{
 use proto::policy::{ComponentPolicy, Policy};
 use tokio::time::Instant;
 
-use self::{component::Component, problems::Problem};
+use self::{compact::Compactor, component::Component, problems::Problem};
 use crate::{
     drivers::{BuildError, Doing},
     facts::Facts,
@@ -120,8 +121,10 @@ impl Host {
         let store = Arc::new(Store::open(state).map_err(HostError::Store)?);
         let prober = Prober::new().map_err(HostError::Checks)?;
         let facts = Arc::new(Facts::open(state));
+        let compactor = Compactor::start(&store);
         let build = |(name, policy): (&String, &ComponentPolicy)| {
-            let built = Component::build(name, policy, state, &store, &prober, &facts);
+            let built =
+                Component::build(name, policy, state, (&store, &compactor), &prober, &facts);
             let failed = |source| HostError::Service { component: name.clone(), source };
             Ok((name.clone(), built.map_err(failed)?))
         };

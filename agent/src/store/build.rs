@@ -179,7 +179,7 @@ impl Builder<'_> {
         };
         let failed = |source| StoreError::Write { path: at.to_owned(), source };
         let (cloned, holes) = match &bytes {
-            Object::Packed(_) => (false, false),
+            Object::Packed(_) | Object::Squeezed(..) | Object::Broken => (false, false),
             // It fails on another filesystem, or one that cannot share blocks.
             Object::Own(own) => (
                 rustix::fs::ioctl_ficlone(&*file, own).is_ok(),

@@ -10,6 +10,8 @@
 //! <state>/store/{objects,packs,manifests,snapshots,live,late,damage,damaged,cache,tmp}   <state>/hold/<component>
 //! ```
 //!
+//! In the background what nothing names is freed, and what is kept for long is compressed: [`Store::compact`].
+//!
 //! Blocking: call it from a thread that may block. Operations on one component wait for each other; looking
 //! ([`Store::live`], [`Store::observe`], [`Store::list`]) waits for nobody.
 //!
@@ -22,6 +24,7 @@ mod beside;
 mod build;
 mod cache;
 mod change;
+mod compact;
 mod compare;
 mod decoded;
 mod dir;
@@ -31,7 +34,9 @@ mod hash;
 mod hold;
 mod import;
 mod inspect;
+mod known;
 mod manifest;
+mod mark;
 mod meta;
 mod mounts;
 mod objects;
@@ -40,15 +45,19 @@ mod packs;
 mod privileged;
 pub mod problems;
 mod records;
+mod relied;
 mod remove;
+mod repack;
 mod reuse;
 mod scan;
 mod seals;
 mod secret;
 mod set;
+mod shrink;
 mod single;
 mod snapshot;
 mod space;
+mod squeeze;
 mod stage;
 mod switch;
 #[cfg(test)]
@@ -73,6 +82,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{cache::Cache, dir::Dir, error::shown_path, objects::Objects, records::Records};
 pub use self::{
+    compact::{Compacted, Compaction, Left},
     compare::{Difference, DifferenceKind},
     error::{Damage, StoreError},
     hash::{Hash, HashError},
@@ -104,6 +114,8 @@ pub struct Store {
     objects: Objects,
     records: Records,
     components: Mutex<HashMap<String, Arc<Shared>>>,
+    /// Held by the one compaction that runs.
+    compacting: Mutex<()>,
     steps: Steps,
     /// Locked for as long as the store is open.
     _lock: File,
@@ -159,6 +171,7 @@ impl Store {
             tmp,
             objects,
             components: Mutex::default(),
+            compacting: Mutex::default(),
             steps,
             state,
             _lock: lock,

@@ -4,11 +4,15 @@
 //! put ─┬ small ──▶ tmp/<batch>/pack ───┐ commit: make the bytes durable, ┌▶ packs/<number>.pack, then its index
 //!      └ large ──▶ tmp/<batch>/<hash> ─┘ then give them their names      └▶ objects/ab/cdef…
 //!      └ with holes, of any size: as a large one, with its holes
+//!                                                   later, in the background: objects/ab/cdef….z (compact.rs)
 //! ```
 //!
 //! An object with holes takes the place of one of the same bytes without, never the other way: what is built from it
 //! is no larger than it was. A file has holes where the kernel says so of the open file (SEEK_HOLE), which knows of what
 //! is not yet on the disk; how many blocks a file takes says nothing of one that was just written, or is compressed.
+//!
+//! A large object that is only readable was tried, and does not pay to compress. Where both names are there, the plain
+//! one counts; it goes only once the other one is durable, so whoever looks for the plain one first finds one of them.
 //!
 //! Invariant: an object is whole or absent, also after power loss: it gets its name only once its bytes are durable.
 //! Invariant: bytes that do not have the hash of their name are never used: a large object is moved to `damaged/`, a
@@ -36,15 +40,16 @@ use super::{
     flush::Flusher,
     hash::Hash,
     lock, meta,
-    packs::{self, PACK_MAGIC, PACKED_BYTES_MAX, Packs, Spot},
-    remove,
+    packs::{self, PACKED_BYTES_MAX, Packs, Spot},
+    relied::{Relied, Rely},
+    remove, squeeze,
 };
 
 /// Up to so many new files are made durable one by one; more than that by one sync of the filesystem, whose cost
 /// is what everybody else on the host has written too.
 const SYNC_EACH_MAX: usize = 16;
 /// The pack of a batch.
-const PACK: &[u8] = b"pack";
+pub(super) const PACK: &[u8] = b"pack";
 /// How much of a pack is written at a time.
 const PACK_CHUNK_BYTES: usize = 1024 * 1024;
 /// So much of a pack, or a file of that size, is written back while more is read.
@@ -57,10 +62,11 @@ const HOLE_BYTES: usize = 512;
 /// The objects of a store.
 #[derive(Debug)]
 pub(super) struct Objects {
-    dir: Dir,
-    tmp: Dir,
+    pub(super) dir: Dir,
+    pub(super) tmp: Dir,
     damaged: Dir,
-    packs: Packs,
+    pub(super) packs: Packs,
+    pub(super) relied: Relied,
     /// The directories below `dir` that are there.
     fanouts: RwLock<HashSet<Vec<u8>>>,
     batches: AtomicU64,
@@ -71,6 +77,10 @@ pub(super) struct Objects {
 pub(super) enum Object {
     Packed(Vec<u8>),
     Own(File),
+    /// Of its own, compressed, with its raw size.
+    Squeezed(File, u64),
+    /// What is there cannot be decompressed.
+    Broken,
 }
 
 impl Objects {
@@ -82,7 +92,8 @@ impl Objects {
     ) -> Result<Self, StoreError> {
         let packs = Packs::open(packs, &tmp)?;
         let fanouts = RwLock::new(dir.names()?.into_iter().collect());
-        Ok(Self { dir, tmp, damaged, packs, fanouts, batches: AtomicU64::new(0) })
+        let (relied, batches) = (Relied::default(), AtomicU64::new(0));
+        Ok(Self { dir, tmp, damaged, packs, relied, fanouts, batches })
     }
 
     /// Whether an object of this size is there. Its bytes are not read.
@@ -92,8 +103,13 @@ impl Objects {
         }
         let (fanout, name) = names(hash);
         let Some(fanout) = self.fanout(&fanout)? else { return Ok(false) };
-        let Some(stat) = fanout.stat(&name)? else { return Ok(false) };
-        Ok(u64::try_from(stat.st_size) == Ok(size_bytes))
+        if let Some(stat) = fanout.stat(&name)? {
+            return Ok(u64::try_from(stat.st_size) == Ok(size_bytes));
+        }
+        Ok(match squeezed(&fanout, &name)? {
+            Some(Object::Squeezed(_, raw_bytes)) => raw_bytes == size_bytes,
+            Some(Object::Packed(_) | Object::Own(_) | Object::Broken) | None => false,
+        })
     }
 
     /// Whether an object of this size is there that has holes.
@@ -104,7 +120,7 @@ impl Objects {
                 Ok(u64::try_from(stat.st_size) == Ok(size_bytes)
                     && has_holes(&file, size_bytes, &self.at(hash))?)
             }
-            Some(Object::Packed(_)) | None => Ok(false),
+            Some(Object::Packed(_) | Object::Squeezed(..) | Object::Broken) | None => Ok(false),
         }
     }
 
@@ -119,18 +135,27 @@ impl Objects {
                 let blocks = u64::try_from(stat.st_blocks).unwrap_or(u64::MAX);
                 Ok(size_bytes.min(blocks.saturating_mul(512)))
             }
-            Some(Object::Own(_) | Object::Packed(_)) | None => Ok(size_bytes),
+            Some(Object::Own(_) | Object::Packed(_) | Object::Squeezed(..) | Object::Broken)
+            | None => Ok(size_bytes),
         }
     }
 
     /// Opens an object; none where it is not there.
     pub(super) fn open(&self, hash: Hash) -> Result<Option<Object>, StoreError> {
-        if let Some(spot) = self.packs.find(hash) {
-            return self.packs.read(spot).map(|bytes| Some(Object::Packed(bytes)));
+        while let Some(spot) = self.packs.find(hash) {
+            match self.packs.read(spot) {
+                // Meanwhile it was moved to another pack.
+                Err(StoreError::Open { .. }) if self.packs.find(hash) != Some(spot) => {}
+                Err(error) => return Err(error),
+                Ok(bytes) => return Ok(Some(bytes.map_or(Object::Broken, Object::Packed))),
+            }
         }
         let (fanout, name) = names(hash);
         let Some(fanout) = self.fanout(&fanout)? else { return Ok(None) };
-        Ok(fanout.file_if_there(&name)?.map(Object::Own))
+        match fanout.file_if_there(&name)? {
+            Some(file) => Ok(Some(Object::Own(file))),
+            None => squeezed(&fanout, &name),
+        }
     }
 
     /// How the place of an object is shown.
@@ -138,7 +163,10 @@ impl Objects {
         if let Some(spot) = self.packs.find(hash) {
             return self.packs.at(spot);
         }
-        let (fanout, name) = names(hash);
+        let (fanout, mut name) = names(hash);
+        if let Ok(Some(dir)) = self.fanout(&fanout) {
+            name = used(&dir, name).unwrap_or_else(|_| names(hash).1);
+        }
         self.dir.at(&[fanout, name].join(&b'/'))
     }
 
@@ -149,6 +177,7 @@ impl Objects {
         }
         let (fanout, name) = names(hash);
         let fanout = self.dir.dir(&fanout)?;
+        let name = used(&fanout, name)?;
         fanout.rename(&name, &self.damaged, hash.to_string().as_bytes(), Rename::Over)?;
         fanout.sync()?;
         self.damaged.sync()
@@ -157,10 +186,11 @@ impl Objects {
     /// Begins to add objects.
     pub(super) fn batch(&self) -> Batch<'_> {
         let name = format!("batch-{}", self.batches.fetch_add(1, Ordering::Relaxed)).into_bytes();
-        Batch { objects: self, name, pending: Mutex::default(), incoming: AtomicU64::new(0) }
+        let (rely, incoming) = (Some(self.relied.rely()), AtomicU64::new(0));
+        Batch { objects: self, name, rely, pending: Mutex::default(), incoming }
     }
 
-    fn fanout(&self, name: &[u8]) -> Result<Option<Dir>, StoreError> {
+    pub(super) fn fanout(&self, name: &[u8]) -> Result<Option<Dir>, StoreError> {
         if !self.fanouts.read().unwrap_or_else(PoisonError::into_inner).contains(name) {
             return Ok(None);
         }
@@ -169,7 +199,8 @@ impl Objects {
 }
 
 impl Object {
-    /// Reads it to its end; returns size and hash of what was read.
+    /// Reads it to its end; returns size and hash of what was read, and a size that no object has where it cannot be
+    /// decompressed.
     pub(super) fn read(
         self,
         path: &str,
@@ -181,6 +212,18 @@ impl Object {
                 Ok((bytes.len() as u64, Hash::of(&bytes)))
             }
             Self::Own(mut file) => hash_through(&mut file, path, each),
+            Self::Squeezed(file, raw_bytes) => {
+                let mut raw = squeeze::large_again(file, raw_bytes)
+                    .map_err(|source| StoreError::Read { path: path.to_owned(), source })?;
+                match hash_through(&mut raw, path, each) {
+                    // Not the disk's word, but the decoder's.
+                    Err(StoreError::Read { source, .. }) if source.raw_os_error().is_none() => {
+                        Ok(broken())
+                    }
+                    read => read,
+                }
+            }
+            Self::Broken => Ok(broken()),
         }
     }
 }
@@ -190,6 +233,8 @@ impl Object {
 pub(super) struct Batch<'a> {
     objects: &'a Objects,
     name: Vec<u8>,
+    /// What it finds to be there must stay there.
+    rely: Option<Rely<'a>>,
     pending: Mutex<Pending>,
     incoming: AtomicU64,
 }
@@ -205,10 +250,11 @@ struct Pending {
     flusher: Flusher,
 }
 
+/// A pack that is being written.
 #[derive(Debug)]
-struct Pack {
-    number: u32,
-    file: File,
+pub(super) struct Pack {
+    pub(super) number: u32,
+    pub(super) file: File,
     /// Bytes in the file, and those that still have to be written to it.
     written: u64,
     waiting: Vec<u8>,
@@ -216,7 +262,7 @@ struct Pack {
     flushed: u64,
 }
 
-impl Batch<'_> {
+impl<'a> Batch<'a> {
     /// Whether these bytes are, or will be, in the store; with holes, where they should have some.
     pub(super) fn holds(
         &self,
@@ -269,11 +315,11 @@ impl Batch<'_> {
                 Some(pack) => pack,
                 none => {
                     let file = self.dir(&mut pending.dir)?.create(PACK)?;
-                    let (number, waiting) = (self.objects.packs.number(), PACK_MAGIC.to_vec());
-                    none.insert(Pack { number, file, written: 0, waiting, flushed: 0 })
+                    none.insert(Pack::new(self.objects.packs.number(), file, packs::TAKEN))
                 }
             };
-            let spot = pack.append(hash, bytes, &self.objects.tmp)?;
+            let length = u32::try_from(bytes.len()).expect("what is packed is small");
+            let spot = pack.append(hash, length, bytes, &self.objects.tmp)?;
             if pack.written - pack.flushed >= WRITE_BACK_BYTES {
                 pack.flushed = pack.written;
                 pending.flusher.begin(&pack.file, self.objects.tmp.at(PACK));
@@ -319,10 +365,12 @@ impl Batch<'_> {
         Ok((size_bytes, hash))
     }
 
-    /// Makes every added object durable and gives it its name.
-    pub(super) fn commit(self) -> Result<(), StoreError> {
+    /// Makes every added object durable and gives it its name. What is returned is kept until the record that names
+    /// them is saved.
+    pub(super) fn commit(mut self) -> Result<Rely<'a>, StoreError> {
+        let rely = self.rely.take().expect("only a commit takes it, and there is one");
         let mut pending = std::mem::take(&mut *lock(&self.pending));
-        let Some(dir) = pending.dir.take() else { return Ok(()) };
+        let Some(dir) = pending.dir.take() else { return Ok(rely) };
         let (objects, own) = (self.objects, pending.own);
         pending.flusher.end()?;
         let each = own.len() <= SYNC_EACH_MAX;
@@ -366,7 +414,7 @@ impl Batch<'_> {
             // One of these bytes without holes would be found first.
             objects.packs.forget(&objects.tmp, hash)?;
         }
-        Ok(())
+        Ok(rely)
     }
 
     /// The directory of this batch.
@@ -391,18 +439,35 @@ impl Pending {
 }
 
 impl Pack {
-    fn append(&mut self, hash: Hash, bytes: &[u8], tmp: &Dir) -> Result<Spot, StoreError> {
-        let length = u32::try_from(bytes.len()).expect("what is packed is small");
-        self.waiting.extend_from_slice(&packs::head(hash, length));
-        let offset = self.written + self.waiting.len() as u64;
+    pub(super) fn new(number: u32, file: File, magic: &[u8; 4]) -> Self {
+        Self { number, file, written: 0, waiting: magic.to_vec(), flushed: 0 }
+    }
+
+    /// Bytes so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.written + self.waiting.len() as u64
+    }
+
+    /// Adds an object as it is to be stored.
+    pub(super) fn append(
+        &mut self,
+        hash: Hash,
+        length: u32,
+        bytes: &[u8],
+        tmp: &Dir,
+    ) -> Result<Spot, StoreError> {
+        let stored = u32::try_from(bytes.len()).expect("what is packed is small");
+        self.waiting.extend_from_slice(&packs::head(hash, length, stored));
+        let offset = self.bytes();
         self.waiting.extend_from_slice(bytes);
         if self.waiting.len() >= PACK_CHUNK_BYTES {
             self.flush(tmp)?;
         }
-        Ok(Spot { pack: self.number, offset, length })
+        Ok(Spot { pack: self.number, offset, length, stored })
     }
 
-    fn flush(&mut self, tmp: &Dir) -> Result<(), StoreError> {
+    /// Hands every byte to the file.
+    pub(super) fn flush(&mut self, tmp: &Dir) -> Result<(), StoreError> {
         self.file
             .write_all(&self.waiting)
             .map_err(|source| StoreError::Write { path: tmp.at(PACK), source })?;
@@ -511,7 +576,32 @@ pub(super) fn sync_file(file: &File, path: &str) -> Result<(), StoreError> {
     file.sync_all().map_err(|source| StoreError::Fsync { path: path.to_owned(), source })
 }
 
-fn names(hash: Hash) -> (Vec<u8>, Vec<u8>) {
+/// A size that no object has: what is there is not what it should be.
+fn broken() -> (u64, Hash) {
+    (u64::MAX, Hash::of(b""))
+}
+
+/// The compressed form of a large object; none where it is not there.
+fn squeezed(fanout: &Dir, name: &[u8]) -> Result<Option<Object>, StoreError> {
+    let name = squeezed_name(name);
+    let Some(file) = fanout.file_if_there(&name)? else { return Ok(None) };
+    let raw_bytes = squeeze::raw_bytes(&file)
+        .map_err(|source| StoreError::Read { path: fanout.at(&name), source })?;
+    Ok(Some(raw_bytes.map_or(Object::Broken, |raw_bytes| Object::Squeezed(file, raw_bytes))))
+}
+
+/// The name of the form that is used of a large object: the compressed one where there is no plain one.
+fn used(fanout: &Dir, name: Vec<u8>) -> Result<Vec<u8>, StoreError> {
+    let squeezed = squeezed_name(&name);
+    let only = fanout.stat(&name)?.is_none() && fanout.stat(&squeezed)?.is_some();
+    Ok(if only { squeezed } else { name })
+}
+
+pub(super) fn squeezed_name(name: &[u8]) -> Vec<u8> {
+    [name, b".z"].concat()
+}
+
+pub(super) fn names(hash: Hash) -> (Vec<u8>, Vec<u8>) {
     let hex = hash.to_string();
     let (fanout, name) = hex.split_at(2);
     (fanout.into(), name.into())

@@ -9,15 +9,17 @@
 //! damage/<component>/<exact>             what a check found, in words
 //! ```
 //!
+//! Records are read once and then known (known.rs); the rest is read where it is asked for.
+//!
 //! Invariant: a record is whole or absent, and what it names was durable before it.
 //! Invariant: a record whose checksum, name or manifests do not agree is never used.
 
 use std::{
-    collections::BTreeSet,
+    collections::HashSet,
     fs::File,
     io::{Read, Write},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -30,6 +32,8 @@ use super::{
     dir::{Dir, Rename},
     error::{Damage, StoreError},
     hash::Hash,
+    known::All,
+    lock,
     manifest::{Encoded, Manifest, SetManifest, set_hash},
     objects::sync_file,
     seals::Seal,
@@ -97,16 +101,23 @@ pub(super) struct Standing {
 pub(super) struct Records {
     tmp: Dir,
     manifests: Dir,
-    snapshots: Dir,
+    pub(super) snapshots: Dir,
     live: Dir,
     late: Dir,
-    damage: Dir,
-    verified: Dir,
+    pub(super) damage: Dir,
+    pub(super) verified: Dir,
     decoded: Decoded,
+    /// See [`super::known`].
+    pub(super) known: Mutex<Option<All>>,
+    /// How often a record was written or removed.
+    generation: AtomicU64,
+    /// Held while a record and its manifests are written or removed: a manifest that is there must not go before the
+    /// record that counts on it has come.
+    pub(super) writing: Mutex<()>,
 }
 
 /// What was found where a record should be.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Found {
     Record(Box<Record>),
     Damaged(Damage),
@@ -123,11 +134,15 @@ impl Records {
             damage: store.ensure_dir(b"damage")?,
             verified: store.ensure_dir(b"verified")?,
             decoded: Decoded::default(),
+            known: Mutex::default(),
+            generation: AtomicU64::new(0),
+            writing: Mutex::default(),
         })
     }
 
     /// Makes a snapshot known: its manifests first, then the record that names them.
     pub(super) fn save(&self, record: &Record, manifests: &Encoded) -> Result<(), StoreError> {
+        let _writing = lock(&self.writing);
         for (exact, bytes) in &manifests.parts {
             let name = exact.to_string().into_bytes();
             // A whole one of this name would be these very bytes; a damaged one is mended by this.
@@ -135,18 +150,90 @@ impl Records {
                 write_durably(&self.tmp, &self.manifests, &name, bytes)?;
             }
         }
-        self.resave(record)
+        self.write(record)
     }
 
     /// [`Records::save`] of a record whose manifests are there already.
     pub(super) fn resave(&self, record: &Record) -> Result<(), StoreError> {
-        let dir = self.snapshots.ensure_dir(record.component.as_bytes())?;
-        let name = record.exact.to_string();
-        write_durably(&self.tmp, &dir, name.as_bytes(), &seal(SNAPSHOT, record))
+        let _writing = lock(&self.writing);
+        self.write(record)
     }
 
-    /// The record of a snapshot; none where there is none.
-    pub(super) fn find(&self, component: &str, exact: Hash) -> Result<Option<Found>, StoreError> {
+    fn write(&self, record: &Record) -> Result<(), StoreError> {
+        let dir = self.snapshots.ensure_dir(record.component.as_bytes())?;
+        let name = record.exact.to_string();
+        let written = write_durably(&self.tmp, &dir, name.as_bytes(), &seal(SNAPSHOT, record));
+        let looked = self.changed(&record.component, record.exact);
+        written.and(looked)
+    }
+
+    /// The caller holds `writing`.
+    fn changed(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.look_again(component, exact)
+    }
+
+    /// Another number whenever a record was written or removed since.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// Makes a snapshot unknown, durably: its record first, then what was noted about it, then the manifests that no
+    /// other record names. None there is no error. What stands of it beside the live one, and its objects, stay; the
+    /// objects are freed by [`super::Store::compact`].
+    ///
+    /// The caller holds the component's `busy`, and knows that nothing goes back to it: it is neither live, nor sealed,
+    /// nor held.
+    #[cfg_attr(not(test), expect(dead_code, reason = "retention decides what goes, and calls it"))]
+    pub(super) fn remove(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
+        let _writing = lock(&self.writing);
+        let name = exact.to_string();
+        for kind in [&self.snapshots, &self.late, &self.damage, &self.verified] {
+            let Some(dir) = kind.dir_if_there(component.as_bytes())? else { continue };
+            if dir.stat(name.as_bytes())?.is_some() {
+                dir.unlink(name.as_bytes())?;
+                dir.sync()?;
+            }
+        }
+        self.changed(component, exact)?;
+        self.look_if_new()?;
+        self.sweep()
+    }
+
+    /// Removes the manifests that no record names.
+    pub(super) fn sweep_manifests(&self) -> Result<(), StoreError> {
+        let _writing = lock(&self.writing);
+        self.look_if_new()?;
+        self.sweep()
+    }
+
+    /// Removes the manifests that no record names: those of a save that was cut off. None, where a record cannot be
+    /// read: it may name any of them. The caller holds `writing`, and has looked.
+    fn sweep(&self) -> Result<(), StoreError> {
+        let mut named = HashSet::new();
+        for known in lock(&self.known).iter().flatten().flat_map(|(_, rows)| rows.values()) {
+            match &known.found {
+                Found::Record(record) => named.extend(record.parts.iter().map(|part| part.exact)),
+                Found::Damaged(_) => return Ok(()),
+            }
+        }
+        let mut removed = false;
+        for name in self.manifests.names()? {
+            let exact = std::str::from_utf8(&name).ok().and_then(|name| name.parse().ok());
+            if exact.is_some_and(|exact| !named.contains(&exact)) {
+                self.manifests.unlink(&name)?;
+                removed = true;
+            }
+        }
+        if removed { self.manifests.sync() } else { Ok(()) }
+    }
+
+    /// What the disk holds of a record now; none where there is none.
+    pub(super) fn read_record(
+        &self,
+        component: &str,
+        exact: Hash,
+    ) -> Result<Option<Found>, StoreError> {
         let Some(dir) = self.snapshots.dir_if_there(component.as_bytes())? else { return Ok(None) };
         let Some(bytes) = read(&dir, exact.to_string().as_bytes())? else { return Ok(None) };
         let damaged = |what: String| {
@@ -236,37 +323,6 @@ impl Records {
         Ok(())
     }
 
-    /// Every component that has a snapshot, by the names of the directories.
-    pub(super) fn components(&self) -> Result<BTreeSet<String>, StoreError> {
-        let names = self.snapshots.names()?.into_iter();
-        Ok(names.filter_map(|name| String::from_utf8(name).ok()).collect())
-    }
-
-    /// Every record of a component, damaged ones too; names that are no hash are passed over.
-    pub(super) fn all(&self, component: &str) -> Result<Vec<(Hash, Found)>, StoreError> {
-        let mut all = Vec::new();
-        let Some(dir) = self.snapshots.dir_if_there(component.as_bytes())? else { return Ok(all) };
-        for name in dir.names()? {
-            let exact = String::from_utf8(name).ok().and_then(|name| name.parse().ok());
-            let Some(exact) = exact else { continue };
-            if let Some(found) = self.find(component, exact)? {
-                all.push((exact, found));
-            }
-        }
-        Ok(all)
-    }
-
-    /// What an earlier check found wrong with a snapshot.
-    pub(super) fn damage(
-        &self,
-        component: &str,
-        exact: Hash,
-    ) -> Result<Option<String>, StoreError> {
-        let Some(dir) = self.damage.dir_if_there(component.as_bytes())? else { return Ok(None) };
-        let bytes = read(&dir, exact.to_string().as_bytes())?;
-        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
-    }
-
     /// Remembers what a check found; none forgets it.
     pub(super) fn set_damage(
         &self,
@@ -274,24 +330,17 @@ impl Records {
         exact: Hash,
         what: Option<&str>,
     ) -> Result<(), StoreError> {
-        self.set(&self.damage, component, exact, what.map(str::as_bytes))
-    }
-
-    /// When every byte of a snapshot was last read and found right; milliseconds since 1970.
-    pub(super) fn verified_at(
-        &self,
-        component: &str,
-        exact: Hash,
-    ) -> Result<Option<i64>, StoreError> {
-        let Some(dir) = self.verified.dir_if_there(component.as_bytes())? else { return Ok(None) };
-        let bytes = read(&dir, exact.to_string().as_bytes())?;
-        Ok(bytes.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse().ok()))
+        let _writing = lock(&self.writing);
+        self.set(&self.damage, component, exact, what.map(str::as_bytes))?;
+        self.look_again(component, exact)
     }
 
     /// Remembers that every byte of a snapshot was read and found right just now.
     pub(super) fn set_verified(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
         let now = jiff::Timestamp::now().as_millisecond().to_string();
-        self.set(&self.verified, component, exact, Some(now.as_bytes()))
+        let _writing = lock(&self.writing);
+        self.set(&self.verified, component, exact, Some(now.as_bytes()))?;
+        self.look_again(component, exact)
     }
 
     /// The snapshot that the store itself put or captured last; none where it never did, or cannot say.
@@ -356,7 +405,7 @@ impl Records {
     }
 
     /// One part's manifest, or what is wrong with it.
-    fn part(&self, exact: Hash) -> Result<Result<Manifest, String>, StoreError> {
+    pub(super) fn part(&self, exact: Hash) -> Result<Result<Manifest, String>, StoreError> {
         let name = exact.to_string();
         let at = self.manifests.at(name.as_bytes());
         let Some(bytes) = self.manifest(name.as_bytes())? else {

@@ -85,7 +85,7 @@ impl Store {
                 // Its services have stopped, so nothing should.
                 return Err(StoreError::Changing { path });
             }
-            batch.commit()?;
+            let _named = batch.commit()?;
             for path in &scanned.skipped {
                 notes.push(format!("{path} is no file and stayed with what was replaced"));
             }

@@ -10,6 +10,7 @@ use super::{
     build::damaged_object,
     error::{Damage, StoreError},
     hash::Hash,
+    known::Known,
     manifest::{Encoded, SetManifest},
     objects::Batch,
     privileged,
@@ -81,7 +82,7 @@ impl Store {
         let manifests = scanned.manifest.encode();
         let exact = manifests.exact;
         self.refuse_taken(&set.component, &label.release, exact)?;
-        batch.commit()?;
+        let _named = batch.commit()?;
         self.steps.reach("snapshot: bytes stored")?;
 
         let mut record = match self.records.find(&set.component, exact)? {
@@ -105,25 +106,24 @@ impl Store {
         Ok(info(&record, Some(&label), None, verified_at))
     }
 
-    /// Every snapshot of every component, damaged ones too.
+    /// Every snapshot of every component, damaged ones too. Reads no file but the first time.
     pub fn list(&self) -> Result<Vec<SnapshotInfo>, StoreError> {
         let mut list = Vec::new();
-        for component in self.records.components()? {
-            for (exact, found) in self.records.all(&component)? {
+        for (component, rows) in self.records.everything()? {
+            for (exact, Known { found, damage, verified_at }) in rows {
                 match found {
                     Found::Damaged(damage) => list.push(unreadable(&component, exact, damage)),
                     Found::Record(record) => {
-                        let damage = match self.records.damage(&component, exact)? {
+                        let damage = match damage {
                             Some(damage) => Some(damage),
                             None => self.records.missing_manifest(&record)?,
                         };
-                        let verified = self.records.verified_at(&component, exact)?;
                         if record.labels.is_empty() {
-                            list.push(info(&record, None, damage, verified));
+                            list.push(info(&record, None, damage, verified_at));
                             continue;
                         }
                         for label in &record.labels {
-                            list.push(info(&record, Some(label), damage.clone(), verified));
+                            list.push(info(&record, Some(label), damage.clone(), verified_at));
                         }
                     }
                 }
@@ -137,7 +137,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Damaged`] names the path in the release and the object in the store.
     pub fn check(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
-        match self.records.find(component, exact)? {
+        match self.records.find_again(component, exact)? {
             None => Err(StoreError::Unknown { component: component.to_owned(), exact }),
             Some(Found::Damaged(damage)) => Err(StoreError::Damaged(Box::new(damage))),
             Some(Found::Record(record)) => self.read_all(&record),
@@ -173,7 +173,7 @@ impl Store {
             return Err(StoreError::StagedWrong { path, differences });
         }
         let _busy = shared.enter();
-        batch.commit()?;
+        let _named = batch.commit()?;
         let mut record = self.known(&set, exact)?;
         record.bytes = Bytes::InStore;
         self.records.resave(&record)
@@ -242,6 +242,10 @@ impl Store {
             Err(StoreError::Damaged(damage)) => Some(damage.what),
             Err(error) => return Err(error),
         };
+        if self.records.find(component, *exact)?.is_none() {
+            // It was removed while it was read, and then its objects may go.
+            return Err(StoreError::Unknown { component: component.clone(), exact: *exact });
+        }
         self.records.set_damage(component, *exact, found.as_deref())?;
         match found {
             None => self.records.set_verified(component, *exact),

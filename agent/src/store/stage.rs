@@ -250,7 +250,7 @@ impl Store {
         let roots = scan::roots(set, sites, Place::Live)?;
         let keep = Keep::SingleFiles(&batch);
         let scanned = scan::set(set, &roots, &shared.cache, Read::Changed, keep)?;
-        batch.commit()?;
+        let _named = batch.commit()?;
         let mut drift = Vec::new();
         if let Some(path) = &scanned.unsettled {
             drift.push(format!("{path} keeps changing while it is read"));

@@ -160,7 +160,8 @@ impl Switch<'_> {
         match scanned.unsettled {
             // Its services stopped, so nothing should.
             Some(path) => Err(StoreError::Changing { path }),
-            None => batch.commit(),
+            // They stand beside afterwards, and are looked at again before they are named.
+            None => batch.commit().map(drop),
         }
     }
 
@@ -258,7 +259,7 @@ impl Switch<'_> {
             // Its services stopped, so nothing should.
             return Err(StoreError::Changing { path });
         }
-        batch.commit()?;
+        let _named = batch.commit()?;
         for path in &scanned.skipped {
             switched.notes.push(format!("{path} is no file and stays with what is replaced"));
         }

@@ -7,7 +7,7 @@
 //!
 //! Each figure includes a sync of the file system. Peak memory is that of a process that does nothing else.
 //!
-//! `cargo run --release -p tests --bin bench-store -- [--tree node|big] [--rounds 5] [--files 45000] [--cold]`
+//! `cargo run --release -p tests --bin bench-store -- [--tree node|code|big] [--rounds 5] [--files 45000] [--cold]`
 
 mod outage;
 mod place;
@@ -21,20 +21,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent::store::Store;
+use agent::store::{Compaction, Store};
 use clap::Parser;
 
 use self::{
     outage::Measured,
     place::Place,
     tools::{Tool, Version, files, known},
-    trees::Tree,
+    trees::{Holds, Tree},
 };
 
 /// What is measured.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// node or big
+    /// node, code or big
     #[arg(long, default_value = "node")]
     tree: String,
     #[arg(long, default_value_t = 5)]
@@ -75,9 +75,10 @@ fn main() -> anyhow::Result<()> {
         return one_step(step, root);
     }
     let tree = match arguments.tree.as_str() {
-        "node" => Tree::Node { files: arguments.files },
+        "node" => Tree::Node { files: arguments.files, holds: Holds::Noise },
+        "code" => Tree::Node { files: arguments.files, holds: Holds::Words },
         "big" => Tree::Big,
-        other => anyhow::bail!("no tree `{other}`: node or big"),
+        other => anyhow::bail!("no tree `{other}`: node, code or big"),
     };
     let chosen =
         |tool: &Tool| arguments.only.as_deref().is_none_or(|only| tool.name().starts_with(only));
@@ -135,7 +136,7 @@ fn measure(
 }
 
 /// The store: up to where only the switch is left, with nothing staged, with another release staged, and with this one
-/// staged; then the outage, and the peak memory of each step.
+/// staged; then the outage, and once more with nothing staged from a compacted store; and the peak memory of each step.
 fn ours(place: &Place, arguments: &Arguments, figures: &mut Figures) -> anyhow::Result<()> {
     let (live, saved) = (place.path("live"), place.path("saved"));
     let mut note = |what: &'static str, took: Duration| {
@@ -187,17 +188,33 @@ fn ours(place: &Place, arguments: &Arguments, figures: &mut Figures) -> anyhow::
     note("background: read replaced", begun.elapsed());
     note("5 outage: its undo", measured.switch(&files(&live), (one, two))?.0);
     drop(measured);
-    for step in ["snapshot", "stage"] {
-        let output = Command::new(std::env::current_exe()?)
-            .args(["--step", step, "--root"])
-            .arg(place.path(""))
-            .output()?;
-        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let peak: u64 = String::from_utf8_lossy(&output.stdout).trim().parse()?;
-        let name = if step == "snapshot" { "peak memory, snapshot" } else { "peak memory, stage" };
-        figures.bytes.entry(name).or_default().push(peak);
-    }
+    let mut peak = 0;
+    let took = place.timed(|| {
+        peak = peak_of("compact", place)?;
+        Ok(())
+    })?;
+    note("background: compact", took);
+    let store = open()?;
+    store.discard(&files(&live), one)?;
+    drop(store);
+    let (what, took) = ready("3d the same, compacted")?;
+    note(what, took);
+    let mut count = |what, bytes| figures.bytes.entry(what).or_default().push(bytes);
+    count("disk after compaction", place.taken("saved")?);
+    count("peak memory, compaction", peak);
+    count("peak memory, snapshot", peak_of("snapshot", place)?);
+    count("peak memory, stage", peak_of("stage", place)?);
     Ok(())
+}
+
+/// Peak memory of one step, in a process of its own.
+fn peak_of(step: &str, place: &Place) -> anyhow::Result<u64> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(["--step", step, "--root"])
+        .arg(place.path(""))
+        .output()?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).trim().parse()?)
 }
 
 /// One step on what is there, into a store of its own; prints this process's peak memory in bytes.
@@ -217,6 +234,11 @@ fn one_step(step: &str, root: &std::path::Path) -> anyhow::Result<()> {
             let one = known(&store, "v1")?;
             store.discard(&files(&live), one)?;
             store.stage(&files(&live), one)?;
+        }
+        "compact" => {
+            let now = Compaction { min_age: Duration::ZERO, ..Compaction::default() };
+            let done = Store::open(&root.join("saved"))?.compact(&now)?;
+            anyhow::ensure!(done.left.is_empty(), "{done:?}");
         }
         other => anyhow::bail!("no step `{other}`"),
     }

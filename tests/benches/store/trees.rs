@@ -3,6 +3,7 @@
 //! | tree | what |
 //! |------|------|
 //! | node | 45,000 small files in a `node_modules` of many directories, 530 MB, links, a hard link, a sparse file |
+//! | code | the same of words, as code is: it compresses to about a third |
 //! | big  | 50 files of 11 MB, every other one compressible |
 //!
 //! Version 2 differs in 2 % of the files: 80 % new content as a new inode, 10 % gone, 10 % new.
@@ -17,8 +18,17 @@ use std::{
 /// Which tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tree {
-    Node { files: usize },
+    Node { files: usize, holds: Holds },
     Big,
+}
+
+/// What files are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holds {
+    Noise,
+    Words,
+    /// One word, again and again.
+    Repeats,
 }
 
 /// One in so many files differs in version 2.
@@ -29,7 +39,8 @@ const PACKAGE_FILES: usize = 30;
 impl Tree {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Node { .. } => "node",
+            Self::Node { holds: Holds::Noise, .. } => "node",
+            Self::Node { holds: Holds::Words | Holds::Repeats, .. } => "code",
             Self::Big => "big",
         }
     }
@@ -38,14 +49,14 @@ impl Tree {
     pub(crate) fn build(self, root: &Path) -> io::Result<()> {
         DirBuilder::new().mode(0o755).create(root)?;
         match self {
-            Self::Node { files } => {
+            Self::Node { files, holds } => {
                 for number in 0..files {
                     let path = node_path(root, number);
                     if number % PACKAGE_FILES == 0 {
                         let parent = path.parent().expect("a file below the root has a parent");
                         fs::create_dir_all(parent)?;
                     }
-                    fs::write(&path, source(number as u64, node_bytes(number)))?;
+                    fs::write(&path, content(number as u64, node_bytes(number), holds))?;
                 }
                 special(root)
             }
@@ -54,7 +65,11 @@ impl Tree {
                     let bytes = 11 << 20;
                     fs::write(
                         big_path(root, number),
-                        content(number as u64, bytes, number % 2 == 0),
+                        content(
+                            number as u64,
+                            bytes,
+                            if number % 2 == 0 { Holds::Repeats } else { Holds::Noise },
+                        ),
                     )?;
                 }
                 Ok(())
@@ -65,16 +80,16 @@ impl Tree {
     /// Makes version 2 of version 1, as a package manager would: new files take the names of old ones.
     pub(crate) fn change(self, root: &Path) -> io::Result<()> {
         match self {
-            Self::Node { files } => {
+            Self::Node { files, holds } => {
                 for (nth, number) in (0..files).step_by(DIFFERS_ONE_IN).enumerate() {
                     let path = node_path(root, number);
                     match nth % 10 {
                         0 => fs::remove_file(&path)?,
                         1 => fs::write(
                             path.with_extension("new.js"),
-                            source(!(number as u64), node_bytes(number)),
+                            content(!(number as u64), node_bytes(number), holds),
                         )?,
-                        _ => replace(&path, &source(!(number as u64), node_bytes(number)))?,
+                        _ => replace(&path, &content(!(number as u64), node_bytes(number), holds))?,
                     }
                 }
                 Ok(())
@@ -82,11 +97,11 @@ impl Tree {
             Self::Big => {
                 // One file, shifted by some bytes and rewritten in its last part.
                 let path = big_path(root, 7);
-                let mut bytes = content(7, 11 << 20, false);
+                let mut bytes = content(7, 11 << 20, Holds::Noise);
                 bytes.splice(0..0, *b"shifted");
                 let tail = bytes.len() - (2 << 20);
                 bytes.truncate(tail);
-                bytes.extend(content(!7, 2 << 20, false));
+                bytes.extend(content(!7, 2 << 20, Holds::Noise));
                 replace(&path, &bytes)
             }
         }
@@ -127,8 +142,6 @@ fn special(root: &Path) -> io::Result<()> {
         )?;
     }
     fs::hard_link(&env, root.join(".env.same"))?;
-    fs::create_dir(root.join("uploads"))?;
-    fs::write(root.join("uploads/invoice.pdf"), "of a customer")?;
     let sparse = File::create(root.join("sparse.db"))?;
     sparse.set_len(8 << 20)?;
     sparse.write_at(b"the end", (8 << 20) - 7)?;
@@ -142,39 +155,46 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-/// Bytes that depend on `seed` alone. What is compressible repeats itself.
-fn content(seed: u64, bytes: usize, compressible: bool) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes + 8);
+/// Bytes that depend on `seed` alone.
+fn content(seed: u64, bytes: usize, holds: Holds) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes + 16);
     let mut state = seed;
     while out.len() < bytes {
-        state = state.wrapping_add(if compressible { 0 } else { 1 });
+        state = state.wrapping_add(if holds == Holds::Repeats { 0 } else { 1 });
         let word = mix(seed ^ state.rotate_left(17));
-        out.extend_from_slice(&word.to_le_bytes());
+        match holds {
+            Holds::Noise | Holds::Repeats => out.extend_from_slice(&word.to_le_bytes()),
+            Holds::Words if word.is_multiple_of(4) => {
+                out.extend_from_slice(format!("{:x} ", word >> 44).as_bytes())
+            }
+            Holds::Words => {
+                out.extend_from_slice(WORDS[(word >> 8) as usize % WORDS.len()].as_bytes())
+            }
+        }
     }
     out.truncate(bytes);
     out
 }
 
-/// Text that compresses about as source code does: a few hundred words, the common ones more often, in lines.
-fn source(seed: u64, bytes: usize) -> Vec<u8> {
-    const WORDS: [&str; 8] =
-        ["function", "const", "return", "module", "exports", "require", "undefined", "prototype"];
-    let mut out = Vec::with_capacity(bytes + 32);
-    let mut state = mix(seed);
-    while out.len() < bytes {
-        state = mix(state);
-        let common = usize::try_from(state % 8).unwrap_or_default();
-        match state >> 8 & 3 {
-            0 => out.extend_from_slice(WORDS[common].as_bytes()),
-            1 => out.extend_from_slice(format!("name{}", state >> 16 & 0xff).as_bytes()),
-            2 => out.extend_from_slice(b" = ("),
-            _ => out.extend_from_slice(format!("{:x});\n  ", state >> 16 & 0xffff).as_bytes()),
-        }
-        out.push(b' ');
-    }
-    out.truncate(bytes);
-    out
-}
+/// What code is made of beside names.
+const WORDS: [&str; 16] = [
+    "function ",
+    "return ",
+    "const ",
+    "let ",
+    "if (",
+    ") {\n",
+    "}\n",
+    " = ",
+    "this.",
+    "await ",
+    "new ",
+    "null;\n",
+    "exports.",
+    "require(",
+    " === ",
+    "length ",
+];
 
 /// SplitMix64's last steps (Steele, Lea and Flood: Fast splittable pseudorandom number generators, 2014).
 fn mix(seed: u64) -> u64 {

@@ -2,6 +2,7 @@
 //!
 //! What is on disk is judged by [`picture`], which shares no code with the scanner.
 
+mod compact;
 mod confined;
 mod damage;
 mod import;
@@ -9,6 +10,7 @@ mod links;
 mod privileged;
 mod race;
 mod real;
+mod records;
 mod reuse;
 mod snapshot;
 mod sparse;

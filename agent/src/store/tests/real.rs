@@ -118,3 +118,65 @@ fn real_mount_inside_a_tree_is_refused() {
         assert!(matches!(error, Some(StoreError::Mount { .. })), "{error:?}");
     }
 }
+
+#[test]
+#[ignore = "real: needs root and mount"]
+fn real_disk_full_during_compaction() {
+    const MIB: usize = 1024 * 1024;
+    let disk = SmallDisk::new(64 * MIB as u64);
+    let world = World::new(SwitchMode::Exchange);
+    let state = disk.root().join("state");
+    let text = b"what compresses well ".repeat(MIB / 20);
+    for name in 0..20 {
+        fs::write(
+            world.app().join(name.to_string()),
+            [&text, name.to_string().as_bytes()].concat(),
+        )
+        .unwrap();
+    }
+    for name in 20..220 {
+        let small = [&text[..100_000], name.to_string().as_bytes()].concat();
+        fs::write(world.app().join(name.to_string()), small).unwrap();
+    }
+    let ballast = disk.root().join("ballast");
+    let (filler, full) = (ballast.clone(), Arc::new(AtomicUsize::new(0)));
+    let fill = Arc::clone(&full);
+    let hook = move |step: &str| {
+        if step == "compact: marked" && fill.load(Ordering::Relaxed) > 0 {
+            // To the last block.
+            let mut file = fs::File::create(&filler)?;
+            while io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+        }
+        Ok(())
+    };
+    let store = Store::open_with(&state, Steps::new(hook)).unwrap();
+    let first = store.snapshot(&world.files(), label("v1")).unwrap().exact;
+    fs::write(world.app().join("gone"), noise(3 * MIB)).unwrap();
+    let second = store.snapshot(&world.files(), label("v2")).unwrap().exact;
+    store.records.remove("crm", second).unwrap();
+
+    let now = Compaction { min_age: Duration::ZERO, ..Compaction::default() };
+    full.store(1, Ordering::Relaxed);
+    let done = store.compact(&now).unwrap();
+    assert!(matches!(&done.left[..], [Left::NoSpace { .. }]), "{done:?}");
+    // What nothing names goes all the same.
+    assert!(done.freed_bytes >= 3 * MIB as u64, "{done:?}");
+    assert_eq!(done.compressed_objects, 0);
+    store.check("crm", first).unwrap();
+    assert_eq!(fs::read_dir(state.join("store/tmp")).unwrap().count(), 0);
+
+    full.store(0, Ordering::Relaxed);
+    fs::remove_file(&ballast).unwrap();
+    let done = store.compact(&now).unwrap();
+    assert!(done.left.is_empty() && done.compressed_objects >= 220, "{done:?}");
+    store.check("crm", first).unwrap();
+    drop(store);
+    Store::open(&state).unwrap().check("crm", first).unwrap();
+}
+
+/// Bytes that do not compress.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut noise = vec![0; bytes];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    noise
+}

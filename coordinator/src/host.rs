@@ -2,7 +2,7 @@
 
 use engine::{
     ComponentName, Elapsed, HostNow, LiveNow, LocalOperation, ReleaseName, SeenSnapshot, SeenTrack,
-    SnapshotHash, SnapshotNow, Timestamp,
+    SnapshotHash, SnapshotNow, Standing, Timestamp,
 };
 use engine::{Fleet, FleetEvent, FleetState, HostName, OperationId};
 
@@ -36,6 +36,8 @@ pub struct ComponentStatus {
     pub component: ComponentName,
     pub release: Option<ReleaseName>,
     pub snapshot: Option<SnapshotHash>,
+    /// The content hash of what is there now; empty where it could not be looked at.
+    pub content: String,
     pub changed: bool,
     pub version: Option<String>,
     pub services: Vec<ServiceStatus>,
@@ -51,6 +53,8 @@ pub struct ComponentStatus {
 pub struct Problem {
     pub what: String,
     pub mend: String,
+    /// A rollback would work all the same.
+    pub warns: bool,
 }
 
 /// One service as its driver sees it.
@@ -84,6 +88,8 @@ pub struct HeldSnapshot {
     pub verified_at: Option<Timestamp>,
     /// It stands beside the live one already.
     pub staged: bool,
+    /// When the host had learned that it is good; absent where somebody asked for it.
+    pub learned_at: Option<Timestamp>,
 }
 
 impl HostStatus {
@@ -126,12 +132,24 @@ impl HostStatus {
                     seen: row.seen.clone(),
                 });
             }
+            events.extend(learned(state, host, release, row));
         }
         if let Some(local) = self.unseen_local(state, host) {
             let (host, local) = (host.clone(), local.clone());
             events.push(FleetEvent::ActedLocally { host, local, at: wall() });
         }
         events
+    }
+
+    /// Where what was left as bad runs again.
+    pub fn alarms(&self, state: &FleetState) -> Vec<(ComponentName, Problem)> {
+        let alarm = |row: &ComponentStatus| {
+            let bad = state.quarantined(&row.component, &row.content)?;
+            let what = format!("{} runs {bad}", row.component);
+            let problem = Problem { what, mend: "ctl rollback".to_owned(), warns: true };
+            Some((row.component.clone(), problem))
+        };
+        self.components.iter().filter_map(alarm).collect()
     }
 
     /// A local operation that the fleet's record does not have, or not as it stands now.
@@ -146,6 +164,26 @@ impl HostStatus {
         let rows = self.tracks.iter().filter(|(id, _)| id == operation);
         rows.map(|(_, track)| track.clone()).collect()
     }
+}
+
+/// That a host learned its part of a release to be good, unless that is on record, or the release or its content is bad:
+/// then it is not made good by this.
+fn learned(
+    state: &FleetState,
+    host: &HostName,
+    release: &ReleaseName,
+    row: &HeldSnapshot,
+) -> Option<FleetEvent> {
+    row.learned_at?;
+    let known = state.releases.get(release);
+    let on_host = known.and_then(|known| known.hosts.get(host));
+    let (component, snapshot) = (row.component.clone(), row.seen.snapshot.clone());
+    let recorded = on_host.and_then(|on_host| on_host.learned.get(&component)) == Some(&snapshot);
+    let bad = known.is_some_and(|known| known.standing().0 == Standing::Bad)
+        || state.quarantined(&component, &row.seen.content).is_some();
+    let (host, release) = (host.clone(), release.clone());
+    (!recorded && !bad)
+        .then(|| FleetEvent::Learned { host, component, release, snapshot, at: wall() })
 }
 
 /// What is live of a component: by the check's own word where it answers, else by the agent's record.

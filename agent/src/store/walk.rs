@@ -21,6 +21,7 @@ use super::{
     dir::Dir,
     error::StoreError,
     hash::Hash,
+    learn::Watch,
     manifest::{Entry, Kind, Manifest, Meta, SetManifest},
     meta,
     objects::{Batch, hash_through},
@@ -42,6 +43,8 @@ pub(super) struct Walk<'w> {
     pub(super) read: Read,
     /// Where the bytes of a part go, by the part's index; none: nowhere.
     pub(super) batches: Vec<Option<&'w Batch<'w>>>,
+    /// Told of every file and link that is come by.
+    pub(super) watch: Option<&'w Watch<'w>>,
 }
 
 /// Something to look at.
@@ -134,6 +137,7 @@ impl Walk<'_> {
         name: &[u8],
     ) -> Result<(), StoreError> {
         let Some(stat) = dir.stat(name)? else { return Ok(()) };
+        self.come_by(dir, name, &stat)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => Err(StoreError::Unfit {
                 path: dir.at(name),
@@ -196,6 +200,7 @@ impl Walk<'_> {
                 worker.unsettled(dir.at(&name));
                 continue;
             };
+            self.come_by(&dir, &name, &stat)?;
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
                     let dir = Below::Named(Arc::clone(&dir), name);
@@ -298,6 +303,13 @@ impl Walk<'_> {
         match self.batches[part] {
             Some(batch) => batch.put(file, before, at),
             None => hash_through(file, at, |_| Ok(())),
+        }
+    }
+
+    fn come_by(&self, dir: &Dir, name: &[u8], stat: &Stat) -> Result<(), StoreError> {
+        match self.watch {
+            Some(watch) => watch.come_by(&self.set.component, stat, || dir.at(name)),
+            None => Ok(()),
         }
     }
 

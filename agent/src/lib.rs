@@ -111,8 +111,7 @@ impl Agent {
         let renewal =
             Renewal { coordinator: coordinator.clone(), identity: identity.clone(), renewed };
         let ledger = handle.ledger();
-        let session =
-            Session { coordinator, identity, hands, core: handle, renewed: renewals };
+        let session = Session { coordinator, identity, hands, core: handle, renewed: renewals };
         Ok(Self {
             core: tokio::spawn(core.run()),
             session: tokio::spawn(session.run()),

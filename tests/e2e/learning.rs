@@ -193,10 +193,8 @@ impl World {
 
     /// Waits until there is a snapshot like this.
     async fn holds(&self, what: &str, wanted: impl Fn(&v1::SnapshotInfo) -> bool) {
-        eventually(what, || async {
-            self.snapshots().await.iter().any(&wanted).then_some(())
-        })
-        .await;
+        eventually(what, || async { self.snapshots().await.iter().any(&wanted).then_some(()) })
+            .await;
     }
 
     async fn plan(&self, to: &str) -> v1::Plan {
@@ -281,7 +279,9 @@ async fn what_was_left_as_bad_and_is_put_back_raises_an_alarm_and_is_never_good(
     let doctor = world.doctor().await;
     let finding = doctor.findings.iter().find(|finding| finding.what == wanted).unwrap();
     assert_eq!(finding.severity(), v1::Severity::Warning);
-    world.holds("v2 is learned on the host", |row| row.learned_at_unix_ms > 0 && row.release == "v2").await;
+    world
+        .holds("v2 is learned on the host", |row| row.learned_at_unix_ms > 0 && row.release == "v2")
+        .await;
     let v2 = world.release("v2").await.unwrap();
     assert_eq!((v2.standing(), v2.source()), (Standing::Bad, StandingSource::Operated));
     assert_eq!(world.plan("").await.to_release, "v1");
@@ -343,7 +343,8 @@ async fn a_name_that_belongs_to_something_else_is_not_given_twice() {
     let world = World::new("1s").await;
     world.learned("v1").await;
     fs::write(world.tree().join("code"), "a fix by hand, under the same version").unwrap();
-    let made = |row: &v1::SnapshotInfo| row.release.starts_with("learned-20") && row.version == "v1";
+    let made =
+        |row: &v1::SnapshotInfo| row.release.starts_with("learned-20") && row.version == "v1";
     world.holds("a name is made", made).await;
     let name = world.snapshots().await.into_iter().find(made).unwrap().release;
     world.learned(&name).await;

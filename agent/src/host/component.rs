@@ -206,7 +206,9 @@ impl Component {
         let label = Label {
             release: step.release.clone(),
             version: version.clone(),
-            taken_at_unix_ms: jiff::Timestamp::now().as_millisecond(), learned_at_unix_ms: None };
+            taken_at_unix_ms: jiff::Timestamp::now().as_millisecond(),
+            learned_at_unix_ms: None,
+        };
         let info = self.stored(move |store, files| store.snapshot(files, label)).await?;
         let mut words = vec![format!("{} files, {} bytes", info.files, info.size_bytes)];
         words.extend(self.fit.taken(info.exact).await);
@@ -535,7 +537,9 @@ impl Component {
         let label = Label {
             release: import.release.clone(),
             version: None,
-            taken_at_unix_ms: import.taken_at_unix_ms, learned_at_unix_ms: None };
+            taken_at_unix_ms: import.taken_at_unix_ms,
+            learned_at_unix_ms: None,
+        };
         let files = import.files.iter();
         let backup = Backup {
             from: import.from.clone(),

@@ -349,7 +349,8 @@ mod tests {
             ),
             (
                 "one look is not enough",
-                [every(0, 30, "known"), vec![(60, "a"), (90, "b"), (120, "c"), (150, "known")]].concat(),
+                [every(0, 30, "known"), vec![(60, "a"), (90, "b"), (120, "c"), (150, "known")]]
+                    .concat(),
                 none,
             ),
             (
@@ -390,7 +391,8 @@ mod tests {
             ),
             (
                 "looks that were left out for others",
-                [every(0, 300, "a"), vec![(330, "busy"), (360, "busy")], every(390, 900, "a")].concat(),
+                [every(0, 300, "a"), vec![(330, "busy"), (360, "busy")], every(390, 900, "a")]
+                    .concat(),
                 &[(30, "take"), (660, "name")],
             ),
             (
@@ -469,7 +471,10 @@ mod tests {
             let told = learning.never_rests(SECOND * at, RULES);
             assert_eq!(told, (at >= 3600).then_some(Some("/srv/app/log")), "{at}");
         }
-        assert_eq!(taken, 4, "after 30 s, 1, 2 and 4 minutes of rest, and then not for less than eight");
+        assert_eq!(
+            taken, 4,
+            "after 30 s, 1, 2 and 4 minutes of rest, and then not for less than eight"
+        );
         play(&mut learning, &[(7230, "known")]);
         assert_eq!(learning.never_rests(SECOND * 7230, RULES), None);
     }
@@ -486,7 +491,8 @@ mod tests {
     fn nothing_is_named_that_was_not_healthy_at_every_look_for_so_long() {
         use proptest::prelude::*;
         let words = prop::sample::select(vec![
-            "a", "a", "a", "a", "a", "a", "b", "a:bad", "a:other", "a:moving", "busy", "error", "op", "known",
+            "a", "a", "a", "a", "a", "a", "b", "a:bad", "a:other", "a:moving", "busy", "error",
+            "op", "known",
         ]);
         let looks = prop::collection::vec((words, 1..200u32), 1..120);
         proptest!(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) }, |(looks in looks)| {

@@ -155,8 +155,7 @@ impl Store {
         let sites = set.sites()?;
         let roots = scan::roots(set, &sites, Place::Live)?;
         let watch = Watch { since, waiting: &shared.waiting, young: Mutex::default() };
-        let found =
-            scan::watched(set, &roots, &shared.cache, Read::Changed, keep, Some(&watch))?;
+        let found = scan::watched(set, &roots, &shared.cache, Read::Changed, keep, Some(&watch))?;
         let young = watch.young.into_inner().unwrap_or_else(PoisonError::into_inner);
         let moving = found.unsettled.clone().or(young);
         Ok((found, moving))
@@ -177,7 +176,9 @@ impl Store {
             };
             if let Some(label) = named {
                 match self.closest(set, pointer.exact, found) {
-                    Ok(Some((_, differences))) if !differences.iter().any(Difference::is_failure) => {
+                    Ok(Some((_, differences)))
+                        if !differences.iter().any(Difference::is_failure) =>
+                    {
                         return Ok(Some(known(label, !differences.is_empty())));
                     }
                     Ok(_) | Err(StoreError::OtherPolicy { .. } | StoreError::Damaged(_)) => {}

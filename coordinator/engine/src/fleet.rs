@@ -505,11 +505,7 @@ impl Release {
                 (_, Standing::Bad) => next,
                 (Standing::Unproven, _) => worst,
                 (_, Standing::Unproven) => next,
-                (Standing::Good, Standing::Good)
-                    if next.1 == Some(StandingSource::Learned) =>
-                {
-                    next
-                }
+                (Standing::Good, Standing::Good) if next.1 == Some(StandingSource::Learned) => next,
                 (Standing::Good, Standing::Good) => worst,
             };
         }

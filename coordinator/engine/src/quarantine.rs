@@ -46,7 +46,8 @@ impl FleetState {
         if content.is_empty() {
             return None;
         }
-        let rows = || self.releases.iter().flat_map(|(name, row)| having(name, row, component, content));
+        let rows =
+            || self.releases.iter().flat_map(|(name, row)| having(name, row, component, content));
         let is_good = |(_, row, host): &(&ReleaseName, &Release, &HostName)| {
             matches!(
                 row.standing_on(host),
@@ -71,7 +72,8 @@ impl FleetState {
             let by = || format!("was left bad by {}", left.operation);
             return Some(Quarantined { which: marked(&release).unwrap_or_else(by), release });
         }
-        let (release, _, _) = rows().find(|(_, row, host)| row.standing_on(host).0 == Standing::Bad)?;
+        let (release, _, _) =
+            rows().find(|(_, row, host)| row.standing_on(host).0 == Standing::Bad)?;
         let release = release.clone();
         let found = || "an operation found bad".to_owned();
         Some(Quarantined { which: marked(&release).unwrap_or_else(found), release })

@@ -434,11 +434,7 @@ fn component_status(row: &ComponentStatus) -> v1::ComponentStatus {
 
 /// Something that is not as it has to be.
 pub fn problem(problem: &Problem) -> v1::Problem {
-    v1::Problem {
-        what: problem.what.clone(),
-        mend: problem.mend.clone(),
-        warns: problem.warns,
-    }
+    v1::Problem { what: problem.what.clone(), mend: problem.mend.clone(), warns: problem.warns }
 }
 
 /// Whether a rollback would work.

@@ -6,7 +6,9 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use proto::{
-    policy::{CapturePolicy, CheckPolicy, FilesPolicy, HookPolicy, MigrationsPolicy, ServicePolicy},
+    policy::{
+        CapturePolicy, CheckPolicy, FilesPolicy, HookPolicy, MigrationsPolicy, ServicePolicy,
+    },
     span::Span,
 };
 use schemars::JsonSchema;

@@ -364,10 +364,8 @@ mod tests {
             learned_at_unix_ms: ago(64),
             ..snapshot.clone()
         };
-        let on_host = |snapshot| v1::HostSnapshot {
-            host: "crm-g1".to_owned(),
-            snapshot: Some(snapshot),
-        };
+        let on_host =
+            |snapshot| v1::HostSnapshot { host: "crm-g1".to_owned(), snapshot: Some(snapshot) };
         releases_[2].snapshots = vec![on_host(learned)];
         releases_[3].snapshots = vec![on_host(snapshot)];
         let list = v1::ListReleasesResponse { fleet: "prod".to_owned(), releases: releases_ };

@@ -168,7 +168,8 @@ fn way_back(fleet: &v1::GetFleetResponse) -> String {
         format!("none: {}", or_dash(&fleet.no_way_back))
     } else {
         let learned = fleet.way_back_source() == v1::StandingSource::Learned;
-        let how = if learned { ", learned: no operation or person said that it is good" } else { "" };
+        let how =
+            if learned { ", learned: no operation or person said that it is good" } else { "" };
         format!("{}{how}", clean(&fleet.way_back))
     }
 }

@@ -16,8 +16,8 @@ use std::{
 use tonic::codegen::http::Uri;
 
 use super::{
-    CapturePolicy, CheckPolicy, CommandProbe, FilesPolicy, HookPolicy, HttpProbe, MigrationsPolicy, Policy,
-    ProbePolicy, ProcessPolicy, ScriptPolicy, ServiceDriver, ServicePolicy,
+    CapturePolicy, CheckPolicy, CommandProbe, FilesPolicy, HookPolicy, HttpProbe, MigrationsPolicy,
+    Policy, ProbePolicy, ProcessPolicy, ScriptPolicy, ServiceDriver, ServicePolicy,
     yaml::{At, Problem, Report, mend_word},
 };
 use crate::span::Span;

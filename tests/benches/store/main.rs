@@ -199,7 +199,9 @@ fn one_step(step: &str, root: &std::path::Path) -> anyhow::Result<()> {
             let label = agent::store::Label {
                 release: "v2".to_owned(),
                 version: None,
-                taken_at_unix_ms: 1, learned_at_unix_ms: None };
+                taken_at_unix_ms: 1,
+                learned_at_unix_ms: None,
+            };
             Store::open(&saved)?.snapshot(&files(&live), label)?;
         }
         "stage" => {

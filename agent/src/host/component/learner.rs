@@ -28,8 +28,7 @@ use crate::{
     store::{Glance, Hash, Label, StoreError},
 };
 
-const NEVER_RESTS_MEND: &str =
-    "name what the app writes by itself under `keep` in the fleet file; it then lives across releases";
+const NEVER_RESTS_MEND: &str = "name what the app writes by itself under `keep` in the fleet file; it then lives across releases";
 
 /// See the module.
 #[derive(Debug)]
@@ -124,9 +123,9 @@ impl Learner {
             true => self.healthy(glance.exact).await,
             false => None,
         };
-        let runs = healthy.as_ref().map(|healthy| {
-            Running(format!("{:?} {:?}", healthy.identities, healthy.version))
-        });
+        let runs = healthy
+            .as_ref()
+            .map(|healthy| Running(format!("{:?} {:?}", healthy.identities, healthy.version)));
         let Glance { exact, moving, known: _ } = glance;
         (Seen::Tree(Tree { exact, began, moving, healthy: runs }), healthy)
     }
@@ -234,7 +233,8 @@ impl Learner {
 
 /// What it is called: as it calls itself, where that can be a name and is free; else by the minute.
 fn name(version: Option<&str>, names: &BTreeSet<&str>, now: Timestamp) -> String {
-    if let Some(version) = version.filter(|version| is_release(version) && !names.contains(version)) {
+    if let Some(version) = version.filter(|version| is_release(version) && !names.contains(version))
+    {
         return version.to_owned();
     }
     let minute = now.strftime("learned-%Y-%m-%dT%H%M").to_string();

@@ -1,7 +1,8 @@
 //! What is learned counts, but for less than an operation or a person; and what was left as bad does not come back as good.
 
 use engine::{
-    ComponentName, FleetEvent, Left, SeenSnapshot, Standing, StandingSource, Timestamp, consequences,
+    ComponentName, FleetEvent, Left, SeenSnapshot, Standing, StandingSource, Timestamp,
+    consequences,
     planner::{self, Refusal, Request},
 };
 
@@ -29,7 +30,12 @@ impl World {
             let seen =
                 SeenSnapshot { content: content.to_owned(), ..known[&component("crm")].clone() };
             let (component, release) = (component("crm"), release(name));
-            self.state.apply(&FleetEvent::SnapshotSeen { host: host(at), component, release, seen });
+            self.state.apply(&FleetEvent::SnapshotSeen {
+                host: host(at),
+                component,
+                release,
+                seen,
+            });
         }
     }
 
@@ -76,7 +82,8 @@ fn a_learned_release_is_gone_back_to_with_a_warning_and_never_without_a_person()
     let plan = planner::rollback(&world.inventory(), &Request::default()).unwrap();
     assert!(plan.why_target.contains("learned to be good"), "{}", plan.why_target);
     let hosts = HOSTS.map(host);
-    let why_not = |world: &World, name| planner::why_not_automatic(&world.state, &release(name), &hosts);
+    let why_not =
+        |world: &World, name| planner::why_not_automatic(&world.state, &release(name), &hosts);
     assert_eq!(
         why_not(&world, "v2").unwrap(),
         "v2 was only learned to be good on b1; a person has to say so"
@@ -180,10 +187,7 @@ fn content_that_was_left_is_recognised_under_any_name_and_is_no_way_back() {
         panic!("a learned release with bad content was taken");
     };
     let v2 = candidates.iter().find(|row| row.release == release("v2")).unwrap();
-    assert_eq!(
-        v2.why_not,
-        "on b1 it has the content of v2.1, which was left bad by rb-0193"
-    );
+    assert_eq!(v2.why_not, "on b1 it has the content of v2.1, which was left bad by rb-0193");
     let by_name = Request { to: Some(release("v2")), ..Request::default() };
     let plan = planner::rollback(&world.inventory(), &by_name).unwrap();
     assert!(plan.warnings[0].contains("the content of v2.1"), "{:?}", plan.warnings);
@@ -218,13 +222,17 @@ fn a_rollback_records_once_what_its_hosts_replaced() {
     let mut state = world.state.clone();
     let events = consequences(&run, &state, Timestamp(99));
     let left = |events: &[FleetEvent]| {
-        let found = events.iter().filter_map(|event| match event {
-            FleetEvent::Left { left, .. } => Some((left.release.to_string(), left.content.clone())),
-            _ => None,
+        let found = events.iter().filter_map(|event| {
+            let FleetEvent::Left { left, .. } = event else { return None };
+            Some((left.release.to_string(), left.content.clone()))
         });
         found.collect::<Vec<_>>()
     };
-    assert_eq!(left(&events), [("v3".to_owned(), "content of crm".to_owned())], "once for all hosts");
+    assert_eq!(
+        left(&events),
+        [("v3".to_owned(), "content of crm".to_owned())],
+        "once for all hosts"
+    );
     for event in &events {
         state.apply(event);
     }

@@ -231,10 +231,8 @@ impl Judged<'_> {
                 for status in &seen.status.components {
                     self.component(status, &mut found);
                 }
-                for (component, Problem { what, mend, warns: _ }) in
-                    seen.status.alarms(self.known.state)
-                {
-                    found.push(self.finding(Some(&component), Severity::Warning, what, mend));
+                for Problem { what, mend, warns: _ } in seen.status.alarms(self.known.state) {
+                    found.push(self.finding(None, Severity::Warning, what, mend));
                 }
                 self.damage(seen, &mut found);
                 self.way_back(seen, &mut row, &mut found);

@@ -171,12 +171,11 @@ impl HostStatus {
     }
 
     /// Where what was left as bad runs again.
-    pub fn alarms(&self, state: &FleetState) -> Vec<(ComponentName, Problem)> {
+    pub fn alarms(&self, state: &FleetState) -> Vec<Problem> {
         let alarm = |row: &ComponentStatus| {
             let bad = state.quarantined(&row.component, &row.content)?;
             let what = format!("{} runs {bad}", row.component);
-            let problem = Problem { what, mend: "ctl rollback".to_owned(), warns: true };
-            Some((row.component.clone(), problem))
+            Some(Problem { what, mend: "ctl rollback".to_owned(), warns: true })
         };
         self.components.iter().filter_map(alarm).collect()
     }

@@ -280,6 +280,9 @@ mod tests {
         SystemTime::UNIX_EPOCH + SECOND * at
     }
 
+    /// What it is about; seconds with what is looked at; seconds with what is done.
+    type Row = (&'static str, Vec<(u32, &'static str)>, &'static [(u32, &'static str)]);
+
     /// A look in one word: `known`, `op`, `busy`, `error`, or a tree with how the app is: `a`, `a:bad`, `a:other`
     /// (other processes serve), `a:moving`.
     fn seen(word: &str, at: u32) -> Seen {
@@ -307,10 +310,12 @@ mod tests {
         let (mut done, mut names) = (Vec::new(), Vec::new());
         for (at, word) in looks {
             let now = SECOND * *at;
-            let seen = match seen(word, *at) {
-                Seen::Tree(tree) if names.contains(&tree.exact) => Seen::Known,
-                seen => seen,
-            };
+            let mut seen = seen(word, *at);
+            if let Seen::Tree(tree) = &seen
+                && names.contains(&tree.exact)
+            {
+                seen = Seen::Known;
+            }
             match learning.look(seen, now, RULES) {
                 Action::Nothing => {}
                 Action::Take(exact) => {
@@ -335,7 +340,7 @@ mod tests {
     #[test]
     fn the_table() {
         let none: &[(u32, &str)] = &[];
-        let table: &[(&str, Vec<(u32, &str)>, &[(u32, &str)])] = &[
+        let table: &[Row] = &[
             ("a release is left alone", every(0, 7200, "known"), none),
             (
                 "the first day: what was never recorded is learned",

@@ -460,8 +460,7 @@ impl OperatorService {
         live.dedup();
         view.live_release = live.join(", ");
         view.policy_drift = seen.status.policy_drift(state.fleet.as_ref(), host);
-        let alarms = seen.status.alarms(state).into_iter();
-        view.alarms = alarms.map(|(_, alarm)| to_proto::problem(&alarm)).collect();
+        view.alarms = seen.status.alarms(state).iter().map(to_proto::problem).collect();
         view.status = Some(to_proto::host_status(&seen.status));
         view
     }

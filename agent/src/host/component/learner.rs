@@ -202,7 +202,7 @@ impl Learner {
 
     async fn learn(&mut self, exact: Hash, since: SystemTime, healthy: Healthy) {
         let component = self.component.clone();
-        let Healthy { version, baselines, times, identities: _ } = healthy;
+        let Healthy { identities, version, baselines, times } = healthy;
         let rows = component.stored(|store, _| store.list()).await.unwrap_or_default();
         let own = || rows.iter().filter(|row| row.component == component.name);
         let names = own().map(|row| row.release.as_str()).collect();
@@ -224,6 +224,7 @@ impl Learner {
             return;
         }
         self.learning.named();
+        self.ran_release = Some(identities);
         notes.extend(component.fit.verified(None, &baselines, times).await);
         let notes = notes.join("; ");
         tracing::info!(component = component.name, release, %exact, notes, "learned");

@@ -54,9 +54,9 @@ pub use config::{Cli, Command, Config, JoinArgs};
 use crate::{
     core::Core,
     hands::Hands,
-    host::Host,
+    host::{Host, learning::Pace},
     join::Join,
-    ledger::{LedgerError, LedgerFile},
+    ledger::{Ledger, LedgerError, LedgerFile},
     local::{Service, socket},
     renewal::Renewal,
     session::Session,
@@ -71,6 +71,9 @@ pub struct Agent {
     local: JoinHandle<()>,
     /// Looks the host over.
     look_over: Option<JoinHandle<()>>,
+    /// Learns what others deploy.
+    learning: Option<JoinHandle<()>>,
+    ledger: watch::Receiver<Arc<Ledger>>,
 }
 
 impl Agent {
@@ -87,7 +90,8 @@ impl Agent {
             &config.state,
             host.clone(),
         )?;
-        agent.look_over = Some(tokio::spawn(host.watch_problems()));
+        agent.look_over = Some(tokio::spawn(host.clone().watch_problems()));
+        agent.learn(host, Pace::default());
         Ok(agent)
     }
 
@@ -106,6 +110,7 @@ impl Agent {
         let (renewed, renewals) = watch::channel(());
         let renewal =
             Renewal { coordinator: coordinator.clone(), identity: identity.clone(), renewed };
+        let ledger = handle.ledger();
         let session = Session { coordinator, identity, hands, core: handle, renewed: renewals };
         Ok(Self {
             core: tokio::spawn(core.run()),
@@ -113,7 +118,14 @@ impl Agent {
             renewal: tokio::spawn(renewal.run()),
             local,
             look_over: None,
+            learning: None,
+            ledger,
         })
+    }
+
+    /// Learns the host's components that are to be learned, in this pace.
+    pub fn learn(&mut self, host: Arc<Host>, pace: Pace) {
+        self.learning = Some(tokio::spawn(host.learn(self.ledger.clone(), pace)));
     }
 
     /// Runs until `shutdown`, or until the ledger cannot be written.
@@ -128,8 +140,8 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        if let Some(look_over) = &self.look_over {
-            look_over.abort();
+        for task in self.look_over.iter().chain(&self.learning) {
+            task.abort();
         }
         self.local.abort();
         self.session.abort();

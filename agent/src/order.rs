@@ -229,6 +229,9 @@ pub struct Evidence {
     pub stable_ms: u64,
     /// What was live before the switch.
     pub replaced: Option<String>,
+    /// Its content hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_content: Option<String>,
     pub notes: Vec<String>,
 }
 

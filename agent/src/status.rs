@@ -18,6 +18,8 @@ pub struct ComponentStatus {
     /// What the agent itself put or captured there; empty where it never did.
     pub release: String,
     pub snapshot: String,
+    /// The content hash of what is there now; empty where it could not be looked at.
+    pub content: String,
     pub changed: bool,
     /// What the version check reports; empty where none answers.
     pub version: String,
@@ -34,6 +36,8 @@ pub struct ComponentStatus {
 pub struct Problem {
     pub what: String,
     pub mend: String,
+    /// A rollback would work all the same.
+    pub warns: bool,
 }
 
 /// One service as its driver sees it.
@@ -63,6 +67,8 @@ pub struct Snapshot {
     pub release: String,
     pub version: String,
     pub taken_at_unix_ms: i64,
+    /// When it was learned to be good; 0 where somebody asked for it.
+    pub learned_at_unix_ms: i64,
     pub size_bytes: u64,
     pub files: u64,
     /// Empty while it is whole.

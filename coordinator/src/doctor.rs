@@ -15,7 +15,7 @@ use engine::{
 };
 
 use crate::{
-    host::{ComponentStatus, HeldSnapshot, live_release},
+    host::{ComponentStatus, HeldSnapshot, Problem, live_release},
     sessions::Host,
 };
 
@@ -231,6 +231,9 @@ impl Judged<'_> {
                 for status in &seen.status.components {
                     self.component(status, &mut found);
                 }
+                for Problem { what, mend, warns: _ } in seen.status.alarms(self.known.state) {
+                    found.push(self.finding(None, Severity::Warning, what, mend));
+                }
                 self.damage(seen, &mut found);
                 self.way_back(seen, &mut row, &mut found);
                 let live = seen.status.components.iter();
@@ -300,7 +303,8 @@ impl Judged<'_> {
         }
         for problem in &status.problems {
             let (what, mend) = (problem.what.clone(), problem.mend.clone());
-            found.push(self.finding(name, Severity::Blocking, what, mend));
+            let severity = if problem.warns { Severity::Warning } else { Severity::Blocking };
+            found.push(self.finding(name, severity, what, mend));
         }
         if status.changed {
             let what =

@@ -2,9 +2,12 @@
 
 use engine::{
     ComponentName, Elapsed, HostNow, LiveNow, LocalOperation, ReleaseName, SeenSnapshot, SeenTrack,
-    SnapshotHash, SnapshotNow, Timestamp,
+    SnapshotHash, SnapshotNow, Standing, Timestamp,
 };
 use engine::{Fleet, FleetEvent, FleetState, HostName, OperationId};
+
+/// How a name begins that a host made up for what it learned.
+const MADE_UP: &str = "learned-";
 
 /// What an agent says when its session begins.
 #[derive(Clone, Debug)]
@@ -36,6 +39,8 @@ pub struct ComponentStatus {
     pub component: ComponentName,
     pub release: Option<ReleaseName>,
     pub snapshot: Option<SnapshotHash>,
+    /// The content hash of what is there now; empty where it could not be looked at.
+    pub content: String,
     pub changed: bool,
     pub version: Option<String>,
     pub services: Vec<ServiceStatus>,
@@ -51,6 +56,8 @@ pub struct ComponentStatus {
 pub struct Problem {
     pub what: String,
     pub mend: String,
+    /// A rollback would work all the same.
+    pub warns: bool,
 }
 
 /// One service as its driver sees it.
@@ -84,6 +91,8 @@ pub struct HeldSnapshot {
     pub verified_at: Option<Timestamp>,
     /// It stands beside the live one already.
     pub staged: bool,
+    /// When the host had learned that it is good; absent where somebody asked for it.
+    pub learned_at: Option<Timestamp>,
 }
 
 impl HostStatus {
@@ -126,12 +135,49 @@ impl HostStatus {
                     seen: row.seen.clone(),
                 });
             }
+            events.extend(learned(state, host, release, row));
         }
         if let Some(local) = self.unseen_local(state, host) {
             let (host, local) = (host.clone(), local.clone());
             events.push(FleetEvent::ActedLocally { host, local, at: wall() });
         }
         events
+    }
+
+    /// Hosts that made up names for the same content go by the first one that is on record, so that a release which
+    /// reports no version is one release on all of them.
+    pub fn join_names(&mut self, state: &FleetState) {
+        for row in &mut self.snapshots {
+            let made = |name: &ReleaseName| name.as_str().starts_with(MADE_UP);
+            let own = row.release.clone().filter(|name| row.learned_at.is_some() && made(name));
+            let Some(own) = own else { continue };
+            let same = |release: &engine::Release| {
+                let mut hosts = release.hosts.values();
+                hosts.any(|on_host| {
+                    let seen = on_host.snapshots.get(&row.component);
+                    seen.is_some_and(|seen| seen.content == row.seen.content)
+                })
+            };
+            let recorded = state.releases.iter().filter(|(name, row)| made(name) && same(row));
+            let first = recorded.min_by_key(|(name, row)| (row.first_seen, *name));
+            let Some((first, _)) = first.filter(|(name, _)| **name != own) else { continue };
+            row.release = Some(first.clone());
+            for live in self.components.iter_mut().filter(|live| live.component == row.component) {
+                if live.release.as_ref() == Some(&own) {
+                    live.release = Some(first.clone());
+                }
+            }
+        }
+    }
+
+    /// Where what was left as bad runs again.
+    pub fn alarms(&self, state: &FleetState) -> Vec<Problem> {
+        let alarm = |row: &ComponentStatus| {
+            let bad = state.quarantined(&row.component, &row.content)?;
+            let what = format!("{} runs {bad}", row.component);
+            Some(Problem { what, mend: "ctl rollback".to_owned(), warns: true })
+        };
+        self.components.iter().filter_map(alarm).collect()
     }
 
     /// A local operation that the fleet's record does not have, or not as it stands now.
@@ -146,6 +192,31 @@ impl HostStatus {
         let rows = self.tracks.iter().filter(|(id, _)| id == operation);
         rows.map(|(_, track)| track.clone()).collect()
     }
+}
+
+/// That a host learned its part of a release to be good, unless that is on record, or the release or its content is bad:
+/// then it is not made good by this.
+fn learned(
+    state: &FleetState,
+    host: &HostName,
+    release: &ReleaseName,
+    row: &HeldSnapshot,
+) -> Option<FleetEvent> {
+    row.learned_at?;
+    let known = state.releases.get(release);
+    let on_host = known.and_then(|known| known.hosts.get(host));
+    let (component, snapshot) = (row.component.clone(), row.seen.snapshot.clone());
+    let recorded = on_host.and_then(|on_host| on_host.learned.get(&component)) == Some(&snapshot);
+    let bad = known.is_some_and(|known| known.standing().0 == Standing::Bad)
+        || state.quarantined(&component, &row.seen.content).is_some();
+    let (host, release) = (host.clone(), release.clone());
+    (!recorded && !bad).then(|| FleetEvent::Learned {
+        host,
+        component,
+        release,
+        snapshot,
+        at: wall(),
+    })
 }
 
 /// What is live of a component: by the check's own word where it answers, else by the agent's record.
@@ -201,5 +272,71 @@ impl OperationClock {
     /// The instant of an operation time.
     pub fn instant(&self, at: Elapsed) -> std::time::Instant {
         self.since + std::time::Duration::from_millis(at.since(self.reached))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(name: &str, content: &str) -> HostStatus {
+        let component = ComponentName::new("crm").unwrap();
+        let release = Some(ReleaseName::new(name).unwrap());
+        let snapshot = SnapshotHash::new("ab".repeat(32)).unwrap();
+        let taken_at = Timestamp(5);
+        let content = content.to_owned();
+        let live = ComponentStatus {
+            component: component.clone(),
+            release: release.clone(),
+            snapshot: Some(snapshot.clone()),
+            content: content.clone(),
+            changed: false,
+            version: None,
+            services: Vec::new(),
+            checks: Vec::new(),
+            held: false,
+            verbs: Vec::new(),
+            problems: Vec::new(),
+        };
+        let held = HeldSnapshot {
+            component,
+            release,
+            seen: SeenSnapshot { snapshot, content, version: None, taken_at },
+            size_bytes: 1,
+            files: 1,
+            damage: None,
+            verified_at: None,
+            staged: false,
+            learned_at: Some(Timestamp(6)),
+        };
+        HostStatus { components: vec![live], snapshots: vec![held], ..HostStatus::default() }
+    }
+
+    fn names(status: &HostStatus) -> [&str; 2] {
+        [&status.components[0].release, &status.snapshots[0].release]
+            .map(|name| name.as_ref().unwrap().as_str())
+    }
+
+    #[test]
+    fn hosts_that_made_up_names_for_the_same_content_have_one_release() {
+        let mut state = FleetState::default();
+        let mut tell = |host: &str, mut status: HostStatus| {
+            let host = HostName::new(host).unwrap();
+            status.join_names(&state);
+            for event in status.unseen(&state, &host) {
+                state.apply(&event);
+            }
+            status
+        };
+        let first = "learned-2026-11-22T0310";
+        assert_eq!(names(&tell("h1", told(first, "one"))), [first; 2]);
+        assert_eq!(names(&tell("h2", told("learned-2026-11-22T0305", "one"))), [first; 2]);
+        assert_eq!(names(&tell("h1", told(first, "one"))), [first; 2], "and it stays so");
+        let other = "learned-2026-11-22T0400";
+        assert_eq!(names(&tell("h3", told(other, "two"))), [other; 2], "other content");
+        assert_eq!(names(&tell("h4", told("v1", "one"))), ["v1"; 2], "a name of its own");
+        let release = &state.releases[&ReleaseName::new(first).unwrap()];
+        assert_eq!(release.hosts.len(), 2);
+        assert_eq!(release.standing().0, Standing::Good);
     }
 }

@@ -76,6 +76,9 @@ pub struct ComponentPolicy {
     /// Where the app records its database migrations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migrations: Option<MigrationsPolicy>,
+    /// How good releases are learned; not at all where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<CapturePolicy>,
     /// How long the checks may take to pass.
     pub ready_within: Span,
     /// How long they must then hold.
@@ -265,6 +268,14 @@ fn default_migrations_column() -> String {
 
 fn default_migrations_url_key() -> String {
     "DATABASE_URL".to_owned()
+}
+
+/// How good releases are learned: what was deployed by other means becomes a release once its checks have held.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CapturePolicy {
+    /// How long the checks must hold, while no file changes, before what runs is recorded as a release.
+    pub after_healthy: Span,
 }
 
 /// A command that the agent starts and watches.

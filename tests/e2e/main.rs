@@ -5,6 +5,7 @@
 mod doctor;
 mod golden;
 mod join;
+mod learning;
 mod local;
 mod operations;
 mod refusals;

@@ -8,9 +8,14 @@ use std::{
     time::Duration,
 };
 
-use agent::{Agent, hands::Hands};
+use agent::{
+    Agent,
+    hands::Hands,
+    host::{Host, learning::Pace},
+};
 use coordinator::{Coordinator, journal::SledJournal};
 use proto::{
+    policy::Policy,
     tls::{self, Ca, Identity, IdentityDir, Role, Validity},
     v1::{self, operator_service_client::OperatorServiceClient},
 };
@@ -117,6 +122,19 @@ impl Cluster {
         let agent =
             Agent::start_with(self.address.to_string(), identity, &state, hands).expect("an agent");
         self.agents.insert(host.to_owned(), agent);
+    }
+
+    /// Starts the agent of a host with real files and checks, which learns in this pace.
+    pub async fn start_host(&mut self, host: &str, policy: &Policy, pace: Pace) {
+        let state = self.state(host);
+        let opened = eventually("nobody has the host's store", || {
+            let opened = Host::open(policy, String::new(), &state).ok();
+            async { opened }
+        });
+        let hands = Arc::new(opened.await);
+        self.ledger_is_free(host).await;
+        self.start_agent(host, hands.clone());
+        self.agents.get_mut(host).expect("just started").learn(hands, pace);
     }
 
     /// Ends the agent of a host, as a kill does: nothing more is done or said.

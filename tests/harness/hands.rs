@@ -69,7 +69,7 @@ impl ScriptedHands {
 
     /// Something on the host is in the way of a rollback.
     pub fn problem(&self, what: &str, mend: &str) {
-        let problem = Problem { what: what.to_owned(), mend: mend.to_owned() };
+        let problem = Problem { what: what.to_owned(), mend: mend.to_owned(), warns: false };
         self.lock().problems.push(problem);
     }
 
@@ -128,7 +128,10 @@ impl ScriptedHands {
         match step.verb {
             Verb::Stop => state.running = false,
             Verb::Start => state.running = true,
-            Verb::Stage => evidence.replaced = Some(hash(&state.live)),
+            Verb::Stage => {
+                evidence.replaced = Some(hash(&state.live));
+                evidence.replaced_content = Some(hash(&state.live));
+            }
             Verb::Switch => {
                 evidence.replaced = Some(hash(&state.live));
                 evidence.snapshot = Some(step.snapshot.clone());
@@ -237,6 +240,7 @@ impl Hands for ScriptedHands {
                 component: COMPONENT.to_owned(),
                 release: state.live.clone(),
                 snapshot: hash(&state.live),
+                content: hash(&state.live),
                 version: if state.running { state.live.clone() } else { String::new() },
                 held: state.held,
                 verbs: VERBS.to_vec(),
@@ -253,6 +257,7 @@ impl Hands for ScriptedHands {
                 size_bytes: 1,
                 files: 1,
                 damage: state.damage.clone(),
+                learned_at_unix_ms: 0,
                 verified_at_unix_ms: state.verified_at_unix_ms,
                 staged: false,
             };

@@ -443,6 +443,7 @@ fn ended(track: &Track) -> Option<(usize, u32, TrackEnding)> {
         version: row.version.clone(),
         stable_ms: row.stable_ms,
         replaced: hash(&row.replaced),
+        replaced_content: row.replaced_content.clone(),
         notes: row.notes.clone(),
     });
     let steps = track.steps().map(|(index, step)| {

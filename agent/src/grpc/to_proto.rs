@@ -151,11 +151,12 @@ fn component(row: &ComponentStatus) -> v1::ComponentStatus {
         held: row.held,
         verbs: row.verbs.iter().map(|v| verb(*v).into()).collect(),
         problems: row.problems.iter().map(problem).collect(),
+        content: row.content.clone(),
     }
 }
 
 fn problem(problem: &Problem) -> v1::Problem {
-    v1::Problem { what: problem.what.clone(), mend: problem.mend.clone() }
+    v1::Problem { what: problem.what.clone(), mend: problem.mend.clone(), warns: problem.warns }
 }
 
 fn snapshot(row: &Snapshot) -> v1::SnapshotInfo {
@@ -171,6 +172,7 @@ fn snapshot(row: &Snapshot) -> v1::SnapshotInfo {
         damage: row.damage.clone(),
         verified_at_unix_ms: row.verified_at_unix_ms,
         staged: row.staged,
+        learned_at_unix_ms: row.learned_at_unix_ms,
     }
 }
 
@@ -229,6 +231,7 @@ fn evidence(row: &Evidence) -> v1::Evidence {
         stable_ms: row.stable_ms,
         notes: row.notes.iter().map(|note| cut(note)).collect(),
         replaced: row.replaced.clone().unwrap_or_default(),
+        replaced_content: row.replaced_content.clone().unwrap_or_default(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! One component: its files, its services, its checks, and what each verb does to them.
 
+pub(super) mod learner;
+
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
@@ -52,6 +54,8 @@ pub(super) struct Component {
     secret_files: BTreeSet<PathBuf>,
     checks: Vec<CheckPolicy>,
     windows: Windows,
+    /// How long what others put there must be healthy to become a release; none where it is not learned.
+    after_healthy: Option<Duration>,
     store: Arc<Store>,
     compactor: Compactor,
     prober: Prober,
@@ -95,6 +99,7 @@ impl Component {
                 ready_within: policy.ready_within.0,
                 stable_for: policy.stable_for.0,
             },
+            after_healthy: policy.capture.as_ref().map(|capture| capture.after_healthy.0),
             store: store.clone(),
             compactor: compactor.clone(),
             prober: prober.clone(),
@@ -205,6 +210,7 @@ impl Component {
             release: step.release.clone(),
             version: version.clone(),
             taken_at_unix_ms: jiff::Timestamp::now().as_millisecond(),
+            learned_at_unix_ms: None,
         };
         let info = self.stored(move |store, files| store.snapshot(files, label)).await?;
         let mut words = vec![format!("{} files, {} bytes", info.files, info.size_bytes)];
@@ -237,6 +243,7 @@ impl Component {
         let evidence = Evidence {
             component: self.name.clone(),
             replaced: Some(staged.before.to_string()),
+            replaced_content: self.content_of(staged.before).await,
             ..Evidence::default()
         };
         Ok((words, Some(evidence)))
@@ -480,6 +487,7 @@ impl Component {
         match self.stored(|store, files| store.live(files)).await {
             Ok(live) => {
                 status.changed = live.changed;
+                status.content = live.content.to_string();
                 if let Some(record) = live.record {
                     status.release = record.release;
                     status.snapshot = record.exact.to_string();
@@ -533,6 +541,7 @@ impl Component {
             release: import.release.clone(),
             version: None,
             taken_at_unix_ms: import.taken_at_unix_ms,
+            learned_at_unix_ms: None,
         };
         let files = import.files.iter();
         let backup = Backup {
@@ -562,6 +571,12 @@ impl Component {
     /// What the app calls its version now, where a check asks for it.
     async fn version(&self) -> Option<String> {
         self.tried().await.into_iter().flatten().find_map(|tried| tried.version)
+    }
+
+    /// The content hash of a snapshot, where it can be read.
+    async fn content_of(&self, exact: Hash) -> Option<String> {
+        let content = self.stored(move |store, files| store.content_of(&files.component, exact));
+        content.await.ok().flatten().map(|content| content.to_string())
     }
 
     /// What the app called its version when a snapshot was taken.

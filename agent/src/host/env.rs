@@ -174,8 +174,12 @@ mod tests {
         }
 
         fn snapshot(&self, release: &str) -> Hash {
-            let label =
-                Label { release: release.to_owned(), version: None, taken_at_unix_ms: 1_700 };
+            let label = Label {
+                release: release.to_owned(),
+                version: None,
+                taken_at_unix_ms: 1_700,
+                learned_at_unix_ms: None,
+            };
             self.store.snapshot(&self.files, label).unwrap().exact
         }
 
@@ -233,7 +237,12 @@ mod tests {
         fs::write(&token, "hunter2=").unwrap();
         let file = FilePolicy { file: token.clone(), secret: true, require: Vec::new() };
         files.files.push(FilesPolicy::File(file));
-        let label = Label { release: "v1".to_owned(), version: None, taken_at_unix_ms: 1_700 };
+        let label = Label {
+            release: "v1".to_owned(),
+            version: None,
+            taken_at_unix_ms: 1_700,
+            learned_at_unix_ms: None,
+        };
         let exact = app.store.snapshot(&files, label).unwrap().exact;
         fs::write(&token, "hunter3=").unwrap();
         assert!(changes(&app.store, &files, exact).unwrap().is_empty());

@@ -22,6 +22,7 @@ mod env;
 mod fit;
 mod gate;
 mod hooks;
+pub mod learning;
 mod managers;
 pub mod problems;
 #[cfg(test)]
@@ -39,15 +40,20 @@ use std::{
 };
 
 use proto::policy::{ComponentPolicy, Policy};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
-use self::{compact::Compactor, component::Component, problems::Problem};
+use self::{
+    compact::Compactor,
+    component::{Component, learner::Learner},
+    learning::Pace,
+    problems::Problem,
+};
 use crate::{
     drivers::{BuildError, Doing},
     facts::Facts,
     hands::{About, Hands},
     http::HttpError,
-    ledger::{Found, StepResult},
+    ledger::{Found, Ledger, StepResult},
     local::{Import, Imported, Shape},
     order::{Before, Evidence, Step, Verb},
     probe::Prober,
@@ -113,6 +119,8 @@ pub struct Host {
     state: PathBuf,
     /// As the last look found them.
     problems: Mutex<Vec<Problem>>,
+    /// What learning found in its way, by component.
+    restless: Mutex<BTreeMap<String, status::Problem>>,
 }
 
 impl Host {
@@ -146,7 +154,27 @@ impl Host {
             store,
             state: state.to_owned(),
             problems: Mutex::default(),
+            restless: Mutex::default(),
         })
+    }
+
+    /// Learns the components that are to be learned, for as long as it is let.
+    pub async fn learn(self: Arc<Self>, ledger: watch::Receiver<Arc<Ledger>>, pace: Pace) {
+        let mut learners: Vec<Learner> =
+            self.components.values().filter_map(|one| Learner::of(one, pace)).collect();
+        while !learners.is_empty() {
+            for learner in &mut learners {
+                let name = learner.name().to_owned();
+                let at_work = || ledger.borrow().open().is_some_and(|track| track.touches(&name));
+                learner.look(at_work).await;
+                let mut restless = self.restless.lock().unwrap_or_else(PoisonError::into_inner);
+                match learner.problem() {
+                    Some(problem) => restless.insert(name, problem),
+                    None => restless.remove(&name),
+                };
+            }
+            tokio::time::sleep(pace.look_every).await;
+        }
     }
 
     /// Looks for problems now and then, so that whoever asks how the host is need not wait for it.
@@ -204,6 +232,7 @@ impl Host {
                 release: row.release,
                 version: row.version.unwrap_or_default(),
                 taken_at_unix_ms: row.taken_at_unix_ms,
+                learned_at_unix_ms: row.learned_at_unix_ms.unwrap_or(0),
                 size_bytes: row.size_bytes,
                 files: row.files,
                 damage: row.damage.unwrap_or_default(),
@@ -292,8 +321,12 @@ impl Hands for Host {
                 let of = components.iter_mut().find(|row| row.component == problem.component);
                 if let Some(row) = of {
                     let (what, mend) = (problem.what.clone(), problem.mend.clone());
-                    row.problems.push(status::Problem { what, mend });
+                    row.problems.push(status::Problem { what, mend, warns: false });
                 }
+            }
+            let restless = self.restless.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            for row in &mut components {
+                row.problems.extend(restless.get(&row.component).cloned());
             }
             let free = rustix::fs::statvfs(&self.state);
             let free_bytes = free.map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize));

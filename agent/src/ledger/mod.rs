@@ -264,6 +264,11 @@ impl Track {
         &self.order
     }
 
+    /// Whether it is about a component.
+    pub fn touches(&self, component: &str) -> bool {
+        self.order.steps.iter().any(|step| step.component == component)
+    }
+
     /// How it ended, once it has.
     pub fn ending(&self) -> Option<&Ending> {
         self.ending.as_ref()
@@ -291,6 +296,7 @@ impl Track {
             row.snapshot = new.snapshot.clone().or(row.snapshot.take());
             row.version = new.version.clone().or(row.version.take());
             row.replaced = new.replaced.clone().or(row.replaced.take());
+            row.replaced_content = new.replaced_content.clone().or(row.replaced_content.take());
             row.stable_ms = row.stable_ms.max(new.stable_ms);
             row.notes.extend(new.notes.iter().cloned());
         }

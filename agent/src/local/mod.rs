@@ -20,7 +20,7 @@ pub mod socket;
 pub mod wire;
 
 pub use import::{Import, Imported, Owner};
-pub use plan::{Hook, Shape};
+pub use plan::{Hook, Shape, is_release};
 pub use service::Service;
 
 use crate::{

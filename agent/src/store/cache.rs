@@ -111,7 +111,7 @@ impl Cache {
 }
 
 /// Whether any change after `began` would have got another stamp than this one.
-fn is_settled(ctime: (i64, u32), began: SystemTime) -> bool {
+pub(super) fn is_settled(ctime: (i64, u32), began: SystemTime) -> bool {
     let step = if ctime.1 == 0 { COARSE_STAMP_STEP } else { STAMP_STEP };
     let Ok(seconds) = u64::try_from(ctime.0) else { return false };
     UNIX_EPOCH

@@ -35,6 +35,7 @@ mod hold;
 mod import;
 mod inspect;
 mod known;
+mod learn;
 mod manifest;
 mod mark;
 mod meta;
@@ -88,6 +89,7 @@ pub use self::{
     hash::{Hash, HashError},
     import::{Backup, BackupOwner},
     inspect::{Live, LiveRecord, Observed},
+    learn::{Glance, KnownRelease},
     set::{ComponentFiles, STAGING},
     snapshot::SnapshotInfo,
     stage::{Preflight, Staged},
@@ -102,6 +104,8 @@ pub struct Label {
     /// What the version check reported when it was taken.
     pub version: Option<String>,
     pub taken_at_unix_ms: i64,
+    /// When it had proven itself, where nobody asked for it: its checks had held by then.
+    pub learned_at_unix_ms: Option<i64>,
 }
 
 /// An agent's store. One process has it open at a time.

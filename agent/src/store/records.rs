@@ -40,7 +40,7 @@ use super::{
     set::{Set, Shape},
 };
 
-const SNAPSHOT: &[u8; 4] = b"LGS2";
+const SNAPSHOT: &[u8; 4] = b"LGS3";
 const POINTER: &[u8; 4] = b"LGP2";
 const STANDING: &[u8; 4] = b"LGT1";
 const CHECKSUM_BYTES: usize = 32;

@@ -151,7 +151,7 @@ impl Store {
         paths.dedup();
         let cache = &shared.cache;
         let batches = set.parts.iter().map(|_| None).collect();
-        let walk = Walk { set, cache, read: Read::Everything, batches };
+        let walk = Walk { set, cache, read: Read::Everything, batches, watch: None };
         let found = walk.at(site.index, &root, &paths)?;
         let expected = paths.iter().filter_map(|path| whole.get(path)).cloned().collect();
         let expected = Manifest { entries: expected };

@@ -15,6 +15,7 @@ use super::{
     dir::Dir,
     error::{StoreError, shown},
     hash::Hash,
+    learn::Watch,
     manifest::SetManifest,
     objects::Batch,
     set::{Part, PartKind, Set, Site},
@@ -97,12 +98,24 @@ pub(super) fn set(
     read: Read,
     keep: Keep<'_, '_>,
 ) -> Result<Scanned, StoreError> {
+    watched(set, roots, cache, read, keep, None)
+}
+
+/// The same, with somebody who is told of every file that is come by.
+pub(super) fn watched(
+    set: &Set,
+    roots: &[Root],
+    cache: &Cache,
+    read: Read,
+    keep: Keep<'_, '_>,
+    watch: Option<&Watch<'_>>,
+) -> Result<Scanned, StoreError> {
     let batch = |part: &Part| match (keep, &part.kind) {
         (Keep::Nothing, _) | (Keep::SingleFiles(_), PartKind::Tree { .. }) => None,
         (Keep::SingleFiles(batch) | Keep::Everything(batch), _) => Some(batch),
     };
     let batches = set.parts.iter().map(batch).collect();
-    Walk { set, cache, read, batches }.run(roots, &walk::excluded(set))
+    Walk { set, cache, read, batches, watch }.run(roots, &walk::excluded(set))
 }
 
 /// Walks a set until two walks in a row agree; `open` opens what stands for its parts.

@@ -31,6 +31,8 @@ pub struct SnapshotInfo {
     pub release: String,
     pub version: Option<String>,
     pub taken_at_unix_ms: i64,
+    /// When it was learned to be good; none where it was asked for.
+    pub learned_at_unix_ms: Option<i64>,
     pub size_bytes: u64,
     pub files: u64,
     /// Sockets, fifos and devices that are not part of it.
@@ -218,7 +220,7 @@ impl Store {
         Ok(exact)
     }
 
-    fn refuse_taken(
+    pub(super) fn refuse_taken(
         &self,
         component: &str,
         release: &str,
@@ -283,7 +285,7 @@ impl Store {
     }
 }
 
-fn new_record(
+pub(super) fn new_record(
     set: &Set,
     scanned: &Scanned,
     manifests: &Encoded,
@@ -307,7 +309,7 @@ fn new_record(
     }
 }
 
-fn info(
+pub(super) fn info(
     record: &Record,
     label: Option<&Label>,
     damage: Option<String>,
@@ -320,6 +322,7 @@ fn info(
         release: label.map(|label| label.release.clone()).unwrap_or_default(),
         version: label.and_then(|label| label.version.clone()),
         taken_at_unix_ms: label.map_or(record.noticed_at_unix_ms, |label| label.taken_at_unix_ms),
+        learned_at_unix_ms: label.and_then(|label| label.learned_at_unix_ms),
         size_bytes: record.size_bytes,
         files: record.files,
         skipped: record.skipped.clone(),
@@ -337,6 +340,7 @@ fn unreadable(component: &str, exact: Hash, damage: Damage) -> SnapshotInfo {
         release: String::new(),
         version: None,
         taken_at_unix_ms: 0,
+        learned_at_unix_ms: None,
         size_bytes: 0,
         files: 0,
         skipped: Vec::new(),

@@ -22,6 +22,7 @@ use super::{
     cache::Cache,
     dir::{self, Dir},
     error::StoreError,
+    learn::Watch,
     manifest::{Entry, Kind, Manifest, Meta, SetManifest},
     meta,
     objects::{Batch, has_holes, hash_through},
@@ -43,6 +44,8 @@ pub(super) struct Walk<'w> {
     pub(super) read: Read,
     /// Where the bytes of a part go, by the part's index; none: nowhere.
     pub(super) batches: Vec<Option<&'w Batch<'w>>>,
+    /// Told of every file and link that is come by.
+    pub(super) watch: Option<&'w Watch<'w>>,
 }
 
 /// Something to look at.
@@ -190,6 +193,7 @@ impl Walk<'_> {
         name: &[u8],
     ) -> Result<(), StoreError> {
         let Some(stat) = dir.stat(name)? else { return Ok(()) };
+        self.come_by(dir, name, &stat)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => Err(StoreError::Unfit {
                 path: dir.at(name),
@@ -252,6 +256,7 @@ impl Walk<'_> {
                 worker.unsettled(dir.at(&name));
                 continue;
             };
+            self.come_by(&dir, &name, &stat)?;
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
                     let dir = Below::Named(Arc::clone(&dir), name);
@@ -345,6 +350,13 @@ impl Walk<'_> {
             let kind = Kind::File { size_bytes, hash };
             worker.found(part, &before, Entry { path, meta, kind });
             return Ok(());
+        }
+    }
+
+    fn come_by(&self, dir: &Dir, name: &[u8], stat: &Stat) -> Result<(), StoreError> {
+        match self.watch {
+            Some(watch) => watch.come_by(&self.set.component, stat, || dir.at(name)),
+            None => Ok(()),
         }
     }
 

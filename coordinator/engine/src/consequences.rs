@@ -5,6 +5,7 @@ use crate::{
     name::{HostName, ReleaseName},
     operation::{Operation, Outcome, Phase},
     plan::OperationKind,
+    quarantine::Left,
     time::Timestamp,
 };
 
@@ -60,6 +61,33 @@ fn findings(operation: &Operation, state: &FleetState, at: Timestamp) -> Vec<Fle
     events.extend(plan.to.as_ref().and_then(|to| proven(to, Standing::Good)));
     if plan.marks_from_bad {
         events.extend(plan.from.as_ref().and_then(|from| proven(from, Standing::Bad)));
+        events.extend(left(operation, state, at));
+    }
+    events
+}
+
+/// What restored hosts replaced: to be recognised wherever it is put back.
+fn left(operation: &Operation, state: &FleetState, at: Timestamp) -> Vec<FleetEvent> {
+    let Some(release) = operation.plan().from.as_ref() else { return Vec::new() };
+    let mut known: Vec<&Left> = Vec::new();
+    let mut all = Vec::new();
+    let outcomes = operation.outcomes();
+    let restored = outcomes.iter().filter(|row| row.outcome == Outcome::Restored);
+    for evidence in restored.flat_map(|row| &row.evidence) {
+        let Some(content) = &evidence.replaced_content else { continue };
+        all.push(Left {
+            release: release.clone(),
+            component: evidence.component.clone(),
+            content: content.clone(),
+            operation: operation.id().clone(),
+        });
+    }
+    let mut events = Vec::new();
+    for left in &all {
+        if !state.left.contains(left) && !known.contains(&left) {
+            known.push(left);
+            events.push(FleetEvent::Left { left: left.clone(), at });
+        }
     }
     events
 }

@@ -12,6 +12,7 @@ use crate::{
     name::{ComponentName, FleetName, GroupName, HostName, OperationId, ReleaseName, SnapshotHash},
     operation::RunResult,
     plan::OperationKind,
+    quarantine::Left,
     time::Timestamp,
 };
 
@@ -347,6 +348,19 @@ pub enum FleetEvent {
         by: String,
         at: Timestamp,
     },
+    /// A host learned that its part of a release is good, and nothing spoke against it then.
+    Learned {
+        host: HostName,
+        component: ComponentName,
+        release: ReleaseName,
+        snapshot: SnapshotHash,
+        at: Timestamp,
+    },
+    /// What hosts replaced when a rollback left a release as bad.
+    Left {
+        left: Left,
+        at: Timestamp,
+    },
 }
 
 /// An operation that root ran on a host itself, as its agent tells it.
@@ -391,6 +405,8 @@ pub struct FleetState {
     pub rolled_back_to: Option<(ReleaseName, OperationId)>,
     #[serde(default)]
     pub local: BTreeMap<HostName, LocalSeen>,
+    #[serde(default)]
+    pub left: Vec<Left>,
 }
 
 /// One operation of the fleet, newest last.
@@ -434,22 +450,47 @@ pub struct Release {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRelease {
     pub snapshots: BTreeMap<ComponentName, SeenSnapshot>,
+    /// What an operation found.
     pub standing: Option<(Standing, StandingSource)>,
+    /// What the host learned to be good.
+    #[serde(default)]
+    pub learned: BTreeMap<ComponentName, SnapshotHash>,
+}
+
+impl HostRelease {
+    /// Whether the host learned all that it has of the release.
+    fn is_learned(&self) -> bool {
+        let learned = |(component, seen): (&ComponentName, &SeenSnapshot)| {
+            self.learned.get(component) == Some(&seen.snapshot)
+        };
+        !self.snapshots.is_empty() && self.snapshots.iter().all(learned)
+    }
 }
 
 impl Release {
-    /// How it stands on a host: a person's mark first, then what was found there.
+    /// How it stands on a host: a person's mark first, then what an operation found there, then what the host learned.
+    /// What an operation found bad on any host is not learned to be good on another.
     pub fn standing_on(&self, host: &HostName) -> (Standing, Option<StandingSource>) {
         if let Some((standing, _)) = &self.marked {
             return (*standing, Some(StandingSource::Marked));
         }
-        match self.hosts.get(host).and_then(|row| row.standing) {
+        let row = self.hosts.get(host);
+        match row.and_then(|row| row.standing) {
             Some((standing, source)) => (standing, Some(source)),
+            None if row.is_some_and(HostRelease::is_learned) && !self.found_bad() => {
+                (Standing::Good, Some(StandingSource::Learned))
+            }
             None => (Standing::Unproven, None),
         }
     }
 
-    /// How it stands as a whole: bad anywhere is bad, good is good on every host that has it.
+    fn found_bad(&self) -> bool {
+        let bad = |row: &HostRelease| matches!(row.standing, Some((Standing::Bad, _)));
+        self.hosts.values().any(bad)
+    }
+
+    /// How it stands as a whole: bad anywhere is bad, good is good on every host that has it, and learned where it is so
+    /// on any.
     pub fn standing(&self) -> (Standing, Option<StandingSource>) {
         let mut found = self.hosts.keys().map(|host| self.standing_on(host));
         let Some(mut worst) = found.next() else {
@@ -464,6 +505,7 @@ impl Release {
                 (_, Standing::Bad) => next,
                 (Standing::Unproven, _) => worst,
                 (_, Standing::Unproven) => next,
+                (Standing::Good, Standing::Good) if next.1 == Some(StandingSource::Learned) => next,
                 (Standing::Good, Standing::Good) => worst,
             };
         }
@@ -528,6 +570,11 @@ impl FleetState {
                     seen.settled = Some(by.clone());
                 }
             }
+            FleetEvent::Learned { host, component, release, snapshot, at } => {
+                let on_host = self.release(release, *at).hosts.entry(host.clone()).or_default();
+                on_host.learned.insert(component.clone(), snapshot.clone());
+            }
+            FleetEvent::Left { left, .. } => self.left.push(left.clone()),
         }
     }
 

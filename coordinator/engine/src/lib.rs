@@ -25,6 +25,7 @@ mod name;
 mod operation;
 mod plan;
 pub mod planner;
+mod quarantine;
 mod time;
 mod track;
 
@@ -46,6 +47,7 @@ pub use plan::{
     Batch, Budget, OperationKind, Plan, PlanDraft, PlanError, PlannedHost, Stage, Step, Target,
     Track, Verb,
 };
+pub use quarantine::{Left, Quarantined};
 pub use time::{Elapsed, Timestamp};
 pub use track::{Goal, TrackEvent, TrackState};
 
@@ -61,5 +63,8 @@ pub struct Evidence {
     pub stable_ms: u64,
     /// What was live before, where this host exchanged something: the way back of this operation.
     pub replaced: Option<SnapshotHash>,
+    /// Its content hash: the same on every host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_content: Option<String>,
     pub notes: Vec<String>,
 }

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use engine::{FleetName, HostName, Input, Timestamp};
+use engine::{FleetName, FleetState, HostName, Input, Timestamp};
 use proto::{PROTOCOL_MAX, PROTOCOL_MIN, tls::PeerIdentity, v1};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
@@ -119,22 +119,35 @@ impl v1::agent_service_server::AgentService for AgentService {
 
 impl AgentService {
     /// Puts on record what was not yet there: snapshots, and what root did on the host. Before the status counts: what
-    /// was planned before must not be sent any more once the host's word on its fence lets it.
+    /// was planned before must not be sent any more once the host's word on its fence lets it. Answers the status in the
+    /// fleet's names.
     async fn seen(
         &self,
         fleet: &FleetName,
         host: &HostName,
-        status: &HostStatus,
-    ) -> Result<(), Status> {
-        let unseen = self.fleets.read(fleet, |state| !status.unseen(state, host).is_empty()).await;
-        if unseen != Some(true) {
-            return Ok(());
+        status: HostStatus,
+    ) -> Result<HostStatus, Status> {
+        let named = |state: &FleetState| {
+            let mut named = status.clone();
+            named.join_names(state);
+            named
+        };
+        let look = |state: &FleetState| {
+            let named = named(state);
+            named.unseen(state, host).is_empty().then_some(named)
+        };
+        if let Some(Some(nothing_new)) = self.fleets.read(fleet, look).await {
+            return Ok(nothing_new);
         }
-        let record = |state: &_| Ok::<_, FleetsError>(status.unseen(state, host));
+        let mut told = None;
+        let record = |state: &FleetState| {
+            let named = told.insert(named(state));
+            Ok::<_, FleetsError>(named.unseen(state, host))
+        };
         self.fleets.change(fleet, record).await?;
         // Runners look at the record in each round; this is one.
         self.operations.tell(fleet, Input::Tick).await;
-        Ok(())
+        Ok(told.unwrap_or(status))
     }
 }
 
@@ -164,11 +177,14 @@ impl Newcomer {
             }
         };
         tracing::info!(%host, %fleet, version = hello.agent_version, "agent connected");
-        if let Err(why) = service.seen(&fleet, &host, &status).await {
-            tracing::error!(%host, why = why.message(), "what it told could not be put on record");
-            down.send(Err(why)).await.ok();
-            return;
-        }
+        let status = match service.seen(&fleet, &host, status).await {
+            Ok(status) => status,
+            Err(why) => {
+                tracing::error!(%host, why = why.message(), "what it told could not be put on record");
+                down.send(Err(why)).await.ok();
+                return;
+            }
+        };
         let ends = Timestamp(peer.not_after_unix_ms);
         let (generation, orders) = service.sessions.open(&host, hello, status, ends);
         Session { service, host, fleet, generation, peer }.run(up, orders, down).await;
@@ -267,8 +283,8 @@ impl Session {
             Some(Message::Status(status)) => {
                 let status = from_proto::host_status(status).map_err(|error| error.to_string())?;
                 if service.sessions.generation(host) == Some(*generation) {
-                    service
-                        .seen(fleet, host, &status)
+                    let status = service
+                        .seen(fleet, host, status)
                         .await
                         .map_err(|status| status.message().to_owned())?;
                     service.sessions.update(host, *generation, status);

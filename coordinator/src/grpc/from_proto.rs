@@ -90,6 +90,7 @@ fn component_status(message: v1::ComponentStatus) -> Wire<ComponentStatus> {
         component: field("component", ComponentName::new(message.component))?,
         release: optional("release", message.release, ReleaseName::new)?,
         snapshot: optional("snapshot", message.snapshot, SnapshotHash::new)?,
+        content: message.content,
         changed: message.changed,
         version: (!message.version.is_empty()).then_some(message.version),
         services: message.services.into_iter().map(service).collect(),
@@ -101,7 +102,7 @@ fn component_status(message: v1::ComponentStatus) -> Wire<ComponentStatus> {
 }
 
 fn problem(message: v1::Problem) -> Problem {
-    Problem { what: message.what, mend: message.mend }
+    Problem { what: message.what, mend: message.mend, warns: message.warns }
 }
 
 fn held_snapshot(message: v1::SnapshotInfo) -> Wire<HeldSnapshot> {
@@ -121,6 +122,8 @@ fn held_snapshot(message: v1::SnapshotInfo) -> Wire<HeldSnapshot> {
         verified_at: (message.verified_at_unix_ms > 0)
             .then_some(Timestamp(message.verified_at_unix_ms)),
         staged: message.staged,
+        learned_at: (message.learned_at_unix_ms > 0)
+            .then_some(Timestamp(message.learned_at_unix_ms)),
     })
 }
 
@@ -218,6 +221,8 @@ fn evidence(message: v1::Evidence) -> Wire<Evidence> {
         version: (!message.version.is_empty()).then_some(message.version),
         stable_ms: message.stable_ms,
         replaced: optional("replaced", message.replaced, SnapshotHash::new)?,
+        replaced_content: (!message.replaced_content.is_empty())
+            .then_some(message.replaced_content),
         notes: message.notes,
     })
 }

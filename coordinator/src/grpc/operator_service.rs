@@ -413,7 +413,10 @@ impl v1::operator_service_server::OperatorService for OperatorService {
 
 impl OperatorService {
     fn fleet_view(&self, name: &FleetName, state: &FleetState) -> v1::GetFleetResponse {
-        let (way_back, no_way_back) = match planner::way_back(&inventory(state, &self.sessions)) {
+        let found = planner::way_back(&inventory(state, &self.sessions));
+        let way_back_source =
+            found.as_ref().ok().and_then(|name| state.releases.get(name)?.standing().1);
+        let (way_back, no_way_back) = match found {
             Ok(release) => (release.to_string(), String::new()),
             Err(refusal) => (String::new(), refusal.to_string()),
         };
@@ -431,6 +434,7 @@ impl OperatorService {
                 .map(|(host, group)| self.host_view(state, host, group.as_str()))
                 .collect(),
             fenced: self.sessions.fenced().unwrap_or_default(),
+            way_back_source: to_proto::source(way_back_source).into(),
             way_back,
             no_way_back,
             operation_trace_id: runner
@@ -456,6 +460,7 @@ impl OperatorService {
         live.dedup();
         view.live_release = live.join(", ");
         view.policy_drift = seen.status.policy_drift(state.fleet.as_ref(), host);
+        view.alarms = seen.status.alarms(state).iter().map(to_proto::problem).collect();
         view.status = Some(to_proto::host_status(&seen.status));
         view
     }

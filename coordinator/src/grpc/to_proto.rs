@@ -246,6 +246,7 @@ fn evidence(row: &Evidence) -> v1::Evidence {
         stable_ms: row.stable_ms,
         notes: row.notes.clone(),
         replaced: text(row.replaced.as_ref()),
+        replaced_content: row.replaced_content.clone().unwrap_or_default(),
     }
 }
 
@@ -427,11 +428,13 @@ fn component_status(row: &ComponentStatus) -> v1::ComponentStatus {
         held: row.held,
         verbs: row.verbs.iter().map(|v| verb(*v).into()).collect(),
         problems: row.problems.iter().map(problem).collect(),
+        content: row.content.clone(),
     }
 }
 
-fn problem(problem: &Problem) -> v1::Problem {
-    v1::Problem { what: problem.what.clone(), mend: problem.mend.clone() }
+/// Something that is not as it has to be.
+pub fn problem(problem: &Problem) -> v1::Problem {
+    v1::Problem { what: problem.what.clone(), mend: problem.mend.clone(), warns: problem.warns }
 }
 
 /// Whether a rollback would work.
@@ -486,6 +489,7 @@ pub fn snapshot(row: &HeldSnapshot) -> v1::SnapshotInfo {
         damage: row.damage.clone().unwrap_or_default(),
         verified_at_unix_ms: row.verified_at.map_or(0, |at| at.0),
         staged: row.staged,
+        learned_at_unix_ms: row.learned_at.map_or(0, |at| at.0),
     }
 }
 
@@ -546,7 +550,8 @@ fn standing(standing: Standing) -> v1::Standing {
     }
 }
 
-fn source(source: Option<StandingSource>) -> v1::StandingSource {
+/// Where a standing comes from.
+pub fn source(source: Option<StandingSource>) -> v1::StandingSource {
     match source {
         None => v1::StandingSource::Unspecified,
         Some(StandingSource::Operated) => v1::StandingSource::Operated,

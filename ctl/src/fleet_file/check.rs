@@ -142,6 +142,13 @@ fn component(
     if let Some(migrations) = &component.migrations {
         check::migrations(migrations, &component.files, at.key("migrations"), report);
     }
+    if let Some(capture) = &component.capture {
+        let mut on_hosts = of_component(fleet, component).map(|host| component_on(component, host));
+        let lacks = |on: &ComponentPolicy| on.checks.is_empty() || on.files.is_empty();
+        // One host's problem stands for all of them.
+        let on = on_hosts.find(lacks).unwrap_or_else(|| component_on(component, ""));
+        check::capture(capture, &on.files, &on.checks, at.key("capture"), report);
+    }
     overrides(fleet, name, component, at.key("overrides"), report);
 }
 

@@ -6,7 +6,9 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use proto::{
-    policy::{CheckPolicy, FilesPolicy, HookPolicy, MigrationsPolicy, ServicePolicy},
+    policy::{
+        CapturePolicy, CheckPolicy, FilesPolicy, HookPolicy, MigrationsPolicy, ServicePolicy,
+    },
     span::Span,
 };
 use schemars::JsonSchema;
@@ -61,14 +63,12 @@ impl FleetFile {
 
     /// The sections of this file that this version checks but does not act on, so that nobody relies on them unknowingly.
     pub fn not_acted_upon(&self) -> Vec<&'static str> {
-        let any = |has: fn(&Component) -> bool| self.components.values().any(has);
         let sections = [
             ("traffic", self.traffic.is_some()),
             ("canary", self.canary.is_some()),
             ("triggers", !self.triggers.is_empty()),
             ("approvals", self.approvals.is_some()),
             ("notify", self.notify.is_some()),
-            ("capture", any(|component| component.capture.is_some())),
         ];
         sections.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
     }
@@ -102,7 +102,7 @@ pub struct Component {
     #[serde(default = "default_stable_for")]
     pub stable_for: Span,
     /// Learns good releases by itself. Default: it does not.
-    pub capture: Option<Capture>,
+    pub capture: Option<CapturePolicy>,
     /// Where the app records its database migrations.
     pub migrations: Option<MigrationsPolicy>,
     /// What is different on one host, by host: each list given replaces the component's on that host.
@@ -128,14 +128,6 @@ pub struct Override {
     pub services: Option<Vec<ServicePolicy>>,
     /// Replaces the component's `checks` on this host.
     pub checks: Option<Vec<CheckPolicy>>,
-}
-
-/// How good releases are learned.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Capture {
-    /// How long the checks must hold before what runs is recorded as a release.
-    pub after_healthy: Span,
 }
 
 /// How requests reach the hosts.

@@ -50,6 +50,7 @@ pub fn snapshots(view: &View, list: &v1::ListReleasesResponse) -> String {
         for row in &release.snapshots {
             let Some(snapshot) = &row.snapshot else { continue };
             let state = match snapshot.damage.as_str() {
+                "" if snapshot.learned_at_unix_ms > 0 => styled(GOOD, "whole, learned"),
                 "" => styled(GOOD, "whole"),
                 damage => styled(BAD, clean(damage)),
             };
@@ -345,10 +346,11 @@ mod tests {
         let mut releases_ = vec![
             release("v1.4.3", 2, S::Unproven, From::Unspecified, &[]),
             release("v1.4.2", 19, S::Good, From::Operated, &[]),
+            release("learned-2026-11-19T0310", 65, S::Good, From::Learned, &[]),
             release("v1.4.1", 70, S::Bad, From::Marked, &["crm-b2"]),
         ];
         releases_[0].live = true;
-        releases_[2].reason = "mails were sent twice".to_owned();
+        releases_[3].reason = "mails were sent twice".to_owned();
         let snapshot = v1::SnapshotInfo {
             component: "crm".to_owned(),
             snapshot: "9f".repeat(32),
@@ -357,8 +359,15 @@ mod tests {
             damage: "object 5d2e77 does not match its hash".to_owned(),
             ..v1::SnapshotInfo::default()
         };
-        releases_[2].snapshots =
-            vec![v1::HostSnapshot { host: "crm-g1".to_owned(), snapshot: Some(snapshot) }];
+        let learned = v1::SnapshotInfo {
+            damage: String::new(),
+            learned_at_unix_ms: ago(64),
+            ..snapshot.clone()
+        };
+        let on_host =
+            |snapshot| v1::HostSnapshot { host: "crm-g1".to_owned(), snapshot: Some(snapshot) };
+        releases_[2].snapshots = vec![on_host(learned)];
+        releases_[3].snapshots = vec![on_host(snapshot)];
         let list = v1::ListReleasesResponse { fleet: "prod".to_owned(), releases: releases_ };
         insta::assert_snapshot!(plain(&releases(&view(), &list, "v1.4.2")));
         insta::assert_snapshot!("snapshots", plain(&snapshots(&view(), &list)));
@@ -453,6 +462,7 @@ mod tests {
             version: "v1.4.3".to_owned(),
             stable_ms: 10_000,
             replaced: "5d".repeat(32),
+            replaced_content: "6e".repeat(32),
             notes: vec!["2 files were written by the app: logs/a, logs/b".to_owned()],
         };
         let outcome = v1::HostOutcome {

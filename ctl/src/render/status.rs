@@ -98,6 +98,7 @@ fn checks(status: Option<&v1::HostStatus>) -> Cell {
 /// What is not as it should be, worst first.
 fn notes(view: &View, host: &v1::HostView) -> Vec<String> {
     let mut notes = Vec::new();
+    notes.extend(host.alarms.iter().map(|alarm| clean(&alarm.what)));
     notes.extend(host.local_operation.as_ref().map(|local| acted_locally(view, &host.host, local)));
     for component in host.status.iter().flat_map(|status| &status.components) {
         let name = clean(&component.component);
@@ -166,7 +167,10 @@ fn way_back(fleet: &v1::GetFleetResponse) -> String {
     if fleet.way_back.is_empty() {
         format!("none: {}", or_dash(&fleet.no_way_back))
     } else {
-        clean(&fleet.way_back)
+        let learned = fleet.way_back_source() == v1::StandingSource::Learned;
+        let how =
+            if learned { ", learned: no operation or person said that it is good" } else { "" };
+        format!("{}{how}", clean(&fleet.way_back))
     }
 }
 
@@ -208,6 +212,7 @@ pub(crate) mod tests {
             live_release: release.to_owned(),
             policy_drift: false,
             local_operation: None,
+            alarms: Vec::new(),
             status: Some(v1::HostStatus {
                 components: vec![component],
                 ..v1::HostStatus::default()
@@ -256,6 +261,16 @@ pub(crate) mod tests {
         fleet.hosts[0].live_release = "v1.4.2".to_owned();
         fleet.hosts[1].local_operation = local("mira (root)", None);
         insta::assert_snapshot!(plain(&status(&view(), &fleet, "ctl")));
+    }
+
+    #[test]
+    fn what_was_left_as_bad_and_runs_again_is_said_first() {
+        let mut fleet = example();
+        let what = "crm runs the content of v1.4.3, which was left bad by rb-0193".to_owned();
+        let alarm = v1::Problem { what, mend: "ctl rollback".to_owned(), warns: true };
+        fleet.hosts[0].alarms.push(alarm);
+        fleet.way_back_source = v1::StandingSource::Learned.into();
+        insta::assert_snapshot!(plain(&status(&view(), &fleet, "ctl --context prod")));
     }
 
     #[test]

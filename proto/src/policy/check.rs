@@ -16,8 +16,8 @@ use std::{
 use tonic::codegen::http::Uri;
 
 use super::{
-    CheckPolicy, CommandProbe, FilesPolicy, HookPolicy, HttpProbe, MigrationsPolicy, Policy,
-    ProbePolicy, ProcessPolicy, ScriptPolicy, ServiceDriver, ServicePolicy,
+    CapturePolicy, CheckPolicy, CommandProbe, FilesPolicy, HookPolicy, HttpProbe, MigrationsPolicy,
+    Policy, ProbePolicy, ProcessPolicy, ScriptPolicy, ServiceDriver, ServicePolicy,
     yaml::{At, Problem, Report, mend_word},
 };
 use crate::span::Span;
@@ -43,6 +43,9 @@ pub fn policy(policy: &Policy, at: At<'_>) -> Result<(), Vec<Problem>> {
         hooks(&component.hooks, at.key("hooks"), &mut report);
         if let Some(here) = &component.migrations {
             migrations(here, &component.files, at.key("migrations"), &mut report);
+        }
+        if let Some(here) = &component.capture {
+            capture(here, &component.files, &component.checks, at.key("capture"), &mut report);
         }
         positive(component.ready_within, at.key("ready_within"), &mut report);
         placed.push(Placed {
@@ -202,6 +205,24 @@ pub fn hooks(hooks: &[HookPolicy], at: At<'_>, report: &mut Report) {
         command(&hook.command, at.key("command"), report);
         user(Some(&hook.user), at.key("user"), report);
         positive(hook.within, at.key("within"), report);
+    }
+}
+
+/// Checks how a component learns: it needs files to record, and checks that say whether they are good.
+pub fn capture(
+    capture: &CapturePolicy,
+    files: &[FilesPolicy],
+    checks: &[CheckPolicy],
+    at: At<'_>,
+    report: &mut Report,
+) {
+    positive(capture.after_healthy, at.key("after_healthy"), report);
+    if checks.is_empty() {
+        let mend = "add `checks`, or leave `capture` out";
+        report.add(at, "nothing says whether what runs is good", mend);
+    }
+    if files.is_empty() {
+        report.add(at, "there are no files to record", "add `files`, or leave `capture` out");
     }
 }
 

@@ -226,6 +226,7 @@ fn one_step(step: &str, root: &std::path::Path) -> anyhow::Result<()> {
                 release: "v2".to_owned(),
                 version: None,
                 taken_at_unix_ms: 1,
+                learned_at_unix_ms: None,
             };
             Store::open(&saved)?.snapshot(&files(&live), label)?;
         }

@@ -82,6 +82,7 @@ impl Tool {
                     release: version.name().to_owned(),
                     version: None,
                     taken_at_unix_ms: 1,
+                    learned_at_unix_ms: None,
                 };
                 Store::open(&saved)?.snapshot(&files(&live), label)?;
                 Ok(())

@@ -40,7 +40,12 @@ fn a_backup_becomes_a_release_and_goes_live_like_any_other() {
         let before = world.picture();
         let backup = backup(&world, BackupOwner::Found);
         let taken_at_unix_ms = 1_600_000_000_000;
-        let name = Label { release: "v0".to_owned(), version: None, taken_at_unix_ms };
+        let name = Label {
+            release: "v0".to_owned(),
+            version: None,
+            taken_at_unix_ms,
+            learned_at_unix_ms: None,
+        };
         let (info, notes) = store.import(&world.files(), &backup, name.clone()).unwrap();
         assert_eq!(world.picture(), before, "nothing live is touched");
         assert_eq!(store.live(&world.files()).unwrap().record.unwrap().exact, live.exact);

@@ -6,6 +6,7 @@ mod compact;
 mod confined;
 mod damage;
 mod import;
+mod learn;
 mod links;
 mod privileged;
 mod race;
@@ -254,7 +255,12 @@ fn look(top: &Path, path: &Path, picture: &mut Picture) {
 
 fn label(release: &str) -> Label {
     let version = Some(release.trim_start_matches('v').to_owned());
-    Label { release: release.to_owned(), version, taken_at_unix_ms: 1_700_000_000_000 }
+    Label {
+        release: release.to_owned(),
+        version,
+        taken_at_unix_ms: 1_700_000_000_000,
+        learned_at_unix_ms: None,
+    }
 }
 
 fn without_carrier(mut picture: Picture) -> Picture {

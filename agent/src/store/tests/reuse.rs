@@ -99,10 +99,17 @@ fn a_takeover_that_stops_at_any_step_leaves_nothing_half_named() {
 }
 
 #[test]
-fn a_tree_that_root_changed_is_not_taken_as_it_is() {
+fn what_root_changed_in_a_tree_out_of_reach_is_found_after_the_switch_and_is_right_the_next_time() {
     let Three { world, releases: [first, second, third], second: picture, .. } = three();
     fs::write(staged(&world, first, "bin/run"), "tampered").unwrap();
     let store = world.store();
+    store.stage(&world.files(), second).unwrap();
+    store.switch(&world.files(), third, second).unwrap();
+    let found = store.digest_matches(&world.files(), second).unwrap();
+    let paths: Vec<&str> = found.iter().map(|one| one.path.as_str()).collect();
+    assert!(paths.iter().any(|path| path.ends_with("bin/run")), "{found:?}");
+    assert!(found.iter().any(|one| one.is_failure()));
+    store.switch(&world.files(), second, third).unwrap();
     store.stage(&world.files(), second).unwrap();
     store.switch(&world.files(), third, second).unwrap();
     assert_eq!(world.picture(), picture);

@@ -11,6 +11,7 @@ use crate::{
     fleet::{FleetState, Release, Standing, StandingSource},
     inventory::Inventory,
     name::{HostName, ReleaseName},
+    quarantine::Quarantined,
 };
 
 /// A release and why it.
@@ -75,6 +76,9 @@ pub(super) fn named(
     }
     let mut warnings = Vec::new();
     for row in planned(chosen) {
+        if let Some(bad) = quarantined_on(inventory.state, name, row.host) {
+            warnings.push(format!("on {} {name} has {bad}", row.host));
+        }
         match release.standing_on(row.host).0 {
             Standing::Good => {}
             Standing::Unproven => {
@@ -86,6 +90,34 @@ pub(super) fn named(
         }
     }
     Ok(Target { release: name.clone(), why: "named by --to".to_owned(), warnings })
+}
+
+/// Why no rollback to a release may begin without a person, where it may not: on some host only what the host learned
+/// speaks for it, or nothing does.
+pub fn why_not_automatic(
+    state: &FleetState,
+    name: &ReleaseName,
+    hosts: &[HostName],
+) -> Option<String> {
+    let Some(release) = state.releases.get(name) else {
+        return Some(format!("{name} is not known"));
+    };
+    hosts.iter().find_map(|host| match release.standing_on(host) {
+        (Standing::Good, Some(StandingSource::Operated | StandingSource::Marked)) => None,
+        (Standing::Good, Some(StandingSource::Learned) | None) => {
+            Some(format!("{name} was only learned to be good on {host}; a person has to say so"))
+        }
+        (Standing::Unproven, _) => Some(format!("{name} is unproven on {host}")),
+        (Standing::Bad, _) => Some(format!("{name} is bad on {host}")),
+    })
+}
+
+/// Another release, a bad one, whose content a release has on a host.
+fn quarantined_on(state: &FleetState, name: &ReleaseName, host: &HostName) -> Option<Quarantined> {
+    let on_host = state.releases.get(name)?.hosts.get(host)?;
+    let mut rows = on_host.snapshots.iter();
+    let bad = rows.find_map(|(component, seen)| state.quarantined(component, &seen.content));
+    bad.filter(|bad| bad.release != *name)
 }
 
 fn target(
@@ -101,6 +133,7 @@ fn target(
     let older = newest.map_or_else(String::new, |newest| format!(" older than {newest}"));
     let proof = if release.marked.is_some() { "marked good" } else { "proven good" };
     let mut warnings = Vec::new();
+    let proof = if learned { "learned to be good" } else { proof };
     if learned {
         warnings
             .push(format!("{name} was only learned to be good; no operation or person said so"));
@@ -174,6 +207,11 @@ fn why_not_good(
 ) -> Option<String> {
     for row in planned(chosen) {
         match release.standing_on(row.host) {
+            (Standing::Good, Some(StandingSource::Learned)) => {
+                if let Some(bad) = quarantined_on(inventory.state, name, row.host) {
+                    return Some(format!("on {} it has {bad}", row.host));
+                }
+            }
             (Standing::Good, _) => {}
             (Standing::Unproven, _) => return Some(format!("it is unproven on {}", row.host)),
             (Standing::Bad, Some(StandingSource::Marked)) => {

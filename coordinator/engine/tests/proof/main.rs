@@ -4,6 +4,7 @@
 //! worlds   fleets and hosts to plan for            tables          every state × every event, as text
 //! plans    drafts of plans to run                  planner_tables  what a rollback goes to, case by case
 //!                                                  edge_tables     the order of hosts, and the look from the edge
+//!                                                  learned         what is learned, and what is quarantined
 //!                                                  planner_laws    what holds for every plan
 //!                                                  results         which outcomes give which result
 //!                                                  edge_runs       runs of several stages that cut, case by case
@@ -20,6 +21,7 @@
 
 mod edge_runs;
 mod edge_tables;
+mod learned;
 mod planner_laws;
 mod planner_tables;
 mod plans;

@@ -316,6 +316,7 @@ pub(crate) fn ran(world: &World, plan: &engine::Plan) -> Operation {
                 version: None,
                 stable_ms: 0,
                 replaced: live.snapshot.clone(),
+                replaced_content: Some(format!("content of {component}")),
                 notes: vec![],
             };
             let evidence = if cuts { live.iter().map(row).collect() } else { vec![] };

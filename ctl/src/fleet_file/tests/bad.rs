@@ -145,6 +145,11 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("a port that is missing", "tcp: \"127.0.0.1:80\"", "tcp: \"127.0.0.1\""),
     ("a pointer in dots", "/status: ok", "a.status: ok"),
     ("a status that is none", "status: 200", "status: 20"),
+    (
+        "learning that nothing speaks for",
+        "needs: [shop]",
+        "needs: [shop]\n    capture: { after_healthy: 0s }",
+    ),
     ("an override for nobody", "web-2: { checks", "web-3: { checks"),
     ("an override for a host of another group", "web-2: { checks", "lb-1: { checks"),
     (

@@ -24,6 +24,8 @@ pub struct Status {
     pub freeze: Option<Freeze>,
     pub fenced: Option<String>,
     pub way_back: Option<String>,
+    /// `operated`, `learned` or `marked`: what speaks for it.
+    pub way_back_source: Option<String>,
     pub no_way_back: Option<String>,
     pub hosts: Vec<HostStatus>,
 }
@@ -49,6 +51,8 @@ pub struct HostStatus {
     pub free_bytes: Option<u64>,
     /// What root did on the host itself, while nobody has looked at it.
     pub local_operation: Option<LocalOperation>,
+    /// It runs what was left as bad.
+    pub alarms: Vec<String>,
     pub components: Vec<ComponentStatus>,
 }
 
@@ -105,6 +109,7 @@ impl From<&v1::GetFleetResponse> for Status {
             freeze: fleet.freeze.as_ref().map(Freeze::from),
             fenced: text(&fleet.fenced),
             way_back: text(&fleet.way_back),
+            way_back_source: text(&words::source(fleet.way_back_source)),
             no_way_back: text(&fleet.no_way_back),
             hosts: fleet.hosts.iter().map(host_status).collect(),
         }
@@ -212,6 +217,7 @@ fn host_status(host: &v1::HostView) -> HostStatus {
         policy_hash: status.and_then(|status| text(&status.policy_hash)),
         free_bytes: status.map(|status| status.free_bytes),
         local_operation: host.local_operation.as_ref().map(LocalOperation::from),
+        alarms: host.alarms.iter().map(|alarm| alarm.what.clone()).collect(),
         components: status.iter().flat_map(|status| &status.components).map(component).collect(),
     }
 }
@@ -300,6 +306,8 @@ pub struct Snapshot {
     pub content: String,
     pub version: Option<String>,
     pub taken: Option<Timestamp>,
+    /// When the host had learned that it is good; absent where somebody asked for it.
+    pub learned: Option<Timestamp>,
     pub size_bytes: u64,
     pub files: u64,
     pub damage: Option<String>,
@@ -385,6 +393,7 @@ fn snapshot(row: &v1::HostSnapshot) -> Option<Snapshot> {
         content: snapshot.content.clone(),
         version: text(&snapshot.version),
         taken: words::instant(snapshot.taken_at_unix_ms),
+        learned: words::instant(snapshot.learned_at_unix_ms),
         size_bytes: snapshot.size_bytes,
         files: snapshot.files,
         damage: text(&snapshot.damage),

@@ -1,0 +1,95 @@
+//! Content that was left as bad, and must not come back unnoticed.
+//!
+//! ```text
+//! rollback: what each host replaced ─▶ Left (by content) ─┐
+//! releases that are bad, with their snapshots ────────────┴─▶ quarantined(component, content) ─▶ an alarm, not a way back
+//! ```
+//!
+//! A content hash is the same on every host, so what one host left is recognised on all.
+//!
+//! Invariant: content that a good release has, too, is not quarantined: one component of several may not have changed.
+//! What was only learned to be good does not count for that.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    fleet::{FleetState, Release, Standing, StandingSource},
+    name::{ComponentName, HostName, OperationId, ReleaseName},
+};
+
+/// What hosts replaced when a release was left as bad, whether or not it was ever recorded under its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    pub release: ReleaseName,
+    pub component: ComponentName,
+    pub content: String,
+    pub operation: OperationId,
+}
+
+/// The bad release that some content belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    pub release: ReleaseName,
+    /// Completes "the content of RELEASE, which …".
+    pub which: String,
+}
+
+impl std::fmt::Display for Quarantined {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the content of {}, which {}", self.release, self.which)
+    }
+}
+
+impl FleetState {
+    /// The bad release that has this content of a component; none where there is none, or a good one has it, too.
+    pub fn quarantined(&self, component: &ComponentName, content: &str) -> Option<Quarantined> {
+        if content.is_empty() {
+            return None;
+        }
+        let rows =
+            || self.releases.iter().flat_map(|(name, row)| having(name, row, component, content));
+        let is_good = |(_, row, host): &(&ReleaseName, &Release, &HostName)| {
+            matches!(
+                row.standing_on(host),
+                (Standing::Good, Some(StandingSource::Operated | StandingSource::Marked))
+            )
+        };
+        if rows().any(|row| is_good(&row)) {
+            return None;
+        }
+        let marked = |release: &ReleaseName| {
+            let (_, reason) = self.releases.get(release)?.marked.as_ref()?;
+            Some(format!("is marked bad: {reason}"))
+        };
+        let mut left = self.left.iter().rev();
+        let left = left.find(|row| {
+            let release = self.releases.get(&row.release);
+            let bad = release.is_some_and(|release| release.standing().0 == Standing::Bad);
+            row.component == *component && row.content == content && bad
+        });
+        if let Some(left) = left {
+            let release = left.release.clone();
+            let by = || format!("was left bad by {}", left.operation);
+            return Some(Quarantined { which: marked(&release).unwrap_or_else(by), release });
+        }
+        let (release, _, _) =
+            rows().find(|(_, row, host)| row.standing_on(host).0 == Standing::Bad)?;
+        let release = release.clone();
+        let found = || "an operation found bad".to_owned();
+        Some(Quarantined { which: marked(&release).unwrap_or_else(found), release })
+    }
+}
+
+/// The hosts on which a release has this content.
+fn having<'a>(
+    name: &'a ReleaseName,
+    release: &'a Release,
+    component: &'a ComponentName,
+    content: &'a str,
+) -> impl Iterator<Item = (&'a ReleaseName, &'a Release, &'a HostName)> {
+    let has = move |(host, row): (&'a HostName, &'a crate::fleet::HostRelease)| {
+        let same = row.snapshots.get(component).is_some_and(|seen| seen.content == content);
+        same.then_some((name, release, host))
+    };
+    release.hosts.iter().filter_map(has)
+}

@@ -142,6 +142,9 @@ fn component(
     if let Some(migrations) = &component.migrations {
         check::migrations(migrations, &component.files, at.key("migrations"), report);
     }
+    if let Some(retention) = component.retention {
+        check::retention(retention, at.key("retention"), report);
+    }
     overrides(fleet, name, component, at.key("overrides"), report);
 }
 

@@ -57,6 +57,7 @@ pub(super) fn component_on(component: &Component, host: &str) -> ComponentPolicy
         checks: other.and_then(|other| other.checks.as_ref()).unwrap_or(&component.checks).clone(),
         hooks: component.hooks.clone(),
         migrations: component.migrations.clone(),
+        retention: component.retention,
         ready_within: component.ready_within,
         stable_for: component.stable_for,
     }

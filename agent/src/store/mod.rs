@@ -35,8 +35,10 @@ mod objects;
 mod overlay;
 mod packs;
 pub mod problems;
+mod prune;
 mod records;
 mod remove;
+mod retention;
 mod reuse;
 mod scan;
 mod seals;
@@ -74,6 +76,8 @@ pub use self::{
     hash::{Hash, HashError},
     import::{Backup, BackupOwner},
     inspect::{Live, LiveRecord, Observed},
+    prune::{Ask, Judged, Pruned},
+    retention::{Fate, Keep},
     set::{ComponentFiles, STAGING},
     snapshot::SnapshotInfo,
     stage::{Preflight, Staged},
@@ -101,6 +105,8 @@ pub struct Store {
     records: Records,
     components: Mutex<HashMap<String, Arc<Shared>>>,
     steps: Steps,
+    /// Milliseconds since 1970.
+    now: fn() -> i64,
     /// Locked for as long as the store is open.
     _lock: File,
 }
@@ -156,9 +162,17 @@ impl Store {
             objects,
             components: Mutex::default(),
             steps,
+            now: || jiff::Timestamp::now().as_millisecond(),
             state,
             _lock: lock,
         })
+    }
+
+    /// The same store with another clock: milliseconds since 1970.
+    #[must_use]
+    pub fn with_clock(mut self, now: fn() -> i64) -> Self {
+        self.now = now;
+        self
     }
 
     /// The components that a switch holds: their services must not start until it has gone through or back.

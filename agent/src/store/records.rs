@@ -7,6 +7,7 @@
 //!                                        what is known of the trees beside it
 //! late/<component>/<exact>               Hash of what really was replaced, where it changed after it was staged
 //! damage/<component>/<exact>             what a check found, in words
+//! snapshots/<component>/<exact>.gone     a record that was pruned, until everything of it is gone
 //! ```
 //!
 //! Invariant: a record is whole or absent, and what it names was durable before it.
@@ -16,7 +17,10 @@ use std::{
     collections::BTreeSet,
     fs::File,
     io::{Read, Write},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -36,6 +40,8 @@ const SNAPSHOT: &[u8; 4] = b"LGS2";
 const POINTER: &[u8; 4] = b"LGP2";
 const STANDING: &[u8; 4] = b"LGT1";
 const CHECKSUM_BYTES: usize = 32;
+/// What a record's name ends in once it is out of use.
+const GONE: &str = ".gone";
 
 /// A snapshot as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +104,8 @@ pub(super) struct Records {
     late: Dir,
     damage: Dir,
     verified: Dir,
+    /// Held from the first manifest of a record to the record, and while manifests that nothing names are removed.
+    naming: Mutex<()>,
 }
 
 /// What was found where a record should be.
@@ -117,11 +125,13 @@ impl Records {
             late: store.ensure_dir(b"late")?,
             damage: store.ensure_dir(b"damage")?,
             verified: store.ensure_dir(b"verified")?,
+            naming: Mutex::default(),
         })
     }
 
     /// Makes a snapshot known: its manifests first, then the record that names them.
     pub(super) fn save(&self, record: &Record, manifests: &Encoded) -> Result<(), StoreError> {
+        let _naming = super::lock(&self.naming);
         for (exact, bytes) in &manifests.parts {
             let name = exact.to_string().into_bytes();
             // A whole one of this name would be these very bytes; a damaged one is mended by this.
@@ -240,6 +250,73 @@ impl Records {
         Ok(all)
     }
 
+    /// Takes a record out of use, durably. What it names is dropped afterwards, see [`Records::retired`].
+    pub(super) fn retire(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
+        let Some(dir) = self.snapshots.dir_if_there(component.as_bytes())? else { return Ok(()) };
+        let (name, gone) = (exact.to_string(), format!("{exact}{GONE}"));
+        dir.rename(name.as_bytes(), &dir, gone.as_bytes(), Rename::Over)?;
+        dir.sync()
+    }
+
+    /// The records of a component that are out of use and not forgotten yet; none where one cannot be read.
+    pub(super) fn retired(
+        &self,
+        component: &str,
+    ) -> Result<Vec<(Hash, Option<Record>)>, StoreError> {
+        let mut retired = Vec::new();
+        let Some(dir) = self.snapshots.dir_if_there(component.as_bytes())? else {
+            return Ok(retired);
+        };
+        for name in dir.names()? {
+            let text = String::from_utf8_lossy(&name);
+            let Some(exact) = text.strip_suffix(GONE).and_then(|exact| exact.parse().ok()) else {
+                continue;
+            };
+            let bytes = read(&dir, &name)?;
+            retired.push((exact, bytes.and_then(|bytes| unseal(SNAPSHOT, &bytes).ok())));
+        }
+        Ok(retired)
+    }
+
+    /// Forgets a record that is out of use, once nothing of it is left.
+    pub(super) fn drop_retired(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
+        let Some(dir) = self.snapshots.dir_if_there(component.as_bytes())? else { return Ok(()) };
+        dir.unlink(format!("{exact}{GONE}").as_bytes())?;
+        dir.sync()
+    }
+
+    /// Removes those of these manifests that no record names. Where a record cannot be read, nobody knows what it names,
+    /// and all of them stay.
+    pub(super) fn drop_manifests(&self, unwanted: &BTreeSet<Hash>) -> Result<(), StoreError> {
+        if unwanted.is_empty() {
+            return Ok(());
+        }
+        let _naming = super::lock(&self.naming);
+        let mut unwanted = unwanted.clone();
+        for component in self.components()? {
+            for (_, found) in self.all(&component)? {
+                match found {
+                    Found::Record(record) => {
+                        record.parts.iter().for_each(|part| _ = unwanted.remove(&part.exact));
+                    }
+                    Found::Damaged(_) => return Ok(()),
+                }
+            }
+        }
+        for exact in unwanted {
+            self.manifests.unlink(exact.to_string().as_bytes())?;
+        }
+        self.manifests.sync()
+    }
+
+    /// Forgets everything that is known of a snapshot beside its record.
+    pub(super) fn forget_all_of(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
+        for kind in [&self.late, &self.damage, &self.verified] {
+            self.set(kind, component, exact, None)?;
+        }
+        Ok(())
+    }
+
     /// What an earlier check found wrong with a snapshot.
     pub(super) fn damage(
         &self,
@@ -292,6 +369,13 @@ impl Records {
     pub(super) fn standing(&self, component: &str) -> Result<Standing, StoreError> {
         let bytes = read(&self.live, component.as_bytes())?;
         Ok(bytes.and_then(|bytes| unseal(STANDING, &bytes).ok()).unwrap_or_default())
+    }
+
+    /// Why it cannot be told what is known of the trees, where something was written down and does not hold.
+    pub(super) fn standing_damage(&self, component: &str) -> Result<Option<String>, StoreError> {
+        let bytes = read(&self.live, component.as_bytes())?;
+        let read = bytes.map(|bytes| unseal::<Standing>(STANDING, &bytes));
+        Ok(read.and_then(Result::err).map(|what| format!("its record {what}")))
     }
 
     pub(super) fn set_standing(

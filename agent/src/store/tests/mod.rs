@@ -5,6 +5,7 @@
 mod confined;
 mod damage;
 mod import;
+mod prune;
 mod race;
 mod real;
 mod reuse;

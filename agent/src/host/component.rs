@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use proto::policy::{CheckPolicy, ComponentPolicy, FilesPolicy};
+use proto::{
+    amount::Size,
+    policy::{CheckPolicy, ComponentPolicy, FilesPolicy, RetentionPolicy},
+};
 use tokio::time::Instant;
 
 use super::{
@@ -26,9 +29,11 @@ use crate::{
     order::{Before, Evidence, Step, Verb},
     probe::{Prober, Tried, Wanted, Windows},
     redact::Redactor,
+    retention,
     status::{CheckStatus, ComponentStatus},
     store::{
-        Backup, BackupOwner, ComponentFiles, Difference, Hash, Label, Observed, Store, StoreError,
+        self, Backup, BackupOwner, ComponentFiles, Difference, Hash, Keep, Label, Observed, Store,
+        StoreError,
     },
 };
 
@@ -51,6 +56,7 @@ pub(super) struct Component {
     secret_files: BTreeSet<PathBuf>,
     checks: Vec<CheckPolicy>,
     windows: Windows,
+    retention: RetentionPolicy,
     store: Arc<Store>,
     prober: Prober,
 }
@@ -93,6 +99,7 @@ impl Component {
                 ready_within: policy.ready_within.0,
                 stable_for: policy.stable_for.0,
             },
+            retention: policy.retention.unwrap_or(RetentionPolicy::DEFAULT),
             store: store.clone(),
             prober: prober.clone(),
         })
@@ -554,6 +561,41 @@ impl Component {
             taken_at_unix_ms: info.taken_at_unix_ms,
             notes: notes.into_iter().chain(skipped).collect(),
         })
+    }
+
+    /// Removes what the policy's retention lets go.
+    pub(super) async fn prune(
+        &self,
+        ask: &retention::Ask,
+        report: &mut retention::Report,
+    ) -> Result<(), String> {
+        let own = ask.keep.iter().filter(|row| row.component == self.name);
+        let only = ask.only.iter().flatten().filter(|(component, _)| *component == self.name);
+        let only = only.map(|(_, exact)| *exact).collect();
+        let store_ask = store::Ask {
+            rules: self.retention,
+            keep: own.map(|row| Keep { exact: row.exact, why: row.why.clone() }).collect(),
+            now_unix_ms: ask.now_unix_ms,
+            only: ask.only.as_ref().map(|_| only),
+            dry_run: ask.dry_run,
+        };
+        let pruned = self.stored(move |store, files| store.prune(files, &store_ask)).await?;
+        report.freed_bytes = report.freed_bytes.saturating_add(pruned.freed_bytes);
+        if let (Some(takes), Some(disk)) = (pruned.still_over, self.retention.disk) {
+            let (name, takes) = (&self.name, Size(takes));
+            report
+                .notes
+                .push(format!("{name} takes {takes}, more than {disk}: the rest must stay"));
+        }
+        report.rows.extend(pruned.rows.into_iter().map(|row| retention::Row {
+            component: self.name.clone(),
+            exact: row.exact,
+            releases: row.releases,
+            size_bytes: row.size_bytes,
+            taken_at_unix_ms: row.taken_at_unix_ms,
+            fate: row.fate,
+        }));
+        Ok(())
     }
 
     /// What the app calls its version now, where a check asks for it.

@@ -6,6 +6,7 @@
 //!
 //! Invariant: a session is named by its host and generation; the late end of an old one never removes a new one.
 //! Invariant: nothing is sent while any agent has seen a higher epoch than ours.
+//! Invariant: an answer counts only from the session that was asked.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,12 +14,15 @@ use std::{
     time::Duration,
 };
 
-use engine::{Goal, HostName, OnFailure, OperationId, Step, Timestamp};
-use tokio::sync::{mpsc, watch};
+use engine::{
+    ComponentName, Goal, HostName, OnFailure, OperationId, SnapshotHash, Step, Timestamp,
+};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     host::{Hello, HostStatus, wall},
     journal::Epoch,
+    retention::Kept,
 };
 
 /// Orders that wait for one agent. One operation has at most a few orders for a host at a time.
@@ -52,6 +56,48 @@ pub enum Down {
     Order(Box<Order>),
     /// It is to tell how its host is now.
     Look,
+    Keep(Keep),
+    Prune(Box<Prune>),
+}
+
+/// What a host must keep, and by whose word.
+#[derive(Clone, Debug)]
+pub struct Keep {
+    pub epoch: Epoch,
+    pub at: Timestamp,
+    pub rows: Vec<Kept>,
+}
+
+/// What a host is asked to prune.
+#[derive(Clone, Debug)]
+pub struct Prune {
+    pub id: u64,
+    pub dry_run: bool,
+    /// None for every component.
+    pub component: Option<ComponentName>,
+    pub keep: Keep,
+    /// Nothing but these goes, where there is a list.
+    pub only: Option<Vec<(ComponentName, SnapshotHash)>>,
+}
+
+/// What a host answered to that.
+#[derive(Clone, Debug, Default)]
+pub struct Pruned {
+    pub rows: Vec<PrunedRow>,
+    pub freed_bytes: u64,
+    pub notes: Vec<String>,
+}
+
+/// One of its snapshots.
+#[derive(Clone, Debug)]
+pub struct PrunedRow {
+    pub component: ComponentName,
+    pub snapshot: SnapshotHash,
+    pub releases: Vec<String>,
+    pub size_bytes: u64,
+    pub taken_at: Timestamp,
+    pub goes: bool,
+    pub why: String,
 }
 
 /// Which session of a host: grows with each one.
@@ -64,6 +110,8 @@ pub struct Sessions {
     inner: Mutex<Inner>,
     /// Moves with every word that comes in.
     heard: watch::Sender<u64>,
+    /// Moves with every session that begins.
+    opened: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +120,16 @@ struct Inner {
     /// Why nothing is sent, where nothing is.
     fenced: Option<String>,
     generation: Generation,
+    /// Who waits for the answer to a prune.
+    pruning: BTreeMap<u64, Pruning>,
+    prunes: u64,
+}
+
+#[derive(Debug)]
+struct Pruning {
+    host: HostName,
+    generation: Generation,
+    answer: oneshot::Sender<Result<Pruned, String>>,
 }
 
 /// A host as it was last seen.
@@ -91,6 +149,8 @@ pub struct Host {
 struct Link {
     generation: Generation,
     down: mpsc::Sender<Down>,
+    /// What it was told last to keep.
+    kept: Option<Vec<Kept>>,
 }
 
 impl Host {
@@ -103,7 +163,12 @@ impl Host {
 impl Sessions {
     /// No host yet.
     pub fn new(epoch: Epoch) -> Self {
-        Self { epoch, inner: Mutex::default(), heard: watch::Sender::new(0) }
+        Self {
+            epoch,
+            inner: Mutex::default(),
+            heard: watch::Sender::new(0),
+            opened: watch::Sender::new(0),
+        }
     }
 
     /// Our term.
@@ -131,11 +196,13 @@ impl Sessions {
             agent_version: hello.agent_version,
             certificate_ends,
             last_seen: wall(),
-            link: Some(Link { generation, down }),
+            link: Some(Link { generation, down, kept: None }),
             sequence,
             heard: self.next_word(),
         };
         inner.hosts.insert(host.clone(), new);
+        inner.pruning.retain(|_, pruning| pruning.host != *host);
+        self.opened.send_modify(|opened| *opened += 1);
         (generation, receiver)
     }
 
@@ -165,9 +232,11 @@ impl Sessions {
     /// Ends a session. False, where a newer one has taken its place.
     pub fn close(&self, host: &HostName, generation: Generation) -> bool {
         let mut inner = self.lock();
+        let inner = &mut *inner;
         match inner.hosts.get_mut(host).filter(|host| host.generation() == Some(generation)) {
             Some(host) => {
                 host.link = None;
+                inner.pruning.retain(|_, pruning| pruning.generation != generation);
                 true
             }
             None => false,
@@ -230,6 +299,79 @@ impl Sessions {
             );
         }
         waiting.into_iter().map(|(host, _)| host).collect()
+    }
+
+    /// Moves when a session has begun.
+    pub fn opened(&self) -> watch::Receiver<u64> {
+        self.opened.subscribe()
+    }
+
+    /// Tells a host what to keep, where it was told something else before in its session.
+    pub fn keep(&self, host: &HostName, rows: Vec<Kept>) {
+        let mut inner = self.lock();
+        if inner.fenced.is_some() {
+            return;
+        }
+        let link = inner.hosts.get_mut(host).and_then(|host| host.link.as_mut());
+        let Some(link) = link.filter(|link| link.kept.as_ref() != Some(&rows)) else { return };
+        let keep = Keep { epoch: self.epoch.clone(), at: wall(), rows: rows.clone() };
+        // A full queue is tried again: what it was told before may be too little.
+        link.kept = link.down.try_send(Down::Keep(keep)).ok().map(|()| rows);
+    }
+
+    /// Asks a host to prune its store and waits for its answer, for `within` at most.
+    ///
+    /// # Errors
+    /// Why there is no answer, in words; what it did then is not known.
+    pub async fn prune(
+        &self,
+        host: &HostName,
+        prune: impl FnOnce(u64, Keep) -> Prune,
+        rows: Vec<Kept>,
+        within: Duration,
+    ) -> Result<Pruned, String> {
+        let (id, answered) = {
+            let mut inner = self.lock();
+            if let Some(why) = &inner.fenced {
+                return Err(format!("nothing is sent to it: {why}"));
+            }
+            let link = inner.hosts.get(host).and_then(|host| host.link.clone());
+            let link = link.ok_or("its agent is not connected")?;
+            inner.prunes += 1;
+            let id = inner.prunes;
+            let keep = Keep { epoch: self.epoch.clone(), at: wall(), rows };
+            let sent = link.down.try_send(Down::Prune(Box::new(prune(id, keep))));
+            sent.map_err(|_| "too much waits for its agent; try again")?;
+            let (answer, answered) = oneshot::channel();
+            let pruning = Pruning { host: host.clone(), generation: link.generation, answer };
+            inner.pruning.insert(id, pruning);
+            (id, answered)
+        };
+        let answered = tokio::time::timeout(within, answered).await;
+        self.lock().pruning.remove(&id);
+        match answered {
+            Ok(Ok(pruned)) => pruned,
+            Ok(Err(_)) => Err("its agent was lost before it answered".to_owned()),
+            Err(_) => Err(format!("its agent did not answer within {} s", within.as_secs())),
+        }
+    }
+
+    /// The answer to a prune; one that nobody waits for any more is passed over.
+    pub fn pruned(
+        &self,
+        host: &HostName,
+        generation: Generation,
+        id: u64,
+        pruned: Result<Pruned, String>,
+    ) {
+        let mut inner = self.lock();
+        let asked = |pruning: &Pruning| pruning.host == *host && pruning.generation == generation;
+        if inner.pruning.get(&id).is_some_and(asked)
+            && let Some(pruning) = inner.pruning.remove(&id)
+            && pruning.answer.send(pruned).is_err()
+        {
+            tracing::debug!(%host, "nobody waits for this answer any more");
+        }
     }
 
     /// Whether a session still lasts and has told nothing since.

@@ -68,6 +68,8 @@ pub struct Report {
     pub freed_bytes: u64,
     /// What there is to say of a component as a whole.
     pub notes: Vec<String>,
+    /// Components that could not be pruned, and why.
+    pub failures: Vec<String>,
 }
 
 /// One snapshot.
@@ -208,7 +210,7 @@ pub fn tell(report: &Report) {
             tracing::info!(component, snapshot, releases, why, "pruned");
         }
     }
-    for note in &report.notes {
+    for note in report.failures.iter().chain(&report.notes) {
         tracing::warn!(note, "pruning");
     }
 }

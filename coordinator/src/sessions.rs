@@ -86,6 +86,24 @@ pub struct Pruned {
     pub rows: Vec<PrunedRow>,
     pub freed_bytes: u64,
     pub notes: Vec<String>,
+    /// Components that could not be pruned, and why.
+    pub failures: Vec<String>,
+}
+
+/// Why a host told nothing of its snapshots.
+#[derive(Debug, thiserror::Error)]
+pub enum PruneError {
+    #[error("its agent is not connected")]
+    NotConnected,
+    #[error("nothing is sent to it: {0}")]
+    Fenced(String),
+    #[error("too much waits for its agent; try again")]
+    Full,
+    /// In its own words.
+    #[error("{0}")]
+    Refused(String),
+    #[error("its agent {0}")]
+    NoAnswer(String),
 }
 
 /// One of its snapshots.
@@ -322,26 +340,26 @@ impl Sessions {
     /// Asks a host to prune its store and waits for its answer, for `within` at most.
     ///
     /// # Errors
-    /// Why there is no answer, in words; what it did then is not known.
+    /// [`PruneError::NoAnswer`]: what it did is not known.
     pub async fn prune(
         &self,
         host: &HostName,
         prune: impl FnOnce(u64, Keep) -> Prune,
         rows: Vec<Kept>,
         within: Duration,
-    ) -> Result<Pruned, String> {
+    ) -> Result<Pruned, PruneError> {
         let (id, answered) = {
             let mut inner = self.lock();
             if let Some(why) = &inner.fenced {
-                return Err(format!("nothing is sent to it: {why}"));
+                return Err(PruneError::Fenced(why.clone()));
             }
             let link = inner.hosts.get(host).and_then(|host| host.link.clone());
-            let link = link.ok_or("its agent is not connected")?;
+            let link = link.ok_or(PruneError::NotConnected)?;
             inner.prunes += 1;
             let id = inner.prunes;
             let keep = Keep { epoch: self.epoch.clone(), at: wall(), rows };
             let sent = link.down.try_send(Down::Prune(Box::new(prune(id, keep))));
-            sent.map_err(|_| "too much waits for its agent; try again")?;
+            sent.map_err(|_| PruneError::Full)?;
             let (answer, answered) = oneshot::channel();
             let pruning = Pruning { host: host.clone(), generation: link.generation, answer };
             inner.pruning.insert(id, pruning);
@@ -350,9 +368,12 @@ impl Sessions {
         let answered = tokio::time::timeout(within, answered).await;
         self.lock().pruning.remove(&id);
         match answered {
-            Ok(Ok(pruned)) => pruned,
-            Ok(Err(_)) => Err("its agent was lost before it answered".to_owned()),
-            Err(_) => Err(format!("its agent did not answer within {} s", within.as_secs())),
+            Ok(Ok(pruned)) => pruned.map_err(PruneError::Refused),
+            Ok(Err(_)) => Err(PruneError::NoAnswer("was lost before it answered".to_owned())),
+            Err(_) => {
+                let seconds = within.as_secs();
+                Err(PruneError::NoAnswer(format!("did not answer within {seconds} s")))
+            }
         }
     }
 

@@ -39,7 +39,7 @@ pub fn report(report: &Report, host: &str) -> Vec<v1::Report> {
 
 /// The answer to a prune.
 pub fn pruned(id: u64, done: Result<retention::Report, String>) -> v1::Pruned {
-    let retention::Report { rows, freed_bytes, notes } = match done {
+    let retention::Report { rows, freed_bytes, notes, failures } = match done {
         Ok(report) => report,
         Err(why) => return v1::Pruned { id, failed: cut(&why), ..v1::Pruned::default() },
     };
@@ -59,7 +59,7 @@ pub fn pruned(id: u64, done: Result<retention::Report, String>) -> v1::Pruned {
         }
     };
     let rows = rows.into_iter().map(row).collect();
-    v1::Pruned { id, rows, freed_bytes, notes, failed: String::new() }
+    v1::Pruned { id, rows, freed_bytes, notes, failed: String::new(), failures }
 }
 
 fn refused(

@@ -331,7 +331,7 @@ impl Hands for Host {
             for (name, component) in self.components.iter().filter(|(name, _)| wanted(name)) {
                 if let Err(why) = component.prune(ask, &mut report).await {
                     // The others are pruned all the same.
-                    report.notes.push(format!("{name}: {why}"));
+                    report.failures.push(format!("{name}: {why}"));
                 }
             }
             Ok(report)

@@ -397,6 +397,6 @@ pub fn pruned(message: v1::Pruned) -> Wire<(u64, Result<Pruned, String>)> {
         })
     };
     let rows = message.rows.into_iter().map(row).collect::<Wire<_>>()?;
-    let (freed_bytes, notes) = (message.freed_bytes, message.notes);
-    Ok((message.id, Ok(Pruned { rows, freed_bytes, notes })))
+    let v1::Pruned { id, freed_bytes, notes, failures, .. } = message;
+    Ok((id, Ok(Pruned { rows, freed_bytes, notes, failures })))
 }

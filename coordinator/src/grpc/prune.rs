@@ -22,7 +22,7 @@ use crate::{
     host::wall,
     operations::StartError,
     retention::{self, Kept},
-    sessions::{Prune, Pruned},
+    sessions::{Prune, PruneError, Pruned},
 };
 
 /// How long a host may take: it reads manifests, and removes trees. Below the time that a call may take as a whole.
@@ -92,6 +92,7 @@ impl OperatorService {
             let prune = move |id, keep| Prune { id, dry_run, component, keep, only };
             asked.spawn(async move {
                 let answer = sessions.prune(&host, prune, rows, PRUNED_WITHIN).await;
+                let answer = answer.map_err(|error| in_words(&error, dry_run));
                 (place, host, answer)
             });
         }
@@ -145,6 +146,18 @@ impl OperatorService {
         };
         self.fleets.read(fleet, choose).await.unwrap_or_else(|| Ok(Vec::new()))
     }
+}
+
+fn in_words(error: &PruneError, dry_run: bool) -> String {
+    let after = match error {
+        PruneError::NoAnswer(_) if !dry_run => "; what it pruned is not known",
+        PruneError::NoAnswer(_)
+        | PruneError::NotConnected
+        | PruneError::Fenced(_)
+        | PruneError::Full
+        | PruneError::Refused(_) => "",
+    };
+    format!("{error}{after}")
 }
 
 fn going<'a>(

@@ -114,6 +114,7 @@ pub fn host_pruned(host: &HostName, answer: Result<Pruned, String>) -> v1::HostP
         rows: pruned.rows.into_iter().map(row).collect(),
         freed_bytes: pruned.freed_bytes,
         notes: pruned.notes,
+        failures: pruned.failures,
         failed,
     }
 }

@@ -6,7 +6,7 @@
 //! policy: retention ────────────────────────┘
 //! ```
 //!
-//! By itself: after an operation, when the coordinator tells something new, and every hour; and when an operator asks.
+//! By itself: after an operation, and every hour; and when an operator asks.
 //!
 //! Invariant: a host that was not told in this session what must stay prunes nothing; a list of a term that is over is
 //! none.
@@ -166,38 +166,39 @@ impl<H> std::fmt::Debug for Retention<H> {
 impl<H: Hands> Retention<H> {
     /// Runs for ever; ends where nothing can be told any more.
     pub async fn run(mut self) {
-        let mut next = Instant::now() + EVERY;
+        let (mut next, mut due) = (Instant::now() + EVERY, false);
         let mut at_work = self.ledger.borrow_and_update().open().is_some();
         loop {
-            let due = tokio::select! {
-                () = sleep_until(next) => true,
-                told = self.kept.changed() => {
-                    if told.is_err() { return }
-                    true
+            tokio::select! {
+                () = sleep_until(next) => {
+                    next = Instant::now() + EVERY;
+                    due = true;
                 }
+                // What is due waits until it is told what must stay; that alone is no reason to prune.
+                told = self.kept.changed() => if told.is_err() { return },
                 moved = self.ledger.changed() => {
                     if moved.is_err() { return }
                     let was = at_work;
                     at_work = self.ledger.borrow_and_update().open().is_some();
-                    was && !at_work
+                    due |= was && !at_work;
                 }
-            };
-            if due && !at_work {
-                next = Instant::now() + EVERY;
-                self.prune().await;
+            }
+            if due && !at_work && self.prune().await {
+                due = false;
             }
         }
     }
 
-    async fn prune(&mut self) {
+    /// Prunes, where it was told what must stay; says whether it was.
+    async fn prune(&mut self) -> bool {
         let ledger = self.ledger.borrow().clone();
         let kept = self.kept.borrow_and_update().clone();
-        let Some(kept) = kept.filter(|kept| kept.counts(ledger.fence())) else { return };
-        let ask = kept.ask(&ledger);
-        match self.hands.prune(&ask).await {
+        let Some(kept) = kept.filter(|kept| kept.counts(ledger.fence())) else { return false };
+        match self.hands.prune(&kept.ask(&ledger)).await {
             Ok(report) => tell(&report),
             Err(why) => tracing::warn!(why, "the store was not pruned"),
         }
+        true
     }
 }
 
@@ -219,8 +220,12 @@ pub fn tell(report: &Report) {
 mod tests {
     use super::*;
     use crate::{
-        ledger::Record,
-        order::{End, Ending, Goal, OnFailure, Order, Origin, Step, TrackKey, Verb},
+        drivers::Doing,
+        hands::About,
+        ledger::{Found, Record, StepResult},
+        local::{Import, Imported},
+        order::{End, Ending, Evidence, Goal, OnFailure, Order, Origin, Step, TrackKey, Verb},
+        status::HostStatus,
     };
 
     fn fence(epoch: u64, instance: &str) -> Fence {
@@ -277,6 +282,91 @@ mod tests {
             origin: Origin::Coordinator,
             after: String::new(),
         }
+    }
+
+    /// A host that is only pruned.
+    struct Pruned(tokio::sync::mpsc::UnboundedSender<Ask>);
+
+    impl Hands for Pruned {
+        fn forbidden(&self, _: &Step) -> Option<String> {
+            None
+        }
+
+        fn look<'a>(&'a self, _: &'a Step, _: Option<String>) -> Doing<'a, Result<Before, String>> {
+            Box::pin(async { Ok(Before::Nothing) })
+        }
+
+        fn perform<'a>(&'a self, _: &'a Step, _: &'a Before) -> Doing<'a, StepResult> {
+            Box::pin(std::future::pending())
+        }
+
+        fn observe<'a>(
+            &'a self,
+            _: &'a Step,
+            _: &'a Before,
+            _: bool,
+        ) -> Doing<'a, (Found, Option<Evidence>)> {
+            Box::pin(std::future::pending())
+        }
+
+        fn undo<'a>(&'a self, _: &'a Step, _: &'a Before) -> Doing<'a, StepResult> {
+            Box::pin(std::future::pending())
+        }
+
+        fn status(&self) -> Doing<'_, HostStatus> {
+            Box::pin(async { HostStatus::default() })
+        }
+
+        fn about(&self) -> About {
+            About::default()
+        }
+
+        fn import<'a>(&'a self, _: &'a Import) -> Doing<'a, Result<Imported, String>> {
+            Box::pin(async { Err("it has no files".to_owned()) })
+        }
+
+        fn prune<'a>(&'a self, ask: &'a Ask) -> Doing<'a, Result<Report, String>> {
+            let told = self.0.send(ask.clone()).map_err(|error| error.to_string());
+            Box::pin(async move { told.map(|()| Report::default()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn p05_a_host_that_was_not_told_what_must_stay_prunes_nothing() {
+        let order = order("rb-0001", 1, Verb::Switch, Hash::of(b"to"));
+        let ending = Ending { end: End::Done, reason: String::new() };
+        let mut ledger = Ledger::replay(&[Record::Accepted(Box::new(order.clone()))]);
+        let (ledgers, watched) = watch::channel(Arc::new(ledger.clone()));
+        let (kept_by, told) = watch::channel(None);
+        let (sender, mut asked) = tokio::sync::mpsc::unbounded_channel();
+        let hands = Arc::new(Pruned(sender));
+        let retention = Retention { hands, ledger: watched, kept: told };
+        let running = tokio::spawn(retention.run());
+        // It has looked at the ledger once it waits.
+        tokio::task::yield_now().await;
+        // Told while it is at work, and then by one whose term is over: neither is pruned by.
+        kept_by.send_replace(Some(kept(1, "a", 1)));
+        kept_by.send_replace(None);
+        ledger.apply(&Record::Ended { key: order.key, ending });
+        ledgers.send_replace(Arc::new(ledger));
+        kept_by.send_replace(Some(kept(0, "before", 2)));
+        tokio::task::yield_now().await;
+        let row = KeptRow {
+            component: "crm".to_owned(),
+            exact: Hash::of(b"good"),
+            why: "last good".to_owned(),
+        };
+        kept_by.send_replace(Some(Kept { rows: vec![row.clone()], ..kept(1, "a", 3) }));
+        let asked_for = tokio::time::timeout(Duration::from_secs(30), asked.recv());
+        let ask = asked_for.await.expect("it is pruned once it is told").unwrap();
+        assert_eq!(ask.keep[0], row);
+        assert_eq!(ask.keep[1].why, "named by rb-0001");
+        assert!(!ask.dry_run && ask.now_unix_ms < 1_000_000, "by the clock that is behind");
+        // What is told alone is no reason to prune.
+        kept_by.send_replace(Some(kept(1, "a", 4)));
+        drop(kept_by);
+        running.await.unwrap();
+        assert!(asked.try_recv().is_err());
     }
 
     #[test]

@@ -26,8 +26,8 @@ use crate::{
 
 /// What is live may change without our doing: then the way back does too.
 const EVERY: Duration = Duration::from_secs(30);
-/// Changes that come together are told together.
-const TOGETHER: Duration = Duration::from_millis(200);
+/// The first change is told at once, those that come soon after it together.
+const TOGETHER: Duration = Duration::from_millis(50);
 /// How much of a person's reason an agent is told.
 const REASON_CHARS_MAX: usize = 80;
 
@@ -55,13 +55,13 @@ impl Keeper {
             fleets.borrow_and_update();
             opened.borrow_and_update();
             self.tell().await;
+            sleep(TOGETHER).await;
             let next = Instant::now() + EVERY;
             tokio::select! {
                 changed = fleets.changed() => if changed.is_err() { return },
                 changed = opened.changed() => if changed.is_err() { return },
                 () = sleep_until(next) => {}
             }
-            sleep(TOGETHER).await;
         }
     }
 

@@ -455,3 +455,101 @@ fn outranked(ours: &Epoch, host: &HostName, seen: Option<&(u64, String)>) -> Opt
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn host(name: &str) -> HostName {
+        HostName::new(name).unwrap()
+    }
+
+    fn open(sessions: &Sessions, name: &str) -> (Generation, mpsc::Receiver<Down>) {
+        let hello = Hello {
+            protocol_min: 1,
+            protocol_max: 1,
+            agent_version: String::new(),
+            highest_epoch: None,
+        };
+        sessions.open(&host(name), hello, HostStatus::default(), Timestamp(0))
+    }
+
+    fn sessions() -> Arc<Sessions> {
+        Arc::new(Sessions::new(Epoch { counter: 1, instance: "a".to_owned() }))
+    }
+
+    async fn asked(sessions: &Sessions, within: Duration) -> Result<Pruned, PruneError> {
+        let prune = |id, keep| Prune { id, dry_run: true, component: None, keep, only: None };
+        sessions.prune(&host("h1"), prune, Vec::new(), within).await
+    }
+
+    #[tokio::test]
+    async fn an_answer_counts_only_from_the_session_that_was_asked() {
+        let sessions = sessions();
+        let not = asked(&sessions, LONG).await;
+        assert!(matches!(not, Err(PruneError::NotConnected)), "{not:?}");
+
+        let (generation, mut down) = open(&sessions, "h1");
+        let (other, _other) = open(&sessions, "h2");
+        let waiting = tokio::spawn({
+            let sessions = sessions.clone();
+            async move { asked(&sessions, LONG).await }
+        });
+        let Some(Down::Prune(prune)) = down.recv().await else { panic!("nothing was asked") };
+        let rows = |bytes| Ok(Pruned { freed_bytes: bytes, ..Pruned::default() });
+        sessions.pruned(&host("h2"), other, prune.id, rows(1));
+        sessions.pruned(&host("h1"), generation + 7, prune.id, rows(2));
+        sessions.pruned(&host("h1"), generation, prune.id + 1, rows(3));
+        sessions.pruned(&host("h1"), generation, prune.id, rows(4));
+        assert_eq!(waiting.await.unwrap().unwrap().freed_bytes, 4);
+        // A second answer finds nobody.
+        sessions.pruned(&host("h1"), generation, prune.id, rows(5));
+    }
+
+    #[tokio::test]
+    async fn a_host_that_is_silent_or_lost_is_said_to_be() {
+        let sessions = sessions();
+        let (generation, mut down) = open(&sessions, "h1");
+        let silent = asked(&sessions, Duration::ZERO).await;
+        assert!(matches!(&silent, Err(PruneError::NoAnswer(why)) if why.contains("within 0 s")));
+        assert!(sessions.lock().pruning.is_empty(), "nobody is waited for any more");
+        let waiting = tokio::spawn({
+            let sessions = sessions.clone();
+            async move { asked(&sessions, LONG).await }
+        });
+        for _ in 0..2 {
+            assert!(matches!(down.recv().await, Some(Down::Prune(_))));
+        }
+        assert!(sessions.close(&host("h1"), generation));
+        let lost = waiting.await.unwrap();
+        assert!(matches!(&lost, Err(PruneError::NoAnswer(why)) if why.contains("was lost")));
+    }
+
+    #[tokio::test]
+    async fn a_host_is_told_what_to_keep_when_it_changed_and_anew_in_each_session() {
+        let sessions = sessions();
+        let rows = |why: &str| {
+            let component = ComponentName::new("crm").unwrap();
+            let snapshot = SnapshotHash::new("ab".repeat(32)).unwrap();
+            vec![Kept { component, snapshot, why: why.to_owned() }]
+        };
+        let told = |down: &mut mpsc::Receiver<Down>| match down.try_recv() {
+            Ok(Down::Keep(keep)) => Some(keep.rows.len()),
+            Ok(Down::Order(_) | Down::Look | Down::Prune(_)) | Err(_) => None,
+        };
+        let (_, mut down) = open(&sessions, "h1");
+        sessions.keep(&host("h1"), Vec::new());
+        assert_eq!(told(&mut down), Some(0), "that there is nothing is a word too");
+        sessions.keep(&host("h1"), rows("last good"));
+        assert_eq!(told(&mut down), Some(1));
+        sessions.keep(&host("h1"), rows("last good"));
+        assert_eq!(told(&mut down), None);
+        let (_, mut down) = open(&sessions, "h1");
+        sessions.keep(&host("h1"), rows("last good"));
+        assert_eq!(told(&mut down), Some(1));
+    }
+}

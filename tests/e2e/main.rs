@@ -8,4 +8,5 @@ mod join;
 mod local;
 mod operations;
 mod refusals;
+mod retention;
 mod traces;

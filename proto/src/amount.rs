@@ -46,7 +46,7 @@ impl FromStr for Age {
 impl fmt::Display for Age {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();
-        let whole_days = self.0.subsec_nanos() == 0 && seconds % DAY_SECONDS == 0;
+        let whole_days = self.0.subsec_nanos() == 0 && seconds.is_multiple_of(DAY_SECONDS);
         match seconds / DAY_SECONDS {
             days @ 1.. if whole_days => write!(f, "{days}d"),
             _ => Span(self.0).fmt(f),
@@ -92,7 +92,7 @@ impl FromStr for Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fits = |(_, bytes): &&(&str, u64)| self.0 != 0 && self.0 % bytes == 0;
+        let fits = |(_, bytes): &&(&str, u64)| self.0 != 0 && self.0.is_multiple_of(*bytes);
         let (unit, bytes) = UNITS.iter().find(fits).unwrap_or(&("B", 1));
         write!(f, "{}{unit}", self.0 / bytes)
     }

@@ -25,11 +25,7 @@ pub fn doctor(view: &View, answer: &v1::DoctorResponse, ctl: &str) -> String {
     } else {
         format!("mend what is marked ✗, then: {ctl} doctor --fleet {}", clean(&answer.fleet))
     };
-    let reach = match horizon(answer.horizon.as_ref()) {
-        none if none.is_empty() => none,
-        reach => format!("{reach} (ctl snapshot list)"),
-    };
-    text += &field(view, "Horizon", &reach);
+    text += &field(view, "Horizon", &horizon(answer.horizon.as_ref()));
     text + &field(view, "Next", &next)
 }
 

@@ -38,8 +38,11 @@ fn host(view: &View, host: &v1::HostPruned, tense: Tense) -> String {
     let shown: Vec<&v1::PrunedRow> =
         host.rows.iter().filter(|row| tense == Tense::Would || row.goes).collect();
     let several = shown.iter().any(|row| row.component != shown[0].component);
-    let component = if several { "COMPONENT" } else { "" };
-    let mut table = Table::new([component, "RELEASE", "SNAPSHOT", "SIZE", "TAKEN", ""]);
+    let mut table = if several {
+        Table::new(["COMPONENT", "RELEASE", "SNAPSHOT", "SIZE", "TAKEN", ""])
+    } else {
+        Table::new(["RELEASE", "SNAPSHOT", "SIZE", "TAKEN", ""])
+    };
     for row in &shown {
         let releases = match row.releases.join(", ") {
             none if none.is_empty() => "(no name)".to_owned(),
@@ -49,14 +52,21 @@ fn host(view: &View, host: &v1::HostPruned, tense: Tense) -> String {
             0 => or_dash(""),
             at => day_and_time(view, at),
         };
-        table.row([
-            if several { clean(&row.component) } else { String::new() }.into(),
-            releases.into(),
-            short(&row.snapshot).into(),
-            size(row.size_bytes).into(),
-            taken.into(),
-            fate(row, tense),
-        ]);
+        let (snapshot, size) = (short(&row.snapshot), size(row.size_bytes));
+        let fate = fate(row, tense);
+        if several {
+            let component = clean(&row.component).into();
+            table.row([
+                component,
+                releases.into(),
+                snapshot.into(),
+                size.into(),
+                taken.into(),
+                fate,
+            ]);
+        } else {
+            table.row([releases.into(), snapshot.into(), size.into(), taken.into(), fate]);
+        }
     }
     let rows = table.render(view);
     text += if rows.is_empty() {
@@ -112,8 +122,8 @@ fn closing(view: &View, answer: &v1::PruneSnapshotsResponse, tense: Tense) -> St
     };
     let reach = match (horizon(answer.horizon.as_ref()), tense) {
         (none, _) if none.is_empty() => String::new(),
-        (reach, Tense::Would) => format!("Horizon then: {reach}."),
-        (reach, Tense::Did) => format!("Horizon: {reach}."),
+        (reach, Tense::Would) if goes > 0 => format!("Horizon then: {reach}."),
+        (reach, _) => format!("Horizon: {reach}."),
     };
     let lines = [what, reach].into_iter().flat_map(|text| wrap(&text, view.width));
     lines.map(|line| format!("{line}\n")).collect()

@@ -582,7 +582,7 @@ impl Component {
         let pruned = self.stored(move |store, files| store.prune(files, &store_ask)).await?;
         report.freed_bytes = report.freed_bytes.saturating_add(pruned.freed_bytes);
         if let (Some(takes), Some(disk)) = (pruned.still_over, self.retention.disk) {
-            let (name, takes) = (&self.name, Size(takes));
+            let (name, takes) = (&self.name, Size(takes.next_multiple_of(1 << 20)));
             report
                 .notes
                 .push(format!("{name} takes {takes}, more than {disk}: the rest must stay"));

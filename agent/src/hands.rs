@@ -5,6 +5,7 @@ use crate::{
     ledger::{Found, StepResult},
     local::{Import, Imported, Shape},
     order::{Before, Evidence, Step},
+    retention::{Ask, Report},
     status::HostStatus,
 };
 
@@ -43,6 +44,9 @@ pub trait Hands: Send + Sync + 'static {
 
     /// Makes a release of a backup that a person has. Nothing live is touched.
     fn import<'a>(&'a self, import: &'a Import) -> Doing<'a, Result<Imported, String>>;
+
+    /// Removes the snapshots that the host's own rules let go, but for what must stay. Nothing live is touched.
+    fn prune<'a>(&'a self, ask: &'a Ask) -> Doing<'a, Result<Report, String>>;
 }
 
 /// See [`Hands::about`].

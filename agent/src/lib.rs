@@ -34,6 +34,7 @@ mod postgres;
 pub mod probe;
 mod redact;
 pub mod renewal;
+pub mod retention;
 pub mod retry;
 pub mod session;
 pub mod status;
@@ -59,6 +60,7 @@ use crate::{
     ledger::{Ledger, LedgerError, LedgerFile},
     local::{Service, socket},
     renewal::Renewal,
+    retention::Retention,
     session::Session,
 };
 
@@ -69,6 +71,7 @@ pub struct Agent {
     session: JoinHandle<()>,
     renewal: JoinHandle<()>,
     local: JoinHandle<()>,
+    retention: JoinHandle<()>,
     /// Looks the host over.
     look_over: Option<JoinHandle<()>>,
     /// Learns what others deploy.
@@ -111,12 +114,16 @@ impl Agent {
         let renewal =
             Renewal { coordinator: coordinator.clone(), identity: identity.clone(), renewed };
         let ledger = handle.ledger();
-        let session = Session { coordinator, identity, hands, core: handle, renewed: renewals };
+        let (kept, told) = watch::channel(None);
+        let retention = Retention { hands: hands.clone(), ledger: handle.ledger(), kept: told };
+        let session =
+            Session { coordinator, identity, hands, core: handle, renewed: renewals, kept };
         Ok(Self {
             core: tokio::spawn(core.run()),
             session: tokio::spawn(session.run()),
             renewal: tokio::spawn(renewal.run()),
             local,
+            retention: tokio::spawn(retention.run()),
             look_over: None,
             learning: None,
             ledger,
@@ -143,6 +150,7 @@ impl Drop for Agent {
         for task in self.look_over.iter().chain(&self.learning) {
             task.abort();
         }
+        self.retention.abort();
         self.local.abort();
         self.session.abort();
         self.renewal.abort();

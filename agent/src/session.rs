@@ -12,7 +12,7 @@ use proto::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{Instant, sleep_until},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,6 +23,7 @@ use crate::{
     hands::Hands,
     ledger::{Ledger, Record},
     order::{Fence, Verb},
+    retention::{self, Kept as MustStay},
     retry::Policy,
     status::HostStatus,
     trace,
@@ -76,6 +77,8 @@ pub struct Session<H> {
     pub core: CoreHandle,
     /// Moves when another certificate is in use.
     pub renewed: watch::Receiver<()>,
+    /// What the coordinator of this session said must stay; none while there is no session, or it has not said yet.
+    pub kept: watch::Sender<Option<MustStay>>,
 }
 
 impl<H> std::fmt::Debug for Session<H> {
@@ -91,7 +94,9 @@ impl<H: Hands> Session<H> {
         let mut kept = None;
         loop {
             let mut up_since = None;
-            let lost = match Box::pin(self.once(&mut up_since, &mut kept)).await {
+            let ended = Box::pin(self.once(&mut up_since, &mut kept)).await;
+            self.kept.send_replace(None);
+            let lost = match ended {
                 Ok(never) => match never {},
                 Err(Lost::GoingDown) => return,
                 Err(Lost::Renewed) => {
@@ -163,6 +168,7 @@ impl<H: Hands> Session<H> {
             again: false,
             held: Vec::new(),
             held_until: None,
+            prunes: JoinSet::new(),
             renewed,
         }
         .run(answers, reported, heartbeat, kept)
@@ -184,6 +190,8 @@ struct Talk<'a, H> {
     /// before it; and until when they wait at the most.
     held: Vec<Report>,
     held_until: Option<Instant>,
+    /// The prune that was asked for, and is under way.
+    prunes: JoinSet<v1::Pruned>,
     renewed: watch::Receiver<()>,
 }
 
@@ -215,6 +223,11 @@ impl<H: Hands> Talk<'_, H> {
                 }
                 () = sleep_until(look_at) => {
                     look_at = Instant::now() + heartbeat;
+                    self.begin_look();
+                }
+                Some(pruned) = self.prunes.join_next() => {
+                    let pruned = pruned.expect("a prune does not panic");
+                    send(&self.up, v1::session_request::Message::Pruned(pruned)).await?;
                     self.begin_look();
                 }
                 () = held_too_long(self.held_until) => self.release().await?,
@@ -250,11 +263,65 @@ impl<H: Hands> Talk<'_, H> {
                 self.begin_look();
                 Ok(())
             }
+            Some(v1::session_response::Message::Keep(keep)) => {
+                match self.must_stay(keep) {
+                    Ok(kept) => _ = self.session.kept.send_replace(Some(kept)),
+                    Err(why) => {
+                        // What counted before may be over: nothing is pruned until it is told anew.
+                        self.session.kept.send_replace(None);
+                        tracing::warn!(why, "what must stay was told, and is not taken");
+                    }
+                }
+                Ok(())
+            }
+            Some(v1::session_response::Message::Prune(prune)) => self.prune(prune).await,
             Some(v1::session_response::Message::Welcome(_)) | None => {
                 tracing::warn!("the coordinator sent what has no place here");
                 Ok(())
             }
         }
+    }
+
+    /// What a coordinator says must stay, if it has a say here.
+    fn must_stay(&self, keep: v1::Keep) -> Result<MustStay, String> {
+        let kept = from_proto::keep(keep).map_err(|error| error.to_string())?;
+        let ledger = self.session.core.ledger().borrow().clone();
+        if kept.counts(ledger.fence()) {
+            return Ok(kept);
+        }
+        Err(format!("epoch {} has no say here any more", kept.term.epoch))
+    }
+
+    /// Begins to prune; answers at once where that cannot be.
+    async fn prune(&mut self, prune: v1::Prune) -> Result<(), Lost> {
+        let id = prune.id;
+        let ledger = self.session.core.ledger().borrow().clone();
+        let at_work = ledger.open().map(|track| track.order().key.operation.clone());
+        let asked = from_proto::prune(prune).map_err(|error| error.to_string());
+        let asked = asked.and_then(|(keep, ask)| Ok((self.must_stay(keep)?, ask)));
+        let why = match (asked, at_work) {
+            (Err(why), _) => why,
+            (Ok((_, ask)), Some(operation)) if !ask.dry_run => {
+                format!("it is at work on {operation}; try again when that has ended")
+            }
+            (Ok(_), _) if !self.prunes.is_empty() => "it is being pruned already".to_owned(),
+            (Ok((kept, ask)), _) => {
+                let hands = self.session.hands.clone();
+                let stays = kept.ask(&ledger);
+                let ask =
+                    retention::Ask { keep: stays.keep, now_unix_ms: stays.now_unix_ms, ..ask };
+                self.prunes.spawn(async move {
+                    let done = hands.prune(&ask).await;
+                    if let (Ok(report), false) = (&done, ask.dry_run) {
+                        retention::tell(report);
+                    }
+                    to_proto::pruned(id, done)
+                });
+                return Ok(());
+            }
+        };
+        let refused = to_proto::pruned(id, Err(why));
+        send(&self.up, v1::session_request::Message::Pruned(refused)).await
     }
 
     async fn report(&mut self, report: Report) -> Result<(), Lost> {

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use engine::{FleetEvent, FleetName, FleetState, HostName};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::journal::{Journal, JournalError, Stream};
 
@@ -33,6 +33,8 @@ pub enum FleetsError {
 pub struct Fleets {
     journal: Arc<dyn Journal>,
     inner: Arc<Mutex<BTreeMap<FleetName, Entry>>>,
+    /// Moves with every change that was applied.
+    changed: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +59,8 @@ impl Fleets {
             }
             fleets.insert(name, entry);
         }
-        Ok(Self { journal, inner: Arc::new(Mutex::new(fleets)) })
+        let (inner, changed) = (Arc::new(Mutex::new(fleets)), watch::Sender::new(0));
+        Ok(Self { journal, inner, changed })
     }
 
     /// Decides on the state as it is, writes the events down, applies them. Others wait meanwhile.
@@ -80,7 +83,7 @@ impl Fleets {
             serde_json::to_vec(event).expect("an event has only strings, numbers and lists")
         };
         let records: Vec<Vec<u8>> = events.iter().map(encode).collect();
-        let (fleet, journal) = (fleet.clone(), self.journal.clone());
+        let (fleet, journal, changed) = (fleet.clone(), self.journal.clone(), self.changed.clone());
         // A caller may go away at any moment (its client hung up); what was appended must still be applied.
         let applied = tokio::spawn(async move {
             let next = journal.append(stream, next, records).await.map_err(FleetsError::Journal)?;
@@ -89,9 +92,15 @@ impl Fleets {
                 entry.state.apply(event);
             }
             entry.next = next;
+            changed.send_modify(|changes| *changes += 1);
             Ok::<_, FleetsError>(())
         });
         Ok(applied.await.expect("appending and applying do not panic")?)
+    }
+
+    /// Moves when any fleet has changed.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     /// Reads a fleet.

@@ -1,5 +1,7 @@
 //! A host as its agent tells it, in the coordinator's own types.
 
+use std::collections::BTreeSet;
+
 use engine::{
     ComponentName, Elapsed, HostNow, LiveNow, LocalOperation, ReleaseName, SeenSnapshot, SeenTrack,
     SnapshotHash, SnapshotNow, Standing, Timestamp,
@@ -127,7 +129,7 @@ impl HostStatus {
         for row in self.snapshots.iter().filter(|row| row.damage.is_none()) {
             let Some(release) = &row.release else { continue };
             let known = state.releases.get(release).and_then(|release| release.hosts.get(host));
-            if known.and_then(|on_host| on_host.snapshots.get(&row.component)) != Some(&row.seen) {
+            if known.and_then(|on_host| on_host.holds(&row.component)) != Some(&row.seen) {
                 events.push(FleetEvent::SnapshotSeen {
                     host: host.clone(),
                     component: row.component.clone(),
@@ -137,6 +139,7 @@ impl HostStatus {
             }
             events.extend(learned(state, host, release, row));
         }
+        events.extend(self.gone(state, host));
         if let Some(local) = self.unseen_local(state, host) {
             let (host, local) = (host.clone(), local.clone());
             events.push(FleetEvent::ActedLocally { host, local, at: wall() });
@@ -178,6 +181,25 @@ impl HostStatus {
             Some(Problem { what, mend: "ctl rollback".to_owned(), warns: true })
         };
         self.components.iter().filter_map(alarm).collect()
+    }
+
+    /// Snapshots of the fleet's record that the host no longer has: it pruned them, or lost its disk.
+    fn gone(&self, state: &FleetState, host: &HostName) -> Vec<FleetEvent> {
+        let here: BTreeSet<(&ReleaseName, &ComponentName)> = self
+            .snapshots
+            .iter()
+            .filter_map(|row| Some((row.release.as_ref()?, &row.component)))
+            .collect();
+        let mut events = Vec::new();
+        for (name, release) in &state.releases {
+            let held = release.hosts.get(host).into_iter().flat_map(|on_host| on_host.held());
+            for (component, _) in held.filter(|(component, _)| !here.contains(&(name, component))) {
+                let (component, release) = (component.clone(), name.clone());
+                let (host, at) = (host.clone(), wall());
+                events.push(FleetEvent::SnapshotGone { host, component, release, at });
+            }
+        }
+        events
     }
 
     /// A local operation that the fleet's record does not have, or not as it stands now.

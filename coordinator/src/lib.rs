@@ -25,6 +25,7 @@ pub mod identities;
 pub mod journal;
 pub mod operations;
 pub mod registrar;
+pub mod retention;
 pub mod roles;
 pub mod runner;
 pub mod sessions;
@@ -47,6 +48,7 @@ use crate::{
     journal::{Journal, SledJournal},
     operations::Operations,
     registrar::{LIFETIME_DEFAULT, Registrar},
+    retention::Keeper,
     roles::RoleLayer,
     runner::{RunnerError, Shared},
     sessions::Sessions,
@@ -72,6 +74,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Coordinator {
     address: SocketAddr,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
+    keeper: JoinHandle<()>,
     fatal: mpsc::Receiver<RunnerError>,
     stop: tokio::sync::watch::Sender<bool>,
 }
@@ -124,6 +127,12 @@ impl Coordinator {
             operations: operations.clone(),
             registrar: registrar.clone(),
         };
+        let keeper = Keeper {
+            sessions: sessions.clone(),
+            fleets: fleets.clone(),
+            operations: operations.clone(),
+        };
+        let keeper = tokio::spawn(keeper.run());
         let operators = OperatorService { sessions, fleets, operations, registrar };
         let router = router(agents, operators, RoleLayer::new(identities))?;
         let server = tokio::spawn(async move {
@@ -134,7 +143,7 @@ impl Coordinator {
             router.serve_with_incoming_shutdown(acceptor.connections(), stopped).await
         });
         tracing::info!(%address, "listening");
-        Ok(Self { address, server, fatal, stop })
+        Ok(Self { address, server, keeper, fatal, stop })
     }
 
     /// Where it listens.
@@ -162,6 +171,7 @@ impl Coordinator {
 
 impl Drop for Coordinator {
     fn drop(&mut self) {
+        self.keeper.abort();
         self.server.abort();
     }
 }

@@ -66,6 +66,8 @@ const TABLE: &[(&str, &[Caller])] = &[
     ("/lastgood.v1.OperatorService/GetFleet", OPERATOR),
     ("/lastgood.v1.OperatorService/ListReleases", OPERATOR),
     ("/lastgood.v1.OperatorService/MarkRelease", OPERATOR),
+    ("/lastgood.v1.OperatorService/PinRelease", OPERATOR),
+    ("/lastgood.v1.OperatorService/PruneSnapshots", OPERATOR),
     ("/lastgood.v1.OperatorService/SetFreeze", OPERATOR),
     ("/lastgood.v1.OperatorService/ListAgents", OPERATOR),
     ("/lastgood.v1.OperatorService/Doctor", OPERATOR),

@@ -25,7 +25,8 @@ use crate::{
         freeze::{self, FreezeCommand},
         init::{self, InitArgs},
         operation::{self, AbortArgs, HistoryArgs, LogsArgs, OperationArgs, RetryArgs},
-        release::{self, MarkArgs},
+        prune::{self, PruneArgs},
+        release::{self, MarkArgs, PinArgs, UnpinArgs},
         rollback::{self, RollbackArgs},
         snapshot::{self, CreateArgs, ListArgs, VerifyArgs},
         status::{self, StatusArgs},
@@ -162,13 +163,13 @@ pub enum Command {
     /// Record what is live as a release, or look at what is recorded
     #[command(
         subcommand,
-        after_help = "Examples:\n  ctl snapshot create --as v1.4.3\n  ctl snapshot verify v1.4.2"
+        after_help = "Examples:\n  ctl snapshot create --as v1.4.3\n  ctl snapshot verify v1.4.2\n  ctl snapshot prune --dry-run"
     )]
     Snapshot(SnapshotCommand),
     /// Say what you know of a release
     #[command(
         subcommand,
-        after_help = "Examples:\n  ctl release mark v1.4.3 bad --reason 'mails are sent twice'\n  ctl release mark v1.4.2 good --reason 'ran for a week'"
+        after_help = "Examples:\n  ctl release mark v1.4.3 bad --reason 'mails are sent twice'\n  ctl release mark v1.4.2 good --reason 'ran for a week'\n  ctl release pin v1.4.2 --reason 'the audit looks at it'"
     )]
     Release(ReleaseCommand),
     /// Agents: which there are, who may join, who is shut out
@@ -228,6 +229,11 @@ pub enum SnapshotCommand {
         after_help = "Examples:\n  ctl snapshot verify v1.4.2\n  ctl snapshot verify v1.4.2 -o json"
     )]
     Verify(VerifyArgs),
+    /// Let go what the hosts' retention no longer keeps; never what is live, last good, staged or pinned
+    #[command(
+        after_help = "Examples:\n  ctl snapshot prune --dry-run\n  ctl snapshot prune --fleet prod --confirm prod\n  ctl snapshot prune --component crm --hosts crm-b1,crm-b2"
+    )]
+    Prune(PruneArgs),
 }
 
 /// See `ctl release --help`.
@@ -238,6 +244,12 @@ pub enum ReleaseCommand {
         after_help = "Examples:\n  ctl release mark v1.4.3 bad --reason 'mails are sent twice'\n  ctl release mark v1.4.3 unproven --reason 'it was the proxy'"
     )]
     Mark(MarkArgs),
+    /// Keep it on every host, whatever retention says; its standing stays as it is
+    #[command(after_help = "Examples:\n  ctl release pin v1.4.2 --reason 'the audit looks at it'")]
+    Pin(PinArgs),
+    /// Take the pin away; nothing goes before the next prune
+    #[command(after_help = "Examples:\n  ctl release unpin v1.4.2")]
+    Unpin(UnpinArgs),
 }
 
 /// The whole program.
@@ -337,7 +349,10 @@ pub async fn dispatch(command: &Command, session: &mut Session) -> Result<Exit, 
         Command::Snapshot(SnapshotCommand::Create(args)) => snapshot::create(args, session).await,
         Command::Snapshot(SnapshotCommand::List(args)) => snapshot::list(args, session).await,
         Command::Snapshot(SnapshotCommand::Verify(args)) => snapshot::verify(args, session).await,
+        Command::Snapshot(SnapshotCommand::Prune(args)) => prune::run(args, session).await,
         Command::Release(ReleaseCommand::Mark(args)) => release::mark(args, session).await,
+        Command::Release(ReleaseCommand::Pin(args)) => release::pin(args, session).await,
+        Command::Release(ReleaseCommand::Unpin(args)) => release::unpin(args, session).await,
         Command::Agent(command) => agent::run(command, session).await,
         Command::Init(args) => init::run(args, session),
         Command::Validate(args) => fleet::validate(args, session),

@@ -3,6 +3,7 @@
 //! ```text
 //! lastgood/v1/*.proto   what ctl, coordinator and agents say to each other   -> v1
 //! policy                the file that says what an agent may touch
+//! span, amount          durations, ages and sizes as people write them
 //! tls                   who is who: identities, certificates, the CA
 //! status                refusals, with why and what to type next
 //! telemetry, shutdown, ready   what the processes do the same way
@@ -13,6 +14,7 @@
 //! Invariant: depends on nothing of ours.
 //! Invariant: no secret value has a field in any message, but for the one-time token of a join, which is never shown.
 
+pub mod amount;
 pub mod policy;
 pub mod ready;
 mod secret;

@@ -20,7 +20,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::yaml::Problem;
-use crate::span::Span;
+use crate::{
+    amount::{Age, Size},
+    span::Span,
+};
 
 /// The one version of this format.
 pub const VERSION: u32 = 1;
@@ -79,6 +82,9 @@ pub struct ComponentPolicy {
     /// How good releases are learned; not at all where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capture: Option<CapturePolicy>,
+    /// What of its snapshots the store keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<RetentionPolicy>,
     /// How long the checks may take to pass.
     pub ready_within: Span,
     /// How long they must then hold.
@@ -276,6 +282,31 @@ fn default_migrations_url_key() -> String {
 pub struct CapturePolicy {
     /// How long the checks must hold, while no file changes, before what runs is recorded as a release.
     pub after_healthy: Span,
+}
+
+/// What of a component's snapshots a host keeps. A limit that is left out is none; without `retention` the newest 10
+/// releases are kept.
+///
+/// Whatever it says, these stay: what is live, what the last switch replaced, what is staged, the newest good release and
+/// the one that a bare rollback would go to, what an operation that runs or can be taken back names, and what is pinned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetentionPolicy {
+    /// So many of the newest releases stay; what is beyond goes once it is a day old. At least 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub releases: Option<u32>,
+    /// What is older goes. At least 1h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age: Option<Age>,
+    /// The oldest go until all files of its snapshots, each counted once, and its staged trees take no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Size>,
+}
+
+impl RetentionPolicy {
+    /// What holds where nothing is written.
+    pub const DEFAULT: Self = Self { releases: Some(10), age: None, disk: None };
 }
 
 /// A command that the agent starts and watches.

@@ -9,4 +9,5 @@ mod learning;
 mod local;
 mod operations;
 mod refusals;
+mod retention;
 mod traces;

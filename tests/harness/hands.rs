@@ -9,6 +9,7 @@ use agent::{
     ledger::{Found, StepResult},
     local::{Import, Imported, Shape},
     order::{Before, Evidence, Step, Verb},
+    retention::{Ask, Report},
     status::{ComponentStatus, HostStatus, Problem, Snapshot},
 };
 use tokio::sync::Semaphore;
@@ -284,5 +285,9 @@ impl Hands for ScriptedHands {
 
     fn import<'a>(&'a self, import: &'a Import) -> Doing<'a, Result<Imported, String>> {
         Box::pin(async move { Err(format!("{} has no files here", import.component)) })
+    }
+
+    fn prune<'a>(&'a self, _: &'a Ask) -> Doing<'a, Result<Report, String>> {
+        Box::pin(async { Ok(Report::default()) })
     }
 }

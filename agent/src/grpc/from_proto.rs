@@ -5,10 +5,14 @@ use proto::v1;
 use crate::{
     local::OPERATION_PREFIX,
     order::{Fence, Goal, OnFailure, Order, Origin, Step, TrackKey, Verb},
+    retention::{Ask, Kept, KeptRow},
+    store::Hash,
 };
 
 /// Names and hashes are short; anything longer is not one.
 const TEXT_BYTES_MAX: usize = 256;
+/// A person's reason may be in it.
+const WORDS_BYTES_MAX: usize = 8192;
 /// More steps than this are no order of ours.
 const STEPS_MAX: usize = 64;
 /// No coordinator sends so many orders; above it is room for what root orders on the host.
@@ -23,6 +27,8 @@ pub enum WireError {
     Enum { field: &'static str, value: i32 },
     #[error("`{0}` is too long")]
     TooLong(&'static str),
+    #[error("`{0}` is not the hash of a snapshot")]
+    Hash(&'static str),
 }
 
 /// An order. For another host it is an error.
@@ -100,6 +106,40 @@ fn step(message: v1::Step) -> Result<Step, WireError> {
         hook: short("hook", message.hook)?,
         across_migrations: message.across_migrations,
     })
+}
+
+/// What must stay. A list that is not understood in full is none.
+pub fn keep(message: v1::Keep) -> Result<Kept, WireError> {
+    let epoch = message.epoch.ok_or(WireError::Missing("epoch"))?;
+    let (counter, instance) = (epoch.counter, short("instance", epoch.instance)?);
+    let row = |row: v1::KeepRow| {
+        let exact = row.snapshot.parse().map_err(|_| WireError::Hash("snapshot"))?;
+        let (component, why) = (short("component", row.component)?, long("why", row.why)?);
+        Ok(KeptRow { component, exact, why })
+    };
+    Ok(Kept {
+        term: Fence { epoch: counter, instance, sequence: 0 },
+        rows: message.rows.into_iter().map(row).collect::<Result<_, _>>()?,
+        at_unix_ms: message.at_unix_ms,
+        heard: tokio::time::Instant::now(),
+    })
+}
+
+/// What is to be pruned, with what must stay.
+pub fn prune(message: v1::Prune) -> Result<(v1::Keep, Ask), WireError> {
+    let keep = message.keep.ok_or(WireError::Missing("keep"))?;
+    let only = |row: v1::KeepRow| {
+        let exact: Hash = row.snapshot.parse().map_err(|_| WireError::Hash("only"))?;
+        Ok((short("component", row.component)?, exact))
+    };
+    let only = message.only.into_iter().map(only).collect::<Result<Vec<_>, WireError>>()?;
+    let component = Some(short("component", message.component)?).filter(|name| !name.is_empty());
+    let only = message.agreed.then_some(only);
+    Ok((keep, Ask { dry_run: message.dry_run, component, only, ..Ask::default() }))
+}
+
+fn long(field: &'static str, text: String) -> Result<String, WireError> {
+    if text.len() > WORDS_BYTES_MAX { Err(WireError::TooLong(field)) } else { Ok(text) }
 }
 
 fn short(field: &'static str, text: String) -> Result<String, WireError> {

@@ -7,7 +7,9 @@ use crate::{
     ledger::{Ledger, Record, StepResult, StepState, Track},
     local::{self, LocalOperation},
     order::{End, Evidence, Fence, Goal, Order, TrackKey, Verb},
+    retention,
     status::{ComponentStatus, HostStatus, Problem, Snapshot},
+    store::Fate,
     text::shortened,
 };
 
@@ -33,6 +35,31 @@ pub fn report(report: &Report, host: &str) -> Vec<v1::Report> {
                 .collect()
         }
     }
+}
+
+/// The answer to a prune.
+pub fn pruned(id: u64, done: Result<retention::Report, String>) -> v1::Pruned {
+    let retention::Report { rows, freed_bytes, notes, failures } = match done {
+        Ok(report) => report,
+        Err(why) => return v1::Pruned { id, failed: cut(&why), ..v1::Pruned::default() },
+    };
+    let row = |row: retention::Row| {
+        let (goes, why) = match row.fate {
+            Fate::Goes(why) => (true, why),
+            Fate::Stays(why) => (false, why),
+        };
+        v1::PrunedRow {
+            component: row.component,
+            snapshot: row.exact.to_string(),
+            releases: row.releases,
+            size_bytes: row.size_bytes,
+            taken_at_unix_ms: row.taken_at_unix_ms,
+            goes,
+            why,
+        }
+    };
+    let rows = rows.into_iter().map(row).collect();
+    v1::Pruned { id, rows, freed_bytes, notes, failed: String::new(), failures }
 }
 
 fn refused(

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use proto::policy::{CheckPolicy, ComponentPolicy, FilesPolicy};
+use proto::{
+    amount::Size,
+    policy::{CheckPolicy, ComponentPolicy, FilesPolicy, RetentionPolicy},
+};
 use tokio::time::Instant;
 
 use super::{
@@ -29,9 +32,11 @@ use crate::{
     order::{Before, Evidence, Step, Verb},
     probe::{Prober, Tried, Wanted, Windows},
     redact::Redactor,
+    retention,
     status::{CheckStatus, ComponentStatus},
     store::{
-        Backup, BackupOwner, ComponentFiles, Difference, Hash, Label, Observed, Store, StoreError,
+        self, Backup, BackupOwner, ComponentFiles, Difference, Hash, Keep, Label, Observed, Store,
+        StoreError,
     },
 };
 
@@ -56,6 +61,7 @@ pub(super) struct Component {
     windows: Windows,
     /// How long what others put there must be healthy to become a release; none where it is not learned.
     after_healthy: Option<Duration>,
+    retention: RetentionPolicy,
     store: Arc<Store>,
     compactor: Compactor,
     prober: Prober,
@@ -100,6 +106,7 @@ impl Component {
                 stable_for: policy.stable_for.0,
             },
             after_healthy: policy.capture.as_ref().map(|capture| capture.after_healthy.0),
+            retention: policy.retention.unwrap_or(RetentionPolicy::DEFAULT),
             store: store.clone(),
             compactor: compactor.clone(),
             prober: prober.clone(),
@@ -566,6 +573,45 @@ impl Component {
             taken_at_unix_ms: info.taken_at_unix_ms,
             notes: notes.into_iter().chain(skipped).collect(),
         })
+    }
+
+    /// Removes what the policy's retention lets go.
+    pub(super) async fn prune(
+        &self,
+        ask: &retention::Ask,
+        report: &mut retention::Report,
+    ) -> Result<(), String> {
+        let own = ask.keep.iter().filter(|row| row.component == self.name);
+        let only = ask.only.iter().flatten().filter(|(component, _)| *component == self.name);
+        let only = only.map(|(_, exact)| *exact).collect();
+        let store_ask = store::Ask {
+            rules: self.retention,
+            keep: own.map(|row| Keep { exact: row.exact, why: row.why.clone() }).collect(),
+            now_unix_ms: ask.now_unix_ms,
+            only: ask.only.as_ref().map(|_| only),
+            dry_run: ask.dry_run,
+        };
+        let pruned = self.stored(move |store, files| store.prune(files, &store_ask)).await?;
+        report.freed_bytes = report.freed_bytes.saturating_add(pruned.freed_bytes);
+        if !ask.dry_run && pruned.rows.iter().any(|row| row.fate.goes()) {
+            // What nothing names any more is freed there.
+            self.compactor.ask();
+        }
+        if let (Some(takes), Some(disk)) = (pruned.still_over, self.retention.disk) {
+            let (name, takes) = (&self.name, Size(takes.next_multiple_of(1 << 20)));
+            report
+                .notes
+                .push(format!("{name} takes {takes}, more than {disk}: the rest must stay"));
+        }
+        report.rows.extend(pruned.rows.into_iter().map(|row| retention::Row {
+            component: self.name.clone(),
+            exact: row.exact,
+            releases: row.releases,
+            size_bytes: row.size_bytes,
+            taken_at_unix_ms: row.taken_at_unix_ms,
+            fate: row.fate,
+        }));
+        Ok(())
     }
 
     /// What the app calls its version now, where a check asks for it.

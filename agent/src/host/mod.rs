@@ -57,6 +57,7 @@ use crate::{
     local::{Import, Imported, Shape},
     order::{Before, Evidence, Step, Verb},
     probe::Prober,
+    retention::{self, Ask},
     status::{self, HostStatus, Snapshot},
     store::{Store, StoreError},
 };
@@ -356,6 +357,20 @@ impl Hands for Host {
                     ))
                 }
             }
+        })
+    }
+
+    fn prune<'a>(&'a self, ask: &'a Ask) -> Doing<'a, Result<retention::Report, String>> {
+        Box::pin(async move {
+            let mut report = retention::Report::default();
+            let wanted = |name: &String| ask.component.as_ref().is_none_or(|only| only == name);
+            for (name, component) in self.components.iter().filter(|(name, _)| wanted(name)) {
+                if let Err(why) = component.prune(ask, &mut report).await {
+                    // The others are pruned all the same.
+                    report.failures.push(format!("{name}: {why}"));
+                }
+            }
+            Ok(report)
         })
     }
 }

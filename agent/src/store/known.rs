@@ -152,7 +152,7 @@ impl Records {
     }
 
     /// Every component that has a snapshot, by the names of the directories.
-    fn components(&self) -> Result<BTreeSet<String>, StoreError> {
+    pub(super) fn components(&self) -> Result<BTreeSet<String>, StoreError> {
         let names = self.snapshots.names()?.into_iter();
         Ok(names.filter_map(|name| String::from_utf8(name).ok()).collect())
     }

@@ -45,10 +45,12 @@ mod overlay;
 mod packs;
 mod privileged;
 pub mod problems;
+mod prune;
 mod records;
 mod relied;
 mod remove;
 mod repack;
+mod retention;
 mod reuse;
 mod scan;
 mod seals;
@@ -90,6 +92,8 @@ pub use self::{
     import::{Backup, BackupOwner},
     inspect::{Live, LiveRecord, Observed},
     learn::{Glance, KnownRelease},
+    prune::{Ask, Judged, Pruned},
+    retention::{Fate, Keep},
     set::{ComponentFiles, STAGING},
     snapshot::SnapshotInfo,
     stage::{Preflight, Staged},
@@ -121,6 +125,8 @@ pub struct Store {
     /// Held by the one compaction that runs.
     compacting: Mutex<()>,
     steps: Steps,
+    /// Milliseconds since 1970.
+    now: fn() -> i64,
     /// Locked for as long as the store is open.
     _lock: File,
 }
@@ -177,9 +183,17 @@ impl Store {
             components: Mutex::default(),
             compacting: Mutex::default(),
             steps,
+            now: || jiff::Timestamp::now().as_millisecond(),
             state,
             _lock: lock,
         })
+    }
+
+    /// The same store with another clock: milliseconds since 1970.
+    #[must_use]
+    pub fn with_clock(mut self, now: fn() -> i64) -> Self {
+        self.now = now;
+        self
     }
 
     /// The components that a switch holds: their services must not start until it has gone through or back.

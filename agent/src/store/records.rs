@@ -7,6 +7,7 @@
 //!                                        what is known of the trees beside it
 //! late/<component>/<exact>               Hash of what really was replaced, where it changed after it was staged
 //! damage/<component>/<exact>             what a check found, in words
+//! snapshots/<component>/<exact>.gone     a record that was pruned, until everything of it is gone
 //! ```
 //!
 //! Records are read once and then known (known.rs); the rest is read where it is asked for.
@@ -44,6 +45,8 @@ const SNAPSHOT: &[u8; 4] = b"LGS3";
 const POINTER: &[u8; 4] = b"LGP2";
 const STANDING: &[u8; 4] = b"LGT1";
 const CHECKSUM_BYTES: usize = 32;
+/// What a record's name ends in once it is out of use.
+const GONE: &str = ".gone";
 
 /// A snapshot as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,28 +181,6 @@ impl Records {
         self.generation.load(Ordering::SeqCst)
     }
 
-    /// Makes a snapshot unknown, durably: its record first, then what was noted about it, then the manifests that no
-    /// other record names. None there is no error. What stands of it beside the live one, and its objects, stay; the
-    /// objects are freed by [`super::Store::compact`].
-    ///
-    /// The caller holds the component's `busy`, and knows that nothing goes back to it: it is neither live, nor sealed,
-    /// nor held.
-    #[cfg_attr(not(test), expect(dead_code, reason = "retention decides what goes, and calls it"))]
-    pub(super) fn remove(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
-        let _writing = lock(&self.writing);
-        let name = exact.to_string();
-        for kind in [&self.snapshots, &self.late, &self.damage, &self.verified] {
-            let Some(dir) = kind.dir_if_there(component.as_bytes())? else { continue };
-            if dir.stat(name.as_bytes())?.is_some() {
-                dir.unlink(name.as_bytes())?;
-                dir.sync()?;
-            }
-        }
-        self.changed(component, exact)?;
-        self.look_if_new()?;
-        self.sweep()
-    }
-
     /// Removes the manifests that no record names.
     pub(super) fn sweep_manifests(&self) -> Result<(), StoreError> {
         let _writing = lock(&self.writing);
@@ -323,6 +304,51 @@ impl Records {
         Ok(())
     }
 
+    /// Takes a record out of use, durably. What it names is dropped afterwards, see [`Records::retired`].
+    pub(super) fn retire(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
+        let Some(dir) = self.snapshots.dir_if_there(component.as_bytes())? else { return Ok(()) };
+        let (name, gone) = (exact.to_string(), format!("{exact}{GONE}"));
+        let _writing = lock(&self.writing);
+        dir.rename(name.as_bytes(), &dir, gone.as_bytes(), Rename::Over)?;
+        dir.sync()?;
+        self.changed(component, exact)
+    }
+
+    /// The records of a component that are out of use and not forgotten yet; none where one cannot be read.
+    pub(super) fn retired(
+        &self,
+        component: &str,
+    ) -> Result<Vec<(Hash, Option<Record>)>, StoreError> {
+        let mut retired = Vec::new();
+        let Some(dir) = self.snapshots.dir_if_there(component.as_bytes())? else {
+            return Ok(retired);
+        };
+        for name in dir.names()? {
+            let text = String::from_utf8_lossy(&name);
+            let Some(exact) = text.strip_suffix(GONE).and_then(|exact| exact.parse().ok()) else {
+                continue;
+            };
+            let bytes = read(&dir, &name)?;
+            retired.push((exact, bytes.and_then(|bytes| unseal(SNAPSHOT, &bytes).ok())));
+        }
+        Ok(retired)
+    }
+
+    /// Forgets a record that is out of use, once nothing of it is left.
+    pub(super) fn drop_retired(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
+        let Some(dir) = self.snapshots.dir_if_there(component.as_bytes())? else { return Ok(()) };
+        dir.unlink(format!("{exact}{GONE}").as_bytes())?;
+        dir.sync()
+    }
+
+    /// Forgets everything that is known of a snapshot beside its record.
+    pub(super) fn forget_all_of(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
+        for kind in [&self.late, &self.damage, &self.verified] {
+            self.set(kind, component, exact, None)?;
+        }
+        Ok(())
+    }
+
     /// Remembers what a check found; none forgets it.
     pub(super) fn set_damage(
         &self,
@@ -357,6 +383,13 @@ impl Records {
     pub(super) fn standing(&self, component: &str) -> Result<Standing, StoreError> {
         let bytes = read(&self.live, component.as_bytes())?;
         Ok(bytes.and_then(|bytes| unseal(STANDING, &bytes).ok()).unwrap_or_default())
+    }
+
+    /// Why it cannot be told what is known of the trees, where something was written down and does not hold.
+    pub(super) fn standing_damage(&self, component: &str) -> Result<Option<String>, StoreError> {
+        let bytes = read(&self.live, component.as_bytes())?;
+        let read = bytes.map(|bytes| unseal::<Standing>(STANDING, &bytes));
+        Ok(read.and_then(Result::err).map(|what| format!("its record {what}")))
     }
 
     pub(super) fn set_standing(

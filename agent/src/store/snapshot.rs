@@ -90,7 +90,7 @@ impl Store {
         let mut record = match self.records.find(&set.component, exact)? {
             Some(Found::Record(record)) => *record,
             Some(Found::Damaged(_)) | None => {
-                new_record(set, scanned, &manifests, label.taken_at_unix_ms, Bytes::InStore)
+                new_record(set, scanned, &manifests, (self.now)(), Bytes::InStore)
             }
         };
         record.bytes = Bytes::InStore;
@@ -213,7 +213,7 @@ impl Store {
             Some(Found::Damaged(_)) | None => false,
         };
         if !known {
-            let now = jiff::Timestamp::now().as_millisecond();
+            let now = (self.now)();
             let record = new_record(set, scanned, &manifests, now, Bytes::BesideLive);
             self.records.save(&record, &manifests)?;
         }

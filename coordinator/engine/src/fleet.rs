@@ -361,6 +361,25 @@ pub enum FleetEvent {
         left: Left,
         at: Timestamp,
     },
+    /// The release is not to be pruned on any host.
+    Pinned {
+        release: ReleaseName,
+        by: String,
+        reason: String,
+        at: Timestamp,
+    },
+    Unpinned {
+        release: ReleaseName,
+        by: String,
+        at: Timestamp,
+    },
+    /// A host no longer has a snapshot that it told of before.
+    SnapshotGone {
+        host: HostName,
+        component: ComponentName,
+        release: ReleaseName,
+        at: Timestamp,
+    },
 }
 
 /// An operation that root ran on a host itself, as its agent tells it.
@@ -443,14 +462,28 @@ pub struct Release {
     pub first_seen: Timestamp,
     /// A person's word; it beats what operations found.
     pub marked: Option<(Standing, String)>,
+    #[serde(default)]
+    pub pinned: Option<Pin>,
     pub hosts: BTreeMap<HostName, HostRelease>,
+}
+
+/// Who wants a release to stay, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    pub by: String,
+    pub reason: String,
+    pub since: Timestamp,
 }
 
 /// A release on one host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRelease {
+    /// Whatever was ever told of: a content hash is recognised long after its snapshot was pruned.
     pub snapshots: BTreeMap<ComponentName, SeenSnapshot>,
     /// What an operation found.
+    /// Those of them that the host no longer has.
+    #[serde(default)]
+    pub gone: BTreeSet<ComponentName>,
     pub standing: Option<(Standing, StandingSource)>,
     /// What the host learned to be good.
     #[serde(default)]
@@ -464,6 +497,18 @@ impl HostRelease {
             self.learned.get(component) == Some(&seen.snapshot)
         };
         !self.snapshots.is_empty() && self.snapshots.iter().all(learned)
+    }
+}
+
+impl HostRelease {
+    /// The snapshots that the host has, as far as it told.
+    pub fn held(&self) -> impl Iterator<Item = (&ComponentName, &SeenSnapshot)> {
+        self.snapshots.iter().filter(|(component, _)| !self.gone.contains(*component))
+    }
+
+    /// The snapshot of one component.
+    pub fn holds(&self, component: &ComponentName) -> Option<&SeenSnapshot> {
+        self.held().find(|(name, _)| *name == component).map(|(_, seen)| seen)
     }
 }
 
@@ -522,6 +567,7 @@ impl FleetState {
                 let row = self.release(release, seen.taken_at);
                 row.first_seen = row.first_seen.min(seen.taken_at);
                 let on_host = row.hosts.entry(host.clone()).or_default();
+                on_host.gone.remove(component);
                 on_host.snapshots.insert(component.clone(), seen.clone());
             }
             FleetEvent::Marked { release, standing, reason, at, .. } => {
@@ -575,6 +621,22 @@ impl FleetState {
                 on_host.learned.insert(component.clone(), snapshot.clone());
             }
             FleetEvent::Left { left, .. } => self.left.push(left.clone()),
+            FleetEvent::Pinned { release, by, reason, at } => {
+                let pin = Pin { by: by.clone(), reason: reason.clone(), since: *at };
+                self.release(release, *at).pinned = Some(pin);
+            }
+            FleetEvent::Unpinned { release, .. } => {
+                if let Some(row) = self.releases.get_mut(release) {
+                    row.pinned = None;
+                }
+            }
+            FleetEvent::SnapshotGone { host, component, release, .. } => {
+                let on_host =
+                    self.releases.get_mut(release).and_then(|row| row.hosts.get_mut(host));
+                if let Some(on_host) = on_host {
+                    on_host.gone.insert(component.clone());
+                }
+            }
         }
     }
 
@@ -590,7 +652,7 @@ impl FleetState {
     }
 
     fn release(&mut self, name: &ReleaseName, at: Timestamp) -> &mut Release {
-        let new = || Release { first_seen: at, marked: None, hosts: BTreeMap::new() };
+        let new = || Release { first_seen: at, marked: None, pinned: None, hosts: BTreeMap::new() };
         self.releases.entry(name.clone()).or_insert_with(new)
     }
 }

@@ -34,8 +34,8 @@ pub use decide::{Input, SeenTrack, decide};
 pub use event::{Abort, Ask, Event, StepReport, StepState, TrackEnd, TrackEnding};
 pub use fleet::{
     Component, Fleet, FleetError, FleetEvent, FleetState, Freeze, Group, Hook, HookPoint,
-    HostRelease, LateHosts, LocalOperation, LocalSeen, OnFailure, OperationRow, Release, Rollback,
-    SeenSnapshot, Share, Standing, StandingSource,
+    HostRelease, LateHosts, LocalOperation, LocalSeen, OnFailure, OperationRow, Pin, Release,
+    Rollback, SeenSnapshot, Share, Standing, StandingSource,
 };
 pub use inventory::{HostNow, Inventory, LiveNow, SnapshotNow};
 pub use name::{

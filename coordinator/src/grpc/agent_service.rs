@@ -291,6 +291,11 @@ impl Session {
                 }
                 Ok(())
             }
+            Some(Message::Pruned(pruned)) => {
+                let (id, pruned) = from_proto::pruned(pruned).map_err(|error| error.to_string())?;
+                service.sessions.pruned(host, *generation, id, pruned);
+                Ok(())
+            }
             Some(Message::Hello(_)) => Err("a second Hello in one session".to_owned()),
             None => Err("a message without content, or of a newer protocol".to_owned()),
         }
@@ -303,7 +308,7 @@ async fn first(up: &mut Streaming<v1::SessionRequest>) -> Result<Hello, Status> 
     let message = message.map_err(|_| Status::deadline_exceeded("no Hello came"))?;
     match message.ok_or_else(|| Status::cancelled("the agent is gone"))??.message {
         Some(Message::Hello(hello)) => Ok(from_proto::hello(hello)),
-        Some(Message::Report(_) | Message::Status(_)) | None => {
+        Some(Message::Report(_) | Message::Status(_) | Message::Pruned(_)) | None => {
             Err(Status::invalid_argument("the first message of a session is Hello"))
         }
     }
@@ -315,7 +320,7 @@ async fn status(up: &mut Streaming<v1::SessionRequest>) -> Result<HostStatus, St
     let message = message.map_err(|_| Status::deadline_exceeded("no HostStatus came"))?;
     match message.ok_or_else(|| Status::cancelled("the agent is gone"))??.message {
         Some(Message::Status(status)) => Ok(from_proto::host_status(status)?),
-        Some(Message::Report(_) | Message::Hello(_)) | None => {
+        Some(Message::Report(_) | Message::Hello(_) | Message::Pruned(_)) | None => {
             Err(Status::invalid_argument("the second message of a session is HostStatus"))
         }
     }

@@ -13,6 +13,7 @@ use proto::v1;
 use crate::{
     host::{CheckStatus, ComponentStatus, HeldSnapshot, Hello, HostStatus, Problem, ServiceStatus},
     operations::Request,
+    sessions::{Pruned, PrunedRow},
 };
 
 /// A message that does not say what it has to.
@@ -368,4 +369,39 @@ pub fn standing(value: i32) -> Wire<Standing> {
         Ok(v1::Standing::Unproven) => Ok(Standing::Unproven),
         Ok(v1::Standing::Unspecified) | Err(_) => Err(WireError::Enum { field: "standing", value }),
     }
+}
+
+/// A component; none where it is left out.
+pub fn component_name(name: String) -> Wire<Option<ComponentName>> {
+    optional("component", name, ComponentName::new)
+}
+
+/// A snapshot that a person agreed to let go.
+pub fn agreed(message: v1::AgreedPrune) -> Wire<(HostName, ComponentName, SnapshotHash)> {
+    Ok((
+        field("host", HostName::new(message.host))?,
+        field("component", ComponentName::new(message.component))?,
+        field("snapshot", SnapshotHash::new(message.snapshot))?,
+    ))
+}
+
+/// What a host answered to a prune, and which one.
+pub fn pruned(message: v1::Pruned) -> Wire<(u64, Result<Pruned, String>)> {
+    if !message.failed.is_empty() {
+        return Ok((message.id, Err(message.failed)));
+    }
+    let row = |row: v1::PrunedRow| {
+        Ok(PrunedRow {
+            component: field("component", ComponentName::new(row.component))?,
+            snapshot: field("snapshot", SnapshotHash::new(row.snapshot))?,
+            releases: row.releases,
+            size_bytes: row.size_bytes,
+            taken_at: Timestamp(row.taken_at_unix_ms),
+            goes: row.goes,
+            why: row.why,
+        })
+    };
+    let rows = message.rows.into_iter().map(row).collect::<Wire<_>>()?;
+    let v1::Pruned { id, freed_bytes, notes, failures, .. } = message;
+    Ok((id, Ok(Pruned { rows, freed_bytes, notes, failures })))
 }

@@ -25,7 +25,7 @@ use crate::{
     host::{live_release, wall},
     operations::{Operations, StartError, inventory},
     registrar::{Registrar, RegistrarError},
-    roles,
+    retention, roles,
     runner::{RunnerHandle, View},
     sessions::Sessions,
 };
@@ -127,9 +127,10 @@ impl v1::operator_service_server::OperatorService for OperatorService {
         request: Request<v1::ListReleasesRequest>,
     ) -> Answer<v1::ListReleasesResponse> {
         let name = self.fleets.named(&request.into_inner().fleet).await?;
-        let releases =
-            self.fleets.read(&name, |state| self.releases(state)).await.unwrap_or_default();
-        Ok(Response::new(v1::ListReleasesResponse { fleet: name.to_string(), releases }))
+        let list = |state: &FleetState| (self.releases(state), self.horizon(state));
+        let (releases, horizon) = self.fleets.read(&name, list).await.unwrap_or_default();
+        let (fleet, horizon) = (name.to_string(), Some(horizon));
+        Ok(Response::new(v1::ListReleasesResponse { fleet, releases, horizon }))
     }
 
     async fn mark_release(
@@ -161,6 +162,31 @@ impl v1::operator_service_server::OperatorService for OperatorService {
         };
         self.fleets.change(&fleet, mark).await?;
         Ok(Response::new(v1::MarkReleaseResponse {}))
+    }
+
+    async fn pin_release(
+        &self,
+        request: Request<v1::PinReleaseRequest>,
+    ) -> Answer<v1::PinReleaseResponse> {
+        let by = caller(&request)?;
+        let v1::PinReleaseRequest { fleet, release, pinned, reason: why } = request.into_inner();
+        let fleet = self.fleets.named(&fleet).await?;
+        let (release, reason) = (from_proto::release(release)?, reason(why)?);
+        if pinned && reason.trim().is_empty() {
+            return Err(Status::invalid_argument("a release is pinned with a reason"));
+        }
+        let changed = self.pin(&fleet, release, pinned, by, reason).await?;
+        Ok(Response::new(v1::PinReleaseResponse { changed }))
+    }
+
+    async fn prune_snapshots(
+        &self,
+        request: Request<v1::PruneSnapshotsRequest>,
+    ) -> Answer<v1::PruneSnapshotsResponse> {
+        let by = caller(&request)?;
+        let request = request.into_inner();
+        let fleet = self.fleets.named(&request.fleet).await?;
+        Ok(Response::new(self.prune(&fleet, request, &by).await?))
     }
 
     async fn set_freeze(
@@ -213,19 +239,22 @@ impl v1::operator_service_server::OperatorService for OperatorService {
             let hosts =
                 hosts.filter_map(|(host, _)| Some((host.clone(), self.sessions.get(host)?)));
             let inventory = inventory(state, &self.sessions);
-            doctor::judge(&doctor::Known {
+            let readiness = doctor::judge(&doctor::Known {
                 state,
                 inventory: &inventory,
                 hosts: &hosts.collect(),
                 cuts_ms: &cuts_ms,
                 fenced: fenced.as_deref(),
                 now: wall(),
-            })
+            });
+            (readiness, self.horizon(state))
         };
         let readiness = self.fleets.read(&fleet, judge).await;
-        let readiness = readiness.ok_or_else(|| Status::not_found("the fleet is not known"))?;
+        let (readiness, horizon) =
+            readiness.ok_or_else(|| Status::not_found("the fleet is not known"))?;
         let expected_ms = last.map_or(0, |view| view.operation.last().0);
-        Ok(Response::new(to_proto::readiness(&fleet, readiness, expected_ms)))
+        let answer = to_proto::readiness(&fleet, readiness, expected_ms);
+        Ok(Response::new(v1::DoctorResponse { horizon: Some(horizon), ..answer }))
     }
 
     async fn create_join_token(
@@ -463,6 +492,10 @@ impl OperatorService {
         view.alarms = seen.status.alarms(state).iter().map(to_proto::problem).collect();
         view.status = Some(to_proto::host_status(&seen.status));
         view
+    }
+
+    fn horizon(&self, state: &FleetState) -> v1::Horizon {
+        to_proto::horizon(retention::horizon(state, &self.sessions, &[], wall().0))
     }
 
     fn releases(&self, state: &FleetState) -> Vec<v1::Release> {

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use engine::{
-    Abort, Ask, Event, Evidence, FleetName, Freeze, Goal, HostName, HostOutcome, OnFailure,
-    OperationKind, Outcome, Phase, Plan, ReleaseName, RunResult, Standing, StandingSource,
-    StepState, Timestamp, TrackEnd, Verb,
+    Abort, Ask, Elapsed, Event, Evidence, FleetName, Freeze, Goal, HostName, HostOutcome,
+    OnFailure, OperationKind, Outcome, Phase, Plan, ReleaseName, RunResult, Standing,
+    StandingSource, StepState, Timestamp, TrackEnd, Verb,
 };
 use proto::v1;
 
@@ -15,8 +15,9 @@ use crate::{
     identities::{HostIdentity, Origin},
     journal::Epoch,
     operations::PLAN_VALID,
+    retention::Kept,
     runner::{Entry, View},
-    sessions::{Down, Order},
+    sessions::{Down, Keep, Order, Prune, Pruned, PrunedRow},
 };
 
 fn text<T: ToString>(value: Option<&T>) -> String {
@@ -59,7 +60,68 @@ pub fn down(down: &Down) -> v1::session_response::Message {
     match down {
         Down::Order(sent) => v1::session_response::Message::Order(order(sent)),
         Down::Look => v1::session_response::Message::Look(v1::Look {}),
+        Down::Keep(told) => v1::session_response::Message::Keep(keep(told)),
+        Down::Prune(asked) => v1::session_response::Message::Prune(prune(asked)),
     }
+}
+
+fn keep(keep: &Keep) -> v1::Keep {
+    let row = |row: &Kept| v1::KeepRow {
+        component: row.component.to_string(),
+        snapshot: row.snapshot.to_string(),
+        why: row.why.clone(),
+    };
+    v1::Keep {
+        epoch: Some(epoch(&keep.epoch)),
+        at_unix_ms: keep.at.0,
+        rows: keep.rows.iter().map(row).collect(),
+    }
+}
+
+fn prune(prune: &Prune) -> v1::Prune {
+    let only = prune.only.iter().flatten().map(|(component, snapshot)| v1::KeepRow {
+        component: component.to_string(),
+        snapshot: snapshot.to_string(),
+        why: String::new(),
+    });
+    v1::Prune {
+        id: prune.id,
+        dry_run: prune.dry_run,
+        component: text(prune.component.as_ref()),
+        keep: Some(keep(&prune.keep)),
+        agreed: prune.only.is_some(),
+        only: only.collect(),
+    }
+}
+
+/// What a host answered to a prune, or why it did not.
+pub fn host_pruned(host: &HostName, answer: Result<Pruned, String>) -> v1::HostPruned {
+    let (pruned, failed) = match answer {
+        Ok(pruned) => (pruned, String::new()),
+        Err(why) => (Pruned::default(), why),
+    };
+    let row = |row: PrunedRow| v1::PrunedRow {
+        component: row.component.to_string(),
+        snapshot: row.snapshot.to_string(),
+        releases: row.releases,
+        size_bytes: row.size_bytes,
+        taken_at_unix_ms: row.taken_at.0,
+        goes: row.goes,
+        why: row.why,
+    };
+    v1::HostPruned {
+        host: host.to_string(),
+        rows: pruned.rows.into_iter().map(row).collect(),
+        freed_bytes: pruned.freed_bytes,
+        notes: pruned.notes,
+        failures: pruned.failures,
+        failed,
+    }
+}
+
+/// How far back a rollback can go.
+pub fn horizon((releases, age): (usize, Elapsed)) -> v1::Horizon {
+    v1::Horizon { releases: small(releases), age_ms: age.0 }
 }
 
 fn order(order: &Order) -> v1::Order {
@@ -472,6 +534,7 @@ pub fn readiness(fleet: &FleetName, readiness: Readiness, expected_ms: u64) -> v
         hosts: hosts.into_iter().map(host).collect(),
         findings: findings.into_iter().map(finding).collect(),
         expected_ms,
+        horizon: None,
     }
 }
 
@@ -516,7 +579,7 @@ pub fn release(
 ) -> v1::Release {
     let (overall, from) = release.standing();
     let holds =
-        release.hosts.iter().filter(|(_, row)| !row.snapshots.is_empty()).map(|(host, _)| host);
+        release.hosts.iter().filter(|(_, row)| row.held().next().is_some()).map(|(host, _)| host);
     let host_standings = release.hosts.keys().map(|host| {
         let (on_host, from) = release.standing_on(host);
         v1::HostStanding {
@@ -539,6 +602,11 @@ pub fn release(
         live,
         host_standings: host_standings.collect(),
         snapshots,
+        pin: release.pinned.as_ref().map(|pin| v1::Pin {
+            by: pin.by.clone(),
+            reason: pin.reason.clone(),
+            since_unix_ms: pin.since.0,
+        }),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod freeze;
 pub mod init;
 pub mod operation;
+pub mod prune;
 pub mod release;
 pub mod rollback;
 pub mod snapshot;

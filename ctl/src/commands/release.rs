@@ -1,4 +1,4 @@
-//! `ctl releases` and `ctl release mark`: what there is to go back to, and what people say of it.
+//! `ctl releases` and `ctl release mark`, `pin`, `unpin`: what there is to go back to, and what people say of it.
 
 use clap::{Args, ValueEnum};
 use proto::v1;
@@ -19,6 +19,23 @@ pub struct MarkArgs {
     /// Why; kept with the release
     #[arg(long, value_name = "TEXT")]
     pub reason: String,
+}
+
+/// See `ctl release pin --help`.
+#[derive(Args, Clone, Debug)]
+pub struct PinArgs {
+    #[arg(value_name = "RELEASE")]
+    pub release: String,
+    /// Why; shown where it is kept from being pruned
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+}
+
+/// See `ctl release unpin --help`.
+#[derive(Args, Clone, Debug)]
+pub struct UnpinArgs {
+    #[arg(value_name = "RELEASE")]
+    pub release: String,
 }
 
 /// What a person says of a release.
@@ -81,6 +98,57 @@ pub async fn mark(args: &MarkArgs, session: &mut Session) -> Result<Exit, CtlErr
             release: args.release.clone(),
             standing: word.clone(),
             reason: args.reason.clone(),
+        },
+    )?;
+    Ok(Exit::Done)
+}
+
+/// `ctl release pin`.
+///
+/// # Errors
+/// No connection, or a release that is not known.
+pub async fn pin(args: &PinArgs, session: &mut Session) -> Result<Exit, CtlError> {
+    set_pin(&args.release, Some(&args.reason), session).await
+}
+
+/// `ctl release unpin`.
+///
+/// # Errors
+/// No connection, or a release that is not known.
+pub async fn unpin(args: &UnpinArgs, session: &mut Session) -> Result<Exit, CtlError> {
+    set_pin(&args.release, None, session).await
+}
+
+async fn set_pin(
+    release: &str,
+    reason: Option<&str>,
+    session: &mut Session,
+) -> Result<Exit, CtlError> {
+    let (pinned, why) = (reason.is_some(), reason.unwrap_or_default().to_owned());
+    let request = v1::PinReleaseRequest {
+        fleet: session.fleet(),
+        release: release.to_owned(),
+        pinned,
+        reason: why.clone(),
+    };
+    let mut client = session.client().await?;
+    let doing = if pinned { "pin the release" } else { "take the pin away" };
+    let answer = client.pin_release(request).await.map_err(CtlError::call(doing))?;
+    let changed = answer.into_inner().changed;
+    session.out.show(
+        |_| match (pinned, changed) {
+            (true, true) => format!("{release} is pinned: no host prunes it.\n"),
+            (true, false) => format!("{release} is pinned already.\n"),
+            (false, true) => {
+                format!("{release} is no longer pinned: each host's own retention says how long it stays.\n")
+            }
+            (false, false) => format!("{release} was not pinned.\n"),
+        },
+        || json::Pinned {
+            release: release.to_owned(),
+            pinned,
+            changed,
+            reason: reason.map(str::to_owned),
         },
     )?;
     Ok(Exit::Done)

@@ -149,6 +149,9 @@ fn component(
         let on = on_hosts.find(lacks).unwrap_or_else(|| component_on(component, ""));
         check::capture(capture, &on.files, &on.checks, at.key("capture"), report);
     }
+    if let Some(retention) = component.retention {
+        check::retention(retention, at.key("retention"), report);
+    }
     overrides(fleet, name, component, at.key("overrides"), report);
 }
 

@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use proto::{
     policy::{
-        CapturePolicy, CheckPolicy, FilesPolicy, HookPolicy, MigrationsPolicy, ServicePolicy,
+        CapturePolicy, CheckPolicy, FilesPolicy, HookPolicy, MigrationsPolicy, RetentionPolicy,
+        ServicePolicy,
     },
     span::Span,
 };
@@ -105,6 +106,8 @@ pub struct Component {
     pub capture: Option<CapturePolicy>,
     /// Where the app records its database migrations.
     pub migrations: Option<MigrationsPolicy>,
+    /// What of its snapshots each host keeps. Default: the newest 10 releases.
+    pub retention: Option<RetentionPolicy>,
     /// What is different on one host, by host: each list given replaces the component's on that host.
     #[serde(default)]
     pub overrides: BTreeMap<String, Override>,

@@ -58,6 +58,7 @@ pub(super) fn component_on(component: &Component, host: &str) -> ComponentPolicy
         hooks: component.hooks.clone(),
         migrations: component.migrations.clone(),
         capture: component.capture.clone(),
+        retention: component.retention,
         ready_within: component.ready_within,
         stable_for: component.stable_for,
     }

@@ -7,7 +7,7 @@ use super::{
     lists::size,
     paint,
     table::{Cell, Table, styled},
-    words::{age, clean, count, duration_ms, or_dash},
+    words::{age, clean, count, duration_ms, horizon, or_dash},
     wrap,
 };
 
@@ -25,6 +25,7 @@ pub fn doctor(view: &View, answer: &v1::DoctorResponse, ctl: &str) -> String {
     } else {
         format!("mend what is marked ✗, then: {ctl} doctor --fleet {}", clean(&answer.fleet))
     };
+    text += &field(view, "Horizon", &horizon(answer.horizon.as_ref()));
     text + &field(view, "Next", &next)
 }
 
@@ -178,6 +179,7 @@ mod tests {
             ],
             expected_ms: 96_000,
             way_back_is_live: false,
+            horizon: Some(v1::Horizon { releases: 5, age_ms: 9 * 86_400_000 }),
         };
         insta::assert_snapshot!(plain(&doctor(&view(), &answer, "ctl")));
         assert!(

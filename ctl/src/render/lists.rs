@@ -10,7 +10,8 @@ use super::{
     table::{Cell, Table, styled},
     watch,
     words::{
-        self, age, between_ms, clean, count, day_and_time, duration_ms, instant, or_dash, some_of,
+        self, age, between_ms, clean, count, day_and_time, duration_ms, horizon, instant, or_dash,
+        some_of,
     },
 };
 use crate::context::{Config, Context};
@@ -69,11 +70,14 @@ pub fn snapshots(view: &View, list: &v1::ListReleasesResponse) -> String {
         none if none.is_empty() => {
             "nothing is recorded; record what is live: ctl snapshot create --as NAME\n".to_owned()
         }
-        text => text,
+        text => match horizon(list.horizon.as_ref()) {
+            none if none.is_empty() => text,
+            reach => text + &format!("Horizon: {reach}.\n"),
+        },
     }
 }
 
-fn short(hash: &str) -> String {
+pub(super) fn short(hash: &str) -> String {
     or_dash(hash.get(..8).unwrap_or(hash))
 }
 
@@ -121,6 +125,9 @@ fn release_notes(release: &v1::Release, way_back: &str) -> Vec<String> {
     notes.extend(damaged);
     if !release.reason.is_empty() {
         notes.push(clean(&release.reason));
+    }
+    if let Some(pin) = &release.pin {
+        notes.push(format!("pinned by {}: {}", clean(&pin.by), clean(&pin.reason)));
     }
     notes
 }
@@ -368,7 +375,16 @@ mod tests {
             |snapshot| v1::HostSnapshot { host: "crm-g1".to_owned(), snapshot: Some(snapshot) };
         releases_[2].snapshots = vec![on_host(learned)];
         releases_[3].snapshots = vec![on_host(snapshot)];
-        let list = v1::ListReleasesResponse { fleet: "prod".to_owned(), releases: releases_ };
+        releases_[1].pin = Some(v1::Pin {
+            by: "anna".to_owned(),
+            reason: "the audit looks at it".to_owned(),
+            since_unix_ms: ago(1),
+        });
+        let list = v1::ListReleasesResponse {
+            fleet: "prod".to_owned(),
+            releases: releases_,
+            horizon: Some(v1::Horizon { releases: 1, age_ms: 19 * 3_600_000 }),
+        };
         insta::assert_snapshot!(plain(&releases(&view(), &list, "v1.4.2")));
         insta::assert_snapshot!("snapshots", plain(&snapshots(&view(), &list)));
         assert!(

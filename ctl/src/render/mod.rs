@@ -1,7 +1,7 @@
 //! Pure views: what came over the wire in, text for people or documents for programs out.
 //!
 //! ```text
-//! v1::* ─┬─▶ plan, progress ─▶ watch, summary, lists ─▶ text (styled; whoever prints it strips what is not wanted)
+//! v1::* ─┬─▶ plan, prune, progress ─▶ watch, summary, lists ─▶ text (styled; whoever prints it strips what is not wanted)
 //!        └─▶ json ─▶ documents
 //! ```
 //!
@@ -14,6 +14,7 @@ pub mod json;
 pub mod lists;
 pub mod plan;
 pub mod progress;
+pub mod prune;
 pub mod status;
 pub mod summary;
 pub mod table;

@@ -187,6 +187,25 @@ pub fn age(view: &View, unix_ms: i64) -> String {
     }
 }
 
+/// `5 releases, 9 days`: how many good releases one can go back to on every host, and how far; empty where it was not
+/// told.
+pub fn horizon(horizon: Option<&v1::Horizon>) -> String {
+    let Some(v1::Horizon { releases, age_ms }) = horizon else { return String::new() };
+    let minutes = age_ms / 60_000;
+    let age = match (minutes / 1440, minutes / 60) {
+        (1, _) => "1 day".to_owned(),
+        (days @ 2.., _) => format!("{days} days"),
+        (_, 1) => "1 hour".to_owned(),
+        (_, hours @ 2..) => format!("{hours} hours"),
+        (_, _) => format!("{minutes} min"),
+    };
+    match releases {
+        0 => "no other release is good and whole on every host".to_owned(),
+        1 => format!("1 release, {age}"),
+        releases => format!("{releases} releases, {age}"),
+    }
+}
+
 /// `03:12:07`, in the person's zone.
 pub fn clock(view: &View, unix_ms: i64) -> String {
     format(view, unix_ms, "%H:%M:%S")

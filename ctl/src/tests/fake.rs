@@ -47,6 +47,9 @@ pub(super) struct Script {
     pub(super) planned: Vec<v1::CreatePlanRequest>,
     pub(super) applied: Vec<v1::FleetControl>,
     pub(super) aborts: Vec<i32>,
+    /// How hosts answer a prune, whether dry or not.
+    pub(super) pruned: v1::PruneSnapshotsResponse,
+    pub(super) prunes: Vec<v1::PruneSnapshotsRequest>,
 }
 
 /// The coordinator, which can be killed and started again at the same address.
@@ -198,6 +201,7 @@ impl OperatorService for Service {
         Ok(Response::new(v1::ListReleasesResponse {
             fleet: "prod".to_owned(),
             releases: Vec::new(),
+            ..v1::ListReleasesResponse::default()
         }))
     }
 
@@ -320,6 +324,23 @@ impl OperatorService for Service {
             Some(_) => Ok(Response::new(Box::pin(said.chain(tokio_stream::pending())))),
             None => Ok(Response::new(Box::pin(said))),
         }
+    }
+
+    async fn prune_snapshots(
+        &self,
+        request: Request<v1::PruneSnapshotsRequest>,
+    ) -> Answer<v1::PruneSnapshotsResponse> {
+        let mut script = self.script();
+        script.prunes.push(request.into_inner());
+        Ok(Response::new(script.pruned.clone()))
+    }
+
+    async fn pin_release(
+        &self,
+        request: Request<v1::PinReleaseRequest>,
+    ) -> Answer<v1::PinReleaseResponse> {
+        let changed = request.get_ref().pinned;
+        Ok(Response::new(v1::PinReleaseResponse { changed }))
     }
 
     async fn pause_operation(

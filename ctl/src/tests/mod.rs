@@ -21,7 +21,7 @@ use crate::{
     exit::Exit,
     follow::{self, Followed, Watcher},
     out::{Captured, Manner, Out},
-    render::{plan, watch},
+    render::{plan, prune, watch},
     run::Ran,
     session::{Place, Session},
 };
@@ -91,6 +91,87 @@ async fn doctor_exits_with_what_it_found() {
         let (exit, _) = ctl(fake.context(), line).await;
         assert_eq!(exit.code(), code, "{ready} {severity:?} {line:?}");
     }
+}
+
+fn pruning(change: impl FnOnce(&mut v1::PruneSnapshotsResponse)) -> Fake {
+    let mut pruned = prune::tests::answer();
+    change(&mut pruned);
+    Fake::start(Script { pruned, ..script(v1::OperationResult::Verified) })
+}
+
+#[tokio::test]
+async fn a_prune_does_what_was_shown_and_agreed_to_and_nothing_else() {
+    let answers = |answer: &mut v1::PruneSnapshotsResponse| answer.hosts.truncate(1);
+    let fake = pruning(answers);
+    let (exit, captured) = ctl(fake.context(), &["snapshot", "prune", "--confirm", "prod"]).await;
+    assert_eq!(exit, Exit::Done, "{}", captured.stderr());
+    assert!(captured.stderr().contains("goes: older than 30d"), "it is shown first");
+    assert!(captured.stdout().contains("gone: beyond 2 releases"), "{}", captured.stdout());
+    let asked = fake.script().prunes.clone();
+    assert_eq!((asked.len(), asked[0].dry_run, asked[1].dry_run), (2, true, false));
+    assert!(!asked[0].agreed_only && asked[1].agreed_only);
+    assert_eq!(asked[1].agreed.len(), 2, "{:?}", asked[1].agreed);
+
+    // Without a terminal and a word it does nothing but say how.
+    let fake = pruning(answers);
+    let (exit, captured) =
+        ctl(fake.context(), &["snapshot", "prune", "--hosts", "crm-b1", "--component", "crm"])
+            .await;
+    assert_eq!(exit, Exit::Usage);
+    let line = "ctl --context test snapshot prune --fleet prod --component crm --hosts crm-b1 --confirm prod";
+    assert!(captured.stderr().replace("\n  ", " ").contains(line), "{}", captured.stderr());
+    assert!(fake.script().prunes.iter().all(|asked| asked.dry_run));
+    for line in [&["--confirm", "staging"][..], &["--yes"]] {
+        let (exit, _) = ctl(fake.context(), &[&["snapshot", "prune"][..], line].concat()).await;
+        assert_eq!(exit, Exit::Usage, "{line:?}");
+        assert!(fake.script().prunes.iter().all(|asked| asked.dry_run));
+    }
+}
+
+#[tokio::test]
+async fn a_prune_exits_with_what_became_of_it() {
+    let nothing = |answer: &mut v1::PruneSnapshotsResponse| {
+        answer.hosts.truncate(1);
+        answer.hosts[0].rows.truncate(3);
+    };
+    let one = |answer: &mut v1::PruneSnapshotsResponse| answer.hosts.truncate(1);
+    let silent = |_: &mut v1::PruneSnapshotsResponse| {};
+    type Change = fn(&mut v1::PruneSnapshotsResponse);
+    let table: [(Change, &[&str], u8, usize); 7] = [
+        (nothing, &[], 0, 1),
+        (nothing, &["--dry-run", "--detailed-exitcode"], 0, 1),
+        (one, &["--dry-run"], 0, 1),
+        (one, &["--dry-run", "--detailed-exitcode"], 30, 1),
+        (one, &["--confirm", "prod"], 0, 2),
+        // A host that did not answer, and one that could not prune all: never 0.
+        (silent, &["--confirm", "prod"], 21, 2),
+        (silent, &["--dry-run"], 0, 1),
+    ];
+    for (change, line, code, asked) in table {
+        let fake = pruning(change);
+        let line = [&["snapshot", "prune", "-o", "json"][..], line].concat();
+        let (exit, captured) = ctl(fake.context(), &line).await;
+        assert_eq!(exit.code(), code, "{line:?}: {}", captured.stderr());
+        assert_eq!(fake.script().prunes.len(), asked, "{line:?}");
+        let document = document(&captured);
+        assert_eq!(document["horizon"]["releases"], 5);
+        assert_eq!(document["exit_code"], code);
+        assert_eq!(document["hosts"][0]["snapshots"][0]["why"], "live");
+    }
+}
+
+#[tokio::test]
+async fn a_release_is_pinned_with_a_reason() {
+    let fake = Fake::start(script(v1::OperationResult::Verified));
+    let (exit, captured) =
+        ctl(fake.context(), &["release", "pin", "v1.4.2", "--reason", "the audit"]).await;
+    assert_eq!(
+        (exit, captured.stdout().as_str()),
+        (Exit::Done, "v1.4.2 is pinned: no host prunes it.\n")
+    );
+    let (exit, captured) = ctl(fake.context(), &["release", "unpin", "v1.4.2"]).await;
+    assert_eq!((exit, captured.stdout().as_str()), (Exit::Done, "v1.4.2 was not pinned.\n"));
+    assert!(Cli::try_parse_from(["ctl", "release", "pin", "v1.4.2"]).is_err());
 }
 
 const GO: [&str; 3] = ["rollback", "--confirm", "prod"];

@@ -11,13 +11,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Component as Part, Path, PathBuf},
+    time::Duration,
 };
 
 use tonic::codegen::http::Uri;
 
 use super::{
     CapturePolicy, CheckPolicy, CommandProbe, FilesPolicy, HookPolicy, HttpProbe, MigrationsPolicy,
-    Policy, ProbePolicy, ProcessPolicy, ScriptPolicy, ServiceDriver, ServicePolicy,
+    Policy, ProbePolicy, ProcessPolicy, RetentionPolicy, ScriptPolicy, ServiceDriver,
+    ServicePolicy,
     yaml::{At, Problem, Report, mend_word},
 };
 use crate::span::Span;
@@ -27,6 +29,9 @@ pub const NAME_CHARS_MAX: usize = 63;
 
 /// Directories of Lastgood itself: nothing may be switched in them, and no tree may hold them.
 const OWN: [&str; 2] = ["/etc/lastgood", "/var/lib/lastgood"];
+
+/// What goes by age is at least so old.
+const YOUNGEST: Duration = Duration::from_secs(3600);
 
 /// Checks a whole policy. Fails with every problem.
 pub fn policy(policy: &Policy, at: At<'_>) -> Result<(), Vec<Problem>> {
@@ -46,6 +51,9 @@ pub fn policy(policy: &Policy, at: At<'_>) -> Result<(), Vec<Problem>> {
         }
         if let Some(here) = &component.capture {
             capture(here, &component.files, &component.checks, at.key("capture"), &mut report);
+        }
+        if let Some(here) = component.retention {
+            retention(here, at.key("retention"), &mut report);
         }
         positive(component.ready_within, at.key("ready_within"), &mut report);
         placed.push(Placed {
@@ -106,6 +114,27 @@ pub fn absolute(path: &Path, at: At<'_>, report: &mut Report) {
 pub fn positive(span: Span, at: At<'_>, report: &mut Report) {
     if span.0.is_zero() {
         report.add(at, "this duration must be longer than nothing", "write at least `1s`");
+    }
+}
+
+/// Checks what a component's snapshots are kept by.
+pub fn retention(retention: RetentionPolicy, at: At<'_>, report: &mut Report) {
+    let RetentionPolicy { releases, age, disk } = retention;
+    if releases.is_none() && age.is_none() && disk.is_none() {
+        let mend = "write one, like `retention: { releases: 5 }`, or leave `retention` out";
+        report.add(at, "`retention` names no limit: the store would grow for ever", mend);
+    }
+    if releases == Some(0) {
+        let mend = "write at least `1`";
+        report.add(at.key("releases"), "without a release there is nothing to go back to", mend);
+    }
+    if age.is_some_and(|age| age.0 < YOUNGEST) {
+        let what = "a release has to live longer than that to be gone back to";
+        report.add(at.key("age"), what, "write at least `1h`");
+    }
+    if disk.is_some_and(|disk| disk.0 == 0) {
+        let mend = "write what the component's snapshots may take, like `20GiB`";
+        report.add(at.key("disk"), "nothing can be kept in no space", mend);
     }
 }
 

@@ -105,16 +105,16 @@ fn what_no_record_names_is_freed_and_what_another_shares_is_not() {
     let other = store.snapshot(&twin, label("v2")).unwrap().exact;
     store.compact(&NOW).unwrap();
     let both = objects(&world);
-    store.records.remove("crm", first).unwrap();
+    forget(&store, "crm", first);
     let done = store.compact(&NOW).unwrap();
     assert!(done.freed_objects >= 22 && done.left.is_empty(), "{done:?}");
     let one = objects(&world);
     assert!(one < both, "{both} → {one}");
     no_damage(&store, &[second]);
-    store.records.remove("crm", second).unwrap();
+    forget(&store, "crm", second);
     assert_eq!(store.compact(&NOW).unwrap(), Compacted::default());
     store.check("twin", other).unwrap();
-    store.records.remove("twin", other).unwrap();
+    forget(&store, "twin", other);
     store.compact(&NOW).unwrap();
     assert_eq!(objects(&world), 0);
     assert_eq!(taken(&world, "manifests"), 0);
@@ -189,7 +189,7 @@ fn many_small_packs_become_one_and_a_bound_holds() {
     no_damage(&store, &exacts);
     // Half of them go, and what is left is written anew in packs of a few kilobytes.
     for exact in exacts.drain(..5) {
-        store.records.remove("crm", exact).unwrap();
+        forget(&store, "crm", exact);
     }
     let bounded = Compaction { pack_bytes_max: 4096, ..NOW };
     store.compact(&bounded).unwrap();
@@ -207,7 +207,7 @@ fn p08_next_to_a_damaged_record_or_manifest_nothing_is_freed() {
     for kind in ["manifests", "snapshots"] {
         let (world, [first, second], _) = two_releases();
         let store = world.store();
-        store.records.remove("crm", second).unwrap();
+        forget(&store, "crm", second);
         let torn = files_below(&world.root.join("state/store").join(kind)).remove(0);
         let whole = fs::read(&torn).unwrap();
         flip(&torn);
@@ -316,7 +316,7 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn p08_whatever_is_on_the_disk_at_any_step_has_every_named_object() {
     let (world, [first, second], _) = two_releases();
-    world.store().records.remove("crm", first).unwrap();
+    forget(&world.store(), "crm", first);
     let crashes = world.root.join("crashes");
     let (state, to) = (world.root.join("state"), crashes.clone());
     let steps = Arc::new(Mutex::new(Vec::new()));
@@ -364,7 +364,7 @@ fn p08_whatever_is_on_the_disk_at_any_step_has_every_named_object() {
 fn an_error_at_any_step_leaves_the_open_store_whole() {
     for number in 0.. {
         let (world, [first, second], _) = two_releases();
-        world.store().records.remove("crm", first).unwrap();
+        forget(&world.store(), "crm", first);
         let store = world.store_with(stop_at(number));
         let ended = store.compact(&NOW);
         no_damage(&store, &[second]);
@@ -400,7 +400,7 @@ fn p08_a_full_disk_leaves_everything_as_it_was() {
 fn nothing_is_freed_that_somebody_has_found_to_be_there() {
     let (world, [first, second], _) = two_releases();
     let store = world.store();
-    store.records.remove("crm", first).unwrap();
+    forget(&store, "crm", first);
     let impatient = Compaction { wait: Duration::ZERO, ..NOW };
     let batch = store.objects.batch();
     let done = store.compact(&impatient).unwrap();
@@ -463,7 +463,7 @@ fn snapshots_checks_and_compactions_at_the_same_time_lose_nothing() {
             if let Some(old) = exacts.iter().position(|old| *old != base && *old != exact)
                 && release % 2 == 0
             {
-                store.records.remove("crm", exacts.remove(old)).unwrap();
+                forget(&store, "crm", exacts.remove(old));
             }
             exacts.push(exact);
         }
@@ -524,7 +524,7 @@ proptest! {
                 }
                 Act::Remove(index) if !known.is_empty() => {
                     let exact = known.swap_remove(index.index(known.len()));
-                    store.records.remove("crm", exact).unwrap();
+                    forget(&store, "crm", exact);
                     known.retain(|other| *other != exact);
                 }
                 Act::Remove(_) => {}
@@ -540,7 +540,7 @@ proptest! {
             no_damage(&store, &known);
         }
         // Nothing is kept that nobody names.
-        known.into_iter().for_each(|exact| store.records.remove("crm", exact).unwrap());
+        known.into_iter().for_each(|exact| forget(&store, "crm", exact));
         store.compact(&NOW).unwrap();
         prop_assert_eq!(objects(&world), 0);
     }

@@ -9,6 +9,7 @@ mod import;
 mod learn;
 mod links;
 mod privileged;
+mod prune;
 mod race;
 mod real;
 mod records;
@@ -296,4 +297,12 @@ fn stop_at(number: usize) -> impl Fn(&str) -> io::Result<()> + Send + Sync + 'st
 fn staged_names(world: &World) -> Vec<String> {
     let Ok(staging) = fs::read_dir(world.root.join("srv/.lastgood")) else { return Vec::new() };
     staging.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// What pruning does to the records of a snapshot.
+fn forget(store: &Store, component: &str, exact: Hash) {
+    store.records.retire(component, exact).unwrap();
+    store.records.sweep_manifests().unwrap();
+    store.records.forget_all_of(component, exact).unwrap();
+    store.records.drop_retired(component, exact).unwrap();
 }

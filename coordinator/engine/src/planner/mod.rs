@@ -19,7 +19,7 @@ mod undo;
 
 pub use rollback::{Request, rollback};
 pub use single::{check, missing_on, snapshot};
-pub use target::{way_back, why_not_automatic};
+pub use target::{horizon, way_back, why_not_automatic};
 pub use undo::undo;
 
 use crate::{

@@ -65,7 +65,7 @@ pub fn check(inventory: &Inventory<'_>, release: &ReleaseName) -> Planned {
         });
     };
     for row in chosen.iter_mut().filter(|row| row.left_out.is_none()) {
-        if known.hosts.get(row.host).is_none_or(|host| host.snapshots.is_empty()) {
+        if known.hosts.get(row.host).is_none_or(|host| host.held().next().is_none()) {
             row.left_out = Some(format!("has no snapshot of {release}"));
         }
     }
@@ -73,8 +73,7 @@ pub fn check(inventory: &Inventory<'_>, release: &ReleaseName) -> Planned {
         return Err(Refusal::NotWhole { release: release.clone(), hosts: Vec::new() });
     }
     let tracks = planned(&chosen).map(|row| {
-        let snapshots = &known.hosts[row.host].snapshots;
-        let steps = snapshots.iter().map(|(component, seen)| {
+        let steps = known.hosts[row.host].held().map(|(component, seen)| {
             let target = Target { release: release.clone(), snapshot: Some(seen.snapshot.clone()) };
             Step {
                 verb: Verb::Check,

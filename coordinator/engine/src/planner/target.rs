@@ -12,6 +12,7 @@ use crate::{
     inventory::Inventory,
     name::{HostName, ReleaseName},
     quarantine::Quarantined,
+    time::Timestamp,
 };
 
 /// A release and why it.
@@ -26,6 +27,19 @@ pub fn way_back(inventory: &Inventory<'_>) -> Result<ReleaseName, Refusal> {
     let fleet = super::hosts::fleet(inventory)?;
     let chosen = super::hosts::choose(fleet, &[])?;
     newest_good(inventory, &chosen).map(|target| target.release)
+}
+
+/// The releases that a rollback could go to from what is live: good and whole on every host; newest first, with when
+/// each was first seen.
+pub fn horizon(inventory: &Inventory<'_>) -> Vec<(ReleaseName, Timestamp)> {
+    let chosen = super::hosts::fleet(inventory).and_then(|fleet| super::hosts::choose(fleet, &[]));
+    let Ok(chosen) = chosen else { return Vec::new() };
+    let live = live_releases(inventory, &chosen);
+    let goes = |name: &ReleaseName, release: &Release| {
+        live != [name.clone()] && why_not_good(inventory, &chosen, name, release).is_none()
+    };
+    let rows = by_age(inventory.state).filter(|(name, release)| goes(name, release));
+    rows.map(|(name, release)| (name.clone(), release.first_seen)).collect()
 }
 
 /// The newest good release older than the newest live one.
@@ -237,8 +251,7 @@ fn not_whole(
     let mut missing = Vec::new();
     for row in planned(chosen) {
         for component in &row.components {
-            let recorded =
-                release.hosts.get(row.host).and_then(|host| host.snapshots.get(&component.name));
+            let recorded = release.hosts.get(row.host).and_then(|host| host.holds(&component.name));
             let why = match inventory.hosts.get(row.host) {
                 None if recorded.is_some() => continue,
                 None => format!("out of reach, and no snapshot of {} is on record", component.name),

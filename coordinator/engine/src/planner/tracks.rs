@@ -104,7 +104,7 @@ pub(super) fn snapshot_of(
         return now.whole(component, release).map(|row| row.snapshot.clone());
     }
     let recorded = inventory.state.releases.get(release)?.hosts.get(row.host)?;
-    recorded.snapshots.get(component).map(|seen| seen.snapshot.clone())
+    recorded.holds(component).map(|seen| seen.snapshot.clone())
 }
 
 /// Whether exactly this snapshot is live there, unchanged.

@@ -94,6 +94,10 @@ const EDITS: &[(&str, &str, &str)] = &[
         "webhook_file: /etc/lastgood/slack",
         "webhook: https://hooks.example",
     ),
+    ("an age without a unit", "needs: [shop]", "needs: [shop]\n    retention: { age: 30 }"),
+    ("a size of no unit", "needs: [shop]", "needs: [shop]\n    retention: { disk: 20G }"),
+    ("a limit that is not known", "needs: [shop]", "needs: [shop]\n    retention: { count: 5 }"),
+    ("less than no release", "needs: [shop]", "needs: [shop]\n    retention: { releases: -1 }"),
     // Meaning: all at once.
     ("a host in two groups", "edge: [lb-1]", "edge: [lb-1, web-1]"),
     ("a host twice in a group", "[web-1, web-2]", "[web-1, web-2, web-1]"),
@@ -156,6 +160,12 @@ const EDITS: &[(&str, &str, &str)] = &[
         "an override in another order",
         "web-2: { checks",
         "web-2: { services: [{ name: worker, systemd: w.service }, { systemd: shop.service }], checks",
+    ),
+    ("a retention without a limit", "needs: [shop]", "needs: [shop]\n    retention: {}"),
+    (
+        "a retention that keeps nothing",
+        "needs: [shop]",
+        "needs: [shop]\n    retention: { releases: 0, age: 5m, disk: 0B }",
     ),
     ("a canary that falls", "weight: 50 }", "weight: 3 }"),
     ("a canary of too much", "weight: 50 }", "weight: 101 }"),

@@ -124,6 +124,7 @@ pub struct Doctor {
     pub way_back: Option<String>,
     pub way_back_is_live: bool,
     pub expected_ms: Option<u64>,
+    pub horizon: Option<Horizon>,
     pub hosts: Vec<HostReadiness>,
     pub findings: Vec<Finding>,
 }
@@ -183,6 +184,7 @@ impl From<&v1::DoctorResponse> for Doctor {
             way_back: text(&answer.way_back),
             way_back_is_live: answer.way_back_is_live,
             expected_ms: known(answer.expected_ms),
+            horizon: answer.horizon.as_ref().map(Horizon::from),
             hosts: answer.hosts.iter().map(host).collect(),
             findings: answer.findings.iter().map(finding).collect(),
         }
@@ -289,6 +291,15 @@ pub struct Release {
     pub missing_on: Vec<String>,
     pub host_standings: Vec<HostStanding>,
     pub snapshots: Vec<Snapshot>,
+    pub pin: Option<Pin>,
+}
+
+/// Why it is never pruned.
+#[derive(Clone, Debug, Serialize)]
+pub struct Pin {
+    pub by: String,
+    pub reason: String,
+    pub since: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -335,7 +346,21 @@ impl Releases {
 #[derive(Clone, Debug, Serialize)]
 pub struct Snapshots {
     pub fleet: String,
+    pub horizon: Option<Horizon>,
     pub snapshots: Vec<ReleaseSnapshot>,
+}
+
+/// How many good releases every host can go back to, and how old the oldest is.
+#[derive(Clone, Debug, Serialize)]
+pub struct Horizon {
+    pub releases: u32,
+    pub age_ms: u64,
+}
+
+impl From<&v1::Horizon> for Horizon {
+    fn from(horizon: &v1::Horizon) -> Self {
+        Self { releases: horizon.releases, age_ms: horizon.age_ms }
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -360,7 +385,11 @@ impl Snapshots {
                 Some(ReleaseSnapshot { release: release.release.clone(), snapshot: snapshot(row)? })
             })
         });
-        Self { fleet: list.fleet.clone(), snapshots: rows.collect() }
+        Self {
+            fleet: list.fleet.clone(),
+            horizon: list.horizon.as_ref().map(Horizon::from),
+            snapshots: rows.collect(),
+        }
     }
 }
 
@@ -381,6 +410,11 @@ fn release(release: &v1::Release) -> Release {
         missing_on: release.missing_on.clone(),
         host_standings: release.host_standings.iter().map(standing).collect(),
         snapshots: release.snapshots.iter().filter_map(snapshot).collect(),
+        pin: release.pin.as_ref().map(|pin| Pin {
+            by: pin.by.clone(),
+            reason: pin.reason.clone(),
+            since: words::instant(pin.since_unix_ms),
+        }),
     }
 }
 

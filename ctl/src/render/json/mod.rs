@@ -5,8 +5,9 @@
 
 mod fleet;
 mod operation;
+mod prune;
 
-pub use self::{fleet::*, operation::*};
+pub use self::{fleet::*, operation::*, prune::*};
 
 use jiff::Timestamp;
 use proto::tls::Identity;

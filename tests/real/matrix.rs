@@ -177,7 +177,8 @@ fn seen_on(host: &Host) -> String {
     let mut script = format!(
         "cd {TREE}
         all() {{ find . \\( -path ./uploads -o -path ./logs \\) -prune -o \"$@\"; }}
-        all -printf '%p %y %m %U %G %T@ %s %l\\n' | LC_ALL=C sort
+        all -type d -printf '%p %y %m %U %G %T@\\n' | LC_ALL=C sort
+        all ! -type d -printf '%p %y %m %U %G %T@ %n %s %l\\n' | LC_ALL=C sort
         all -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
         find /etc/systemd/system -name .lastgood -prune -o -name 'ace-crm*' -print | LC_ALL=C sort
         systemctl cat {units}

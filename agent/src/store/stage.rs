@@ -11,6 +11,8 @@
 //! Invariant: what stands under its final name was read back whole after it was made durable; of a tree that was taken
 //! over, what is new in it. When it is staged again, what of it changed since is read (seals.rs says why that is enough).
 
+use std::collections::BTreeSet;
+
 use proto::policy::SwitchMode;
 use rustix::fs::StatVfsMountFlags;
 
@@ -251,6 +253,14 @@ impl Store {
         let keep = Keep::SingleFiles(&batch);
         let scanned = scan::set(set, &roots, &shared.cache, Read::Changed, keep)?;
         let _named = batch.commit()?;
+        // What a deploy has just written is only in memory, and would be lost with the power: an undo goes back to it.
+        let mut durable = BTreeSet::new();
+        for site in sites {
+            if durable.insert(site.parent.own_stat()?.st_dev) {
+                site.parent.sync_filesystem()?;
+            }
+        }
+        self.steps.reach("stage: live durable")?;
         let mut drift = Vec::new();
         if let Some(path) = &scanned.unsettled {
             drift.push(format!("{path} keeps changing while it is read"));

@@ -312,6 +312,23 @@ impl Records {
         Ok(bytes.and_then(|bytes| unseal(POINTER, &bytes).ok()))
     }
 
+    /// The snapshot in whose name `really` was replaced: what [`Records::late`] answers, asked the other way.
+    pub(super) fn replaced_as(
+        &self,
+        component: &str,
+        really: Hash,
+    ) -> Result<Option<Hash>, StoreError> {
+        let Some(dir) = self.late.dir_if_there(component.as_bytes())? else { return Ok(None) };
+        for name in dir.names()? {
+            let exact = String::from_utf8(name).ok().and_then(|name| name.parse().ok());
+            let Some(exact) = exact else { continue };
+            if self.late(component, exact)? == Some(really) {
+                return Ok(Some(exact));
+            }
+        }
+        Ok(None)
+    }
+
     pub(super) fn set_late(
         &self,
         component: &str,

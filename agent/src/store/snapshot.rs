@@ -12,7 +12,7 @@ use super::{
     objects::Batch,
     records::{Bytes, Found, LivePointer, PartRecord, Record},
     scan::{self, Keep, Place, Read, Scanned},
-    set::{ComponentFiles, Set},
+    set::{ComponentFiles, Set, stands},
 };
 
 /// A snapshot as it is listed: one line per name that it has.
@@ -154,7 +154,12 @@ impl Store {
             self.read_unread(&set, &sites, &shared)?;
         }
         let batch = self.objects.batch();
-        let roots = scan::roots(&set, &sites, Place::Staged(exact))?;
+        // What changed after it was staged over stands under the name of what it was before.
+        let stands_as = match stands(&sites, exact)? {
+            true => exact,
+            false => self.records.replaced_as(&set.component, exact)?.unwrap_or(exact),
+        };
+        let roots = scan::roots(&set, &sites, Place::Staged(stands_as))?;
         // A switch must not wait for a copy: one that takes the tree away meanwhile makes it differ, and the next
         // time copies it.
         let keep = Keep::Everything(&batch);

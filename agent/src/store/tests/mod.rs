@@ -3,6 +3,7 @@
 //! What is on disk is judged by [`picture`], which shares no code with the scanner.
 
 mod confined;
+mod cut;
 mod damage;
 mod import;
 mod race;
@@ -27,7 +28,8 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, UNIX_EPOCH},
+    thread,
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use proto::policy::{FilePolicy, FilesPolicy, SwitchMode, TreePolicy};
@@ -38,9 +40,12 @@ use super::*;
 /// A host with one component: two trees, a file inside the first, two files of their own; and of its service manager a
 /// unit file that is never there and two directories of drop-ins, of which each release has one.
 struct World {
-    _temp: TempDir,
+    /// None where somebody else made the directory, and removes it.
+    _temp: Option<TempDir>,
     root: PathBuf,
     mode: SwitchMode,
+    /// One of its files is too large for a pack.
+    large: bool,
 }
 
 /// Path → everything that a restore must reproduce.
@@ -50,9 +55,20 @@ impl World {
     fn new(mode: SwitchMode) -> Self {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().canonicalize().unwrap();
-        fs::create_dir_all(root.join("etc")).unwrap();
-        fs::create_dir_all(root.join("srv")).unwrap();
-        let world = Self { _temp: temp, root, mode };
+        Self { _temp: Some(temp), root, mode, large: false }.made()
+    }
+
+    /// One that is there already.
+    fn there(root: PathBuf, mode: SwitchMode) -> Self {
+        Self { _temp: None, root, mode, large: true }
+    }
+
+    /// Makes it what it is before anything of ours runs.
+    fn made(self) -> Self {
+        let mode = self.mode;
+        let world = self;
+        fs::create_dir_all(world.root.join("etc")).unwrap();
+        fs::create_dir_all(world.root.join("srv")).unwrap();
         if mode == SwitchMode::Link {
             fs::create_dir_all(world.root.join("srv/releases/first")).unwrap();
             symlink("releases/first", world.app()).unwrap();
@@ -68,7 +84,14 @@ impl World {
     }
 
     fn store(&self) -> Store {
-        Store::open(&self.root.join("state")).unwrap()
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match Store::open(&self.root.join("state")) {
+                // A child of another test has the lock between its fork and its exec.
+                Err(StoreError::InUse { .. }) if Instant::now() < deadline => thread::yield_now(),
+                opened => return opened.unwrap(),
+            }
+        }
     }
 
     fn store_with(&self, hook: impl Fn(&str) -> io::Result<()> + Send + Sync + 'static) -> Store {
@@ -132,6 +155,9 @@ impl World {
         write("app/.env.production", &format!("SECRET={version}"), 0o600);
         write("app/bin/run", "#!/bin/sh", 0o4755);
         write("app/same", "the same in both", 0o444);
+        if self.large {
+            write("app/bin/large", &version.to_string().repeat(150_000), 0o755);
+        }
         write("portal/index.html", &format!("portal {version}"), 0o644);
         let odd = OsStr::from_bytes(b"odd \xff\nname");
         fs::write(app.join(odd), format!("odd {version}")).unwrap();
@@ -150,7 +176,9 @@ impl World {
             fs::create_dir_all(app.join("only-v2/deep")).unwrap();
             fs::write(app.join("only-v2/deep/file"), "new").unwrap();
             fs::write(self.root.join("etc/only-v2.conf"), "new").unwrap();
-            fs::remove_dir_all(self.root.join("etc/app.service.d")).unwrap();
+            if version == 2 {
+                fs::remove_dir_all(self.root.join("etc/app.service.d")).unwrap();
+            }
             fs::create_dir_all(self.root.join("etc/web.service.d")).unwrap();
             fs::write(self.root.join("etc/web.service.d/10.conf"), "[Unit]").unwrap();
         }
@@ -192,7 +220,12 @@ impl World {
 
     /// Both releases captured, the second one live and the first one staged.
     fn at_second(mode: SwitchMode) -> Rollback {
-        let world = Self::new(mode);
+        Self::new(mode).taken_to_second()
+    }
+
+    /// The same from a world that was made just now.
+    fn taken_to_second(self) -> Rollback {
+        let world = self;
         let store = world.store();
         let first = store.snapshot(&world.files(), label("v1")).unwrap().exact;
         let first_picture = world.picture();

@@ -5,7 +5,7 @@
 
 use std::{error::Error, io, path::Path};
 
-use super::{compare::Difference, hash::Hash};
+use super::{compare::Difference, hash::Hash, own::NotOwn};
 
 /// Why the store did not do what it was asked.
 ///
@@ -19,6 +19,9 @@ pub enum StoreError {
     /// Another process has this state directory open.
     #[error("the store in {path} is in use by another process; stop the other agent first")]
     InUse { path: String },
+
+    #[error("{0}")]
+    NotOwn(NotOwn),
 
     #[error("could not open {path}")]
     Open {

@@ -33,6 +33,7 @@ mod meta;
 mod mounts;
 mod objects;
 mod overlay;
+pub mod own;
 mod packs;
 pub mod problems;
 mod records;
@@ -119,7 +120,7 @@ impl Store {
     /// removed; a hold that it left is found by [`Store::held`].
     ///
     /// # Errors
-    /// [`StoreError::InUse`] while another process has it open.
+    /// [`StoreError::InUse`] while another process has it open; [`StoreError::NotOwn`] where others could have been at it.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         Self::open_with(state_dir, Steps::default())
     }
@@ -133,6 +134,7 @@ impl Store {
             .create(state_dir)
             .and_then(|()| state_dir.canonicalize())
             .map_err(|source| StoreError::Create { path: shown_path(state_dir), source })?;
+        own::refuse(&state)?;
         let root = Dir::open(&state)?;
         let store = root.ensure_dir(b"store")?;
         let lock = exclusive(&store)?;

@@ -6,6 +6,7 @@ mod confined;
 mod cut;
 mod damage;
 mod import;
+mod own;
 mod race;
 mod real;
 mod reuse;

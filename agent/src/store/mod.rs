@@ -50,6 +50,7 @@ mod stage;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod walk;
 mod workers;
 
@@ -79,6 +80,7 @@ pub use self::{
     snapshot::SnapshotInfo,
     stage::{Preflight, Staged},
     switch::Switched,
+    verify::StandsAs,
 };
 use crate::lock as file_lock;
 

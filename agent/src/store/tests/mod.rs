@@ -13,6 +13,7 @@ mod reuse;
 mod snapshot;
 mod stage;
 mod switch;
+mod verify;
 
 use std::{
     collections::BTreeMap,

@@ -136,7 +136,10 @@ impl Store {
         match self.records.find(component, exact)? {
             None => Err(StoreError::Unknown { component: component.to_owned(), exact }),
             Some(Found::Damaged(damage)) => Err(StoreError::Damaged(Box::new(damage))),
-            Some(Found::Record(record)) => self.read_all(&record),
+            Some(Found::Record(record)) => {
+                self.read_all(&record)?;
+                self.records.late(component, exact).map(drop)
+            }
         }
     }
 

@@ -456,7 +456,8 @@ impl Store {
         cache: &Cache,
         exact: Hash,
     ) -> Result<bool, StoreError> {
-        let Some(late) = self.records.late(&set.component, exact)? else { return Ok(false) };
+        let late = self.records.late_if_read(&set.component, exact)?;
+        let Some(late) = late else { return Ok(false) };
         let manifest = self.records.manifests(&self.known(set, late)?)?;
         let stands = (Place::Staged(exact), Read::Changed);
         Ok(self.wrong(set, sites.iter(), cache, stands, &manifest)?.is_empty())

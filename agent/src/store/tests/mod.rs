@@ -5,6 +5,7 @@
 mod confined;
 mod cut;
 mod damage;
+mod flipped;
 mod import;
 mod own;
 mod race;

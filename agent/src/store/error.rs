@@ -117,6 +117,19 @@ pub enum StoreError {
     )]
     NoSpace { path: String, needed_bytes: u64, free_bytes: u64 },
 
+    /// It filled up while something was written; what had been begun is gone on with, or taken back, as after a crash.
+    #[error(
+        "the filesystem of {path} is full: at least {needed_bytes} bytes needed, {free_bytes} bytes free; free some \
+         space and ask again"
+    )]
+    Full {
+        path: String,
+        needed_bytes: u64,
+        free_bytes: u64,
+        #[source]
+        source: Box<StoreError>,
+    },
+
     #[error(
         "not enough inodes on the filesystem of {path}: {needed} needed, {free} free; nothing \
          live was changed"

@@ -31,6 +31,7 @@ mod inspect;
 mod manifest;
 mod meta;
 mod mounts;
+mod need;
 mod objects;
 mod overlay;
 pub mod own;

@@ -4,7 +4,7 @@
 //! Invariant: a damaged snapshot is listed with what is wrong, and never stands in the way of the others.
 
 use super::{
-    Label, Store,
+    Label, Shared, Store,
     build::damaged_object,
     error::{Damage, StoreError},
     hash::Hash,
@@ -12,7 +12,7 @@ use super::{
     objects::Batch,
     records::{Bytes, Found, LivePointer, PartRecord, Record},
     scan::{self, Keep, Place, Read, Scanned},
-    set::{ComponentFiles, Set, stands},
+    set::{ComponentFiles, Set, Site, stands},
 };
 
 /// A snapshot as it is listed: one line per name that it has.
@@ -56,13 +56,25 @@ impl Store {
         let _busy = shared.enter();
         self.refuse_held(&set.component)?;
         let sites = set.sites()?;
-        let live = || scan::roots(&set, &sites, Place::Live);
+        self.refuse_no_room(&set, &sites, &shared)?;
+        let taken = self.take(&set, &sites, &shared, label);
+        self.save_cache(&set.component, &shared);
+        taken.map_err(|error| self.with_room(error, &sites))
+    }
+
+    fn take(
+        &self,
+        set: &Set,
+        sites: &[Site<'_>],
+        shared: &Shared,
+        label: Label,
+    ) -> Result<SnapshotInfo, StoreError> {
+        let live = || scan::roots(set, sites, Place::Live);
         let batch = self.objects.batch();
-        let scanned = scan::settled(&set, &shared.cache, &batch, &self.steps, live)?;
-        let info = self.name(&set, &scanned, batch, label)?;
+        let scanned = scan::settled(set, &shared.cache, &batch, &self.steps, live)?;
+        let info = self.name(set, &scanned, batch, label)?;
         let live = LivePointer { exact: info.exact, replaced: None };
         self.records.set_live(&set.component, live)?;
-        self.save_cache(&set.component, &shared);
         Ok(info)
     }
 

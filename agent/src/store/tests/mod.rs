@@ -6,6 +6,7 @@ mod confined;
 mod cut;
 mod damage;
 mod flipped;
+mod full;
 mod import;
 mod own;
 mod race;

@@ -13,7 +13,7 @@
 //! Invariant: changes nothing, starts nothing.
 //! Invariant: all problems at once, each with its mend.
 
-use std::{os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use proto::{
     policy::Policy,
@@ -25,12 +25,11 @@ use crate::{
     finding::Finding,
     host::problems,
     policy::{self, LoadError},
+    store::own,
 };
 
 /// A certificate that ends sooner is named: renewal is late.
 const ENDS_SOON: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24);
-/// Group and others have nothing to do in the state directory.
-const OPEN_TO_OTHERS: u32 = 0o077;
 
 /// Everything that was looked at.
 pub async fn findings(config: &Config) -> Vec<Finding> {
@@ -49,7 +48,7 @@ pub async fn findings(config: &Config) -> Vec<Finding> {
     let host = identity.as_ref().ok().map(|identity| identity.identity().name());
     let policy = of_policy(&config.policy, host, &mut found);
     found.push(rights());
-    found.push(state(&config.state));
+    found.extend(state(&config.state));
     if let Some(policy) = policy {
         let of_components = problems::findings(&policy, &config.state).await;
         found.extend(of_components.into_iter().map(|(component, finding)| Finding {
@@ -133,27 +132,19 @@ fn rights() -> Finding {
     Finding::ok("rights: not root, so files keep no other owner than this user")
 }
 
-fn state(path: &Path) -> Finding {
+/// What a start would refuse of the state directory.
+fn state(path: &Path) -> Vec<Finding> {
     let what = format!("state {}", path.display());
-    let own = rustix::process::geteuid().as_raw();
-    match path.symlink_metadata() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Finding::ok(format!("{what}: is made at the first start"))
-        }
-        Err(error) => Finding::of_words(what, &error.to_string()),
-        Ok(found) if !found.is_dir() && !found.is_symlink() => {
-            Finding::bad(what, "is not a directory", "move it away")
-        }
-        Ok(found) if found.uid() != own => {
-            let why = format!("belongs to user {}", found.uid());
-            Finding::bad(what, why, format!("chown -R {own} {}", path.display()))
-        }
-        Ok(found) if found.is_dir() && found.mode() & OPEN_TO_OTHERS != 0 => {
-            let why = format!("is open to others (mode {:o})", found.mode() & 0o7777);
-            Finding::bad(what, why, format!("chmod 0700 {}", path.display()))
-        }
-        Ok(_) => Finding::ok(what),
+    let missing = |error: std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    if path.symlink_metadata().is_err_and(missing) {
+        return vec![Finding::ok(format!("{what}: is made at the first start"))];
     }
+    let found = own::look(path);
+    if found.is_empty() {
+        return vec![Finding::ok(what)];
+    }
+    let bad = |own::NotOwn { path, why, mend }| Finding::bad(format!("state {path}"), why, mend);
+    found.into_iter().map(bad).collect()
 }
 
 /// An error with all of its sources, in one line.
@@ -232,6 +223,20 @@ mod tests {
         let [bad] = bad[..] else { panic!("{lines:?}") };
         assert!(bad.starts_with("bad  coordinator 127.0.0.1:1: cannot reach"), "{bad}");
         assert!(bad.contains("; mend: "), "{bad}");
+    }
+
+    #[tokio::test]
+    async fn what_a_start_would_refuse_of_the_store_is_told() {
+        let bed = Bed::new(POLICY);
+        drop(crate::store::Store::open(&bed.path("state")).unwrap());
+        let packs = bed.path("state/store/packs");
+        fs::set_permissions(&packs, fs::Permissions::from_mode(0o750)).unwrap();
+        let lines = bed.lines().await;
+        let wanted = format!(
+            "bad  state {0}: is open to others (mode 750); mend: chmod 0700 {0}",
+            packs.display()
+        );
+        assert!(lines.contains(&wanted), "{lines:?}");
     }
 
     #[tokio::test]

@@ -35,8 +35,8 @@ use crate::{
     retention,
     status::{CheckStatus, ComponentStatus},
     store::{
-        self, Backup, BackupOwner, ComponentFiles, Difference, Hash, Keep, Label, Observed, Store,
-        StoreError,
+        self, Backup, BackupOwner, ComponentFiles, Difference, Hash, Keep, Label, Observed,
+        StandsAs, Store, StoreError,
     },
 };
 
@@ -356,10 +356,28 @@ impl Component {
         Ok(notes.join("; "))
     }
 
-    pub(super) async fn check(&self, step: &Step) -> Done {
+    pub(super) async fn check(&self, step: &Step) -> Shown {
         let exact = target(step)?;
-        self.stored(move |store, files| store.check(&files.component, exact)).await?;
-        Ok("every byte read".to_owned())
+        let whole = self.stored(move |store, files| store.check(&files.component, exact)).await;
+        // Looked at all the same, so that a damaged object does not hide a damaged tree.
+        let stands = self.stored(move |store, files| store.check_staged(files, exact)).await;
+        let stands = match (whole, stands) {
+            (Ok(()), stands) => stands?,
+            (Err(why), Ok(StandsAs::TakenOut(what))) => return Err(format!("{why}; and {what}")),
+            (Err(why), Ok(StandsAs::Nothing | StandsAs::Whole) | Err(_)) => return Err(why),
+        };
+        let mut evidence = Evidence { component: self.name.clone(), ..Evidence::default() };
+        let words = match stands {
+            StandsAs::Nothing => "every byte read".to_owned(),
+            StandsAs::Whole => "every byte read, and every byte that stands staged".to_owned(),
+            StandsAs::TakenOut(what) => {
+                let what =
+                    format!("{what}; it was taken out of use and is built anew when it is staged");
+                evidence.notes.push(what.clone());
+                format!("every byte read; {what}")
+            }
+        };
+        Ok((words, Some(evidence)))
     }
 
     /// The services read their files anew.

@@ -399,7 +399,7 @@ impl Host {
             Verb::Start => component.start(step).await.map(|detail| (detail, None)),
             Verb::Verify => component.verify(step).await,
             Verb::Discard => component.discard(step).await.map(|detail| (detail, None)),
-            Verb::Check => component.check(step).await.map(|detail| (detail, None)),
+            Verb::Check => component.check(step).await,
             Verb::Reload => component.reload(step).await.map(|detail| (detail, None)),
             Verb::Hook => component.hook(step).await.map(|detail| (detail, None)),
         }

@@ -22,6 +22,7 @@ impl Bed {
         let bed = Self { directory: tempfile::tempdir().unwrap() };
         fs::create_dir_all(bed.path("srv/app/uploads")).unwrap();
         fs::create_dir(bed.path("state")).unwrap();
+        fs::set_permissions(bed.path("state"), fs::Permissions::from_mode(0o700)).unwrap();
         fs::write(bed.path("srv/app/.env"), "JWT_SECRET=hunter2-live\nDEBUG=1\n").unwrap();
         fs::write(bed.path("srv/app/index.js"), "1\n").unwrap();
         fs::write(bed.path("token"), "hunter2-token\n").unwrap();

@@ -15,8 +15,9 @@
 //! is refused, never skipped.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions},
     io::{Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
@@ -79,7 +80,8 @@ impl LedgerFile {
     pub fn open(directory: &Path) -> Result<(Self, Ledger), LedgerError> {
         let path = directory.join("ledger");
         let open = |source| LedgerError::Open { path: path.clone(), source };
-        std::fs::create_dir_all(directory).map_err(open)?;
+        // It may be the first that is made of the state directory.
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(open)?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)

@@ -118,8 +118,9 @@ pub enum Refusal {
     NoTarget { candidates: Vec<(String, String)> },
     #[error("release `{name}` is not on this host")]
     NotKnown { name: String, known: Vec<String> },
+    /// `older` is what could be gone back to instead: never taken without a word of the person who asks.
     #[error("release `{name}` is not whole on this host: {}", why.join("; "))]
-    NotWhole { name: String, why: Vec<String> },
+    NotWhole { name: String, why: Vec<String>, older: Option<String> },
     #[error("`{0}` cannot be a release's name: {RELEASE_RULE}")]
     BadName(String),
     #[error("`{0}` is live already, unchanged, and its services run")]

@@ -298,7 +298,11 @@ pub(super) fn refusal(refusal: &Refusal) -> String {
         Refusal::NotKnown { known, .. } => text += &field("Here", &known.join(", ")),
         Refusal::Live(_) => text += "Next:  agent local verify\n",
         Refusal::Busy(_) => text += "Next:  agent local status\n",
-        Refusal::NoComponents | Refusal::NotWhole { .. } | Refusal::BadName(_) => {}
+        Refusal::NotWhole { older: Some(older), .. } => {
+            text += &field("Older", &format!("{older} is whole and was verified here"));
+            text += &format!("\nNext:  agent local rollback --to {older}\n");
+        }
+        Refusal::NoComponents | Refusal::NotWhole { older: None, .. } | Refusal::BadName(_) => {}
     }
     text
 }

@@ -5,7 +5,7 @@
 
 use std::{error::Error, io, path::Path};
 
-use super::{compare::Difference, hash::Hash};
+use super::{compare::Difference, hash::Hash, own::NotOwn};
 
 /// Why the store did not do what it was asked.
 ///
@@ -19,6 +19,9 @@ pub enum StoreError {
     /// Another process has this state directory open.
     #[error("the store in {path} is in use by another process; stop the other agent first")]
     InUse { path: String },
+
+    #[error("{0}")]
+    NotOwn(NotOwn),
 
     #[error("could not open {path}")]
     Open {
@@ -113,6 +116,19 @@ pub enum StoreError {
          bytes free; nothing live was changed; free some space, or `ctl snapshot discard` old staged releases"
     )]
     NoSpace { path: String, needed_bytes: u64, free_bytes: u64 },
+
+    /// It filled up while something was written; what had been begun is gone on with, or taken back, as after a crash.
+    #[error(
+        "the filesystem of {path} is full: at least {needed_bytes} bytes needed, {free_bytes} bytes free; free some \
+         space and ask again"
+    )]
+    Full {
+        path: String,
+        needed_bytes: u64,
+        free_bytes: u64,
+        #[source]
+        source: Box<StoreError>,
+    },
 
     #[error(
         "not enough inodes on the filesystem of {path}: {needed} needed, {free} free; nothing \

@@ -5,6 +5,7 @@
 //! ```
 //!
 //! Invariant: it is whole or absent, and it is durable before the first name of the component moves.
+//! Invariant: one whose checksum does not agree is not followed: a wrong inode number would take one tree for the other.
 //! Invariant: it tells the two sides apart by what a crash cannot change: inode numbers, and the text of links.
 
 use serde::{Deserialize, Serialize};
@@ -13,8 +14,10 @@ use super::{
     Store,
     error::StoreError,
     hash::Hash,
-    records::{read, write_durably},
+    records::{read, seal, unseal, write_durably},
 };
+
+const HOLD: &[u8; 4] = b"LGH1";
 
 /// A switch that has begun and not ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,12 +78,12 @@ impl Store {
     /// The hold of a component; none where no switch is under way.
     pub(super) fn hold(&self, component: &str) -> Result<Option<Hold>, StoreError> {
         let Some(bytes) = read(&self.hold, component.as_bytes())? else { return Ok(None) };
-        match serde_json::from_slice(&bytes) {
+        match unseal(HOLD, &bytes) {
             Ok(hold) => Ok(Some(hold)),
-            Err(error) => Err(StoreError::HoldDamaged {
+            Err(why) => Err(StoreError::HoldDamaged {
                 component: component.to_owned(),
                 path: self.hold.at(component.as_bytes()),
-                why: error.to_string(),
+                why: format!("it {why}"),
             }),
         }
     }
@@ -110,9 +113,7 @@ impl Store {
     }
 
     pub(super) fn set_hold(&self, component: &str, hold: &Hold) -> Result<(), StoreError> {
-        let bytes = serde_json::to_vec(hold)
-            .expect("a hold is plain numbers and texts, which always encode");
-        write_durably(&self.tmp, &self.hold, component.as_bytes(), &bytes)
+        write_durably(&self.tmp, &self.hold, component.as_bytes(), &seal(HOLD, hold))
     }
 
     pub(super) fn lift_hold(&self, component: &str) -> Result<(), StoreError> {

@@ -159,7 +159,7 @@ impl Store {
         exact: Hash,
         found: &SetManifest,
     ) -> Result<Option<(Hash, Vec<Difference>)>, StoreError> {
-        let late = self.records.late(&set.component, exact)?;
+        let late = self.records.late_if_read(&set.component, exact)?;
         let mut closest: Option<(Hash, Vec<Difference>)> = None;
         for exact in std::iter::once(exact).chain(late) {
             let record = match self.known(set, exact) {

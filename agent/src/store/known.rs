@@ -17,7 +17,7 @@ use super::{
     error::StoreError,
     hash::Hash,
     lock,
-    records::{Found, Records, read},
+    records::{Found, Records, VERIFIED, read, unseal},
 };
 
 /// Every record, by component and exact hash.
@@ -164,8 +164,7 @@ impl Records {
             None => Ok(None),
         };
         let damage = note(&self.damage)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        let verified_at =
-            note(&self.verified)?.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse().ok());
+        let verified_at = note(&self.verified)?.and_then(|bytes| unseal(VERIFIED, &bytes).ok());
         Ok(Some(Known { found, damage, verified_at }))
     }
 }

@@ -40,8 +40,10 @@ mod manifest;
 mod mark;
 mod meta;
 mod mounts;
+mod need;
 mod objects;
 mod overlay;
+pub mod own;
 mod packs;
 mod privileged;
 pub mod problems;
@@ -65,6 +67,7 @@ mod stage;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod walk;
 mod workers;
 
@@ -98,6 +101,7 @@ pub use self::{
     snapshot::SnapshotInfo,
     stage::{Preflight, Staged},
     switch::Switched,
+    verify::StandsAs,
 };
 use crate::lock as file_lock;
 
@@ -145,7 +149,7 @@ impl Store {
     /// removed; a hold that it left is found by [`Store::held`].
     ///
     /// # Errors
-    /// [`StoreError::InUse`] while another process has it open.
+    /// [`StoreError::InUse`] while another process has it open; [`StoreError::NotOwn`] where others could have been at it.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         Self::open_with(state_dir, Steps::default())
     }
@@ -159,6 +163,7 @@ impl Store {
             .create(state_dir)
             .and_then(|()| state_dir.canonicalize())
             .map_err(|source| StoreError::Create { path: shown_path(state_dir), source })?;
+        own::refuse(&state)?;
         let root = Dir::open(&state)?;
         let store = root.ensure_dir(b"store")?;
         let lock = exclusive(&store)?;

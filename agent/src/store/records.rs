@@ -8,6 +8,7 @@
 //! late/<component>/<exact>               Hash of what really was replaced, where it changed after it was staged
 //! damage/<component>/<exact>             what a check found, in words
 //! snapshots/<component>/<exact>.gone     a record that was pruned, until everything of it is gone
+//! verified/<component>/<exact>           when every byte was last read and found right
 //! ```
 //!
 //! Records are read once and then known (known.rs); the rest is read where it is asked for.
@@ -44,6 +45,7 @@ use super::{
 const SNAPSHOT: &[u8; 4] = b"LGS3";
 const POINTER: &[u8; 4] = b"LGP2";
 const STANDING: &[u8; 4] = b"LGT1";
+pub(super) const VERIFIED: &[u8; 4] = b"LGV1";
 const CHECKSUM_BYTES: usize = 32;
 /// What a record's name ends in once it is out of use.
 const GONE: &str = ".gone";
@@ -363,9 +365,9 @@ impl Records {
 
     /// Remembers that every byte of a snapshot was read and found right just now.
     pub(super) fn set_verified(&self, component: &str, exact: Hash) -> Result<(), StoreError> {
-        let now = jiff::Timestamp::now().as_millisecond().to_string();
+        let now: i64 = jiff::Timestamp::now().as_millisecond();
         let _writing = lock(&self.writing);
-        self.set(&self.verified, component, exact, Some(now.as_bytes()))?;
+        self.set(&self.verified, component, exact, Some(&seal(VERIFIED, &now)))?;
         self.look_again(component, exact)
     }
 
@@ -404,10 +406,53 @@ impl Records {
     }
 
     /// What really was replaced as `exact`, where it had changed since it was staged over.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] where that cannot be read: what stands in the name of `exact` may be the only copy of it.
     pub(super) fn late(&self, component: &str, exact: Hash) -> Result<Option<Hash>, StoreError> {
         let Some(dir) = self.late.dir_if_there(component.as_bytes())? else { return Ok(None) };
-        let bytes = read(&dir, exact.to_string().as_bytes())?;
-        Ok(bytes.and_then(|bytes| unseal(POINTER, &bytes).ok()))
+        let name = exact.to_string();
+        let Some(bytes) = read(&dir, name.as_bytes())? else { return Ok(None) };
+        unseal(POINTER, &bytes).map(Some).map_err(|why| {
+            let at = dir.at(name.as_bytes());
+            let what = format!(
+                "the note {at} of what was replaced in its name {why}, so that nothing of it is removed; remove the \
+                 note to give up what changed in the last moment"
+            );
+            StoreError::Damaged(Box::new(Damage { component: component.to_owned(), exact, what }))
+        })
+    }
+
+    /// [`Records::late`], where one that cannot be read is as good as none: only to look.
+    pub(super) fn late_if_read(
+        &self,
+        component: &str,
+        exact: Hash,
+    ) -> Result<Option<Hash>, StoreError> {
+        match self.late(component, exact) {
+            Err(StoreError::Damaged(damage)) => {
+                tracing::error!(component, reason = damage.what, "a note is damaged");
+                Ok(None)
+            }
+            late => late,
+        }
+    }
+
+    /// The snapshot in whose name `really` was replaced: what [`Records::late`] answers, asked the other way.
+    pub(super) fn replaced_as(
+        &self,
+        component: &str,
+        really: Hash,
+    ) -> Result<Option<Hash>, StoreError> {
+        let Some(dir) = self.late.dir_if_there(component.as_bytes())? else { return Ok(None) };
+        for name in dir.names()? {
+            let exact = String::from_utf8(name).ok().and_then(|name| name.parse().ok());
+            let Some(exact) = exact else { continue };
+            if self.late_if_read(component, exact)? == Some(really) {
+                return Ok(Some(exact));
+            }
+        }
+        Ok(None)
     }
 
     pub(super) fn set_late(

@@ -80,7 +80,7 @@ impl Store {
         };
         let may = record.bytes == Bytes::InStore
             && self.records.same_shape(&record, set).is_ok()
-            && self.records.late(&set.component, donor)?.is_none()
+            && matches!(self.records.late(&set.component, donor), Ok(None))
             && self.records.damage(&set.component, donor)?.is_none()
             && self.is_sealed(set, sites, donor)?;
         match self.records.manifests(&record) {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{
-    Label, Store,
+    Label, Shared, Store,
     build::damaged_object,
     error::{Damage, StoreError},
     hash::Hash,
@@ -16,7 +16,7 @@ use super::{
     privileged,
     records::{Bytes, Found, LivePointer, PartRecord, Record},
     scan::{self, Keep, Place, Read, Scanned},
-    set::{ComponentFiles, Set},
+    set::{ComponentFiles, Set, Site, stands},
 };
 
 /// A snapshot as it is listed: one line per name that it has.
@@ -62,14 +62,26 @@ impl Store {
         let _busy = shared.enter();
         self.refuse_held(&set.component)?;
         let sites = set.sites()?;
-        let live = || scan::roots(&set, &sites, Place::Live);
+        self.refuse_no_room(&set, &sites, &shared)?;
+        let taken = self.capture(&set, &sites, &shared, label);
+        self.save_cache(&set.component, &shared);
+        taken.map_err(|error| self.with_room(error, &sites))
+    }
+
+    fn capture(
+        &self,
+        set: &Set,
+        sites: &[Site<'_>],
+        shared: &Shared,
+        label: Label,
+    ) -> Result<SnapshotInfo, StoreError> {
+        let live = || scan::roots(set, sites, Place::Live);
         let batch = self.objects.batch();
-        let scanned = scan::settled(&set, &shared.cache, &batch, &self.steps, live)?;
-        privileged::refuse_live(&set, &scanned.manifest)?;
-        let info = self.name(&set, &scanned, batch, label)?;
+        let scanned = scan::settled(set, &shared.cache, &batch, &self.steps, live)?;
+        privileged::refuse_live(set, &scanned.manifest)?;
+        let info = self.name(set, &scanned, batch, label)?;
         let live = LivePointer { exact: info.exact, replaced: None };
         self.records.set_live(&set.component, live)?;
-        self.save_cache(&set.component, &shared);
         Ok(info)
     }
 
@@ -142,7 +154,10 @@ impl Store {
         match self.records.find_again(component, exact)? {
             None => Err(StoreError::Unknown { component: component.to_owned(), exact }),
             Some(Found::Damaged(damage)) => Err(StoreError::Damaged(Box::new(damage))),
-            Some(Found::Record(record)) => self.read_all(&record),
+            Some(Found::Record(record)) => {
+                self.read_all(&record)?;
+                self.records.late(component, exact).map(drop)
+            }
         }
     }
 
@@ -160,7 +175,12 @@ impl Store {
             self.read_unread(&set, &sites, &shared)?;
         }
         let batch = self.objects.batch();
-        let roots = scan::roots(&set, &sites, Place::Staged(exact))?;
+        // What changed after it was staged over stands under the name of what it was before.
+        let stands_as = match stands(&sites, exact)? {
+            true => exact,
+            false => self.records.replaced_as(&set.component, exact)?.unwrap_or(exact),
+        };
+        let roots = scan::roots(&set, &sites, Place::Staged(stands_as))?;
         // A switch must not wait for a copy: one that takes the tree away meanwhile makes it differ, and the next
         // time copies it.
         let keep = Keep::Everything(&batch);

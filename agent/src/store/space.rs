@@ -113,6 +113,13 @@ pub(super) fn to_build<'e>(
     Ok((bytes, count))
 }
 
+/// Bytes that everything on a file system takes.
+pub(super) fn used(dir: &Dir) -> Result<u64, StoreError> {
+    let stat = rustix::fs::fstatvfs(dir)
+        .map_err(|errno| StoreError::Stat { path: dir.at(b""), source: errno.into() })?;
+    Ok(stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize))
+}
+
 /// Free bytes and inodes; filesystems that make inodes as they need them name no number.
 pub(super) fn free(dir: &Dir) -> Result<(u64, Option<u64>), StoreError> {
     let stat = rustix::fs::fstatvfs(dir)

@@ -118,12 +118,25 @@ impl Store {
         privileged::refuse_stored(&set, to, &manifest)?;
         let mut sites = set.sites()?;
         refuse_keep_elsewhere(&set, &sites)?;
+        let staged = self.stage_set(&set, &mut sites, &shared, &record, &manifest);
+        self.save_cache(&set.component, &shared);
+        staged.map_err(|error| self.with_room(error, &sites))
+    }
 
-        let notes = self.read_unread(&set, &sites, &shared)?;
+    fn stage_set(
+        &self,
+        set: &Set,
+        sites: &mut [Site<'_>],
+        shared: &Shared,
+        record: &Record,
+        manifest: &SetManifest,
+    ) -> Result<Staged, StoreError> {
+        let to = record.exact;
+        let notes = self.read_unread(set, sites, shared)?;
         if !notes.is_empty() {
             tracing::info!(component = set.component, notes = notes.join("; "), "replaced before");
         }
-        let (before, drift) = self.capture_before(&set, &sites, &shared)?;
+        let (before, drift) = self.capture_before(set, sites, shared)?;
         self.steps.reach("stage: before known")?;
         let standing = self.records.standing(&set.component)?;
         let live = standing.live.map(|live| LivePointer { replaced: None, ..live });
@@ -131,17 +144,15 @@ impl Store {
         self.records.set_standing(&set.component, Standing { live, wanted, ..standing })?;
         // What stands as a copy of the live one is nearest to anything, and least needed.
         let donors = Donors { first: Some(before), others: true, background: false };
-        let already =
-            before == to || self.place(&set, &mut sites, &shared, &record, &manifest, donors)?;
+        let already = before == to || self.place(set, sites, shared, record, manifest, donors)?;
         if before != to && !already {
             // It was read back as it was built.
             self.records.set_verified(&set.component, to)?;
         }
         if before != to {
-            self.seal(&set, &sites, to)?;
+            self.seal(set, sites, to)?;
             self.steps.reach("stage: sealed")?;
         }
-        self.save_cache(&set.component, &shared);
         Ok(Staged { before, drift, already })
     }
 
@@ -481,7 +492,8 @@ impl Store {
         cache: &Cache,
         exact: Hash,
     ) -> Result<bool, StoreError> {
-        let Some(late) = self.records.late(&set.component, exact)? else { return Ok(false) };
+        let late = self.records.late_if_read(&set.component, exact)?;
+        let Some(late) = late else { return Ok(false) };
         let manifest = self.records.manifests(&self.known(set, late)?)?;
         let stands = (Place::Staged(exact), Read::Changed);
         Ok(self.wrong(set, sites.iter(), cache, stands, &manifest)?.is_empty())

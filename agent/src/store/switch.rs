@@ -72,7 +72,7 @@ impl Store {
             source: self.known(&set, from)?,
             target: self.known(&set, to)?,
         };
-        switch.run()
+        switch.run().map_err(|error| self.with_room(error, &sites))
     }
 }
 
@@ -106,6 +106,8 @@ impl Switch<'_> {
                 return Ok(switched);
             }
             None => {
+                let files = u64::max(self.source.files, self.target.files);
+                self.store.refuse_no_room_to_switch(self.sites, sealed, files)?;
                 let hold = self.begin()?;
                 self.store.set_hold(component, &hold)?;
                 hold

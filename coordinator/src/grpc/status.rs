@@ -189,7 +189,10 @@ pub fn refused(refusal: &Refusal) -> Status {
             let mend = format!("ctl release mark {release} unproven --reason \"...\"");
             refuse(&[], &mend)
         }
-        Refusal::NotWhole { .. } => refuse(&[], "ctl releases"),
+        Refusal::NotWhole { older: Some(older), .. } => {
+            refuse(&[], &format!("ctl rollback --to {older}"))
+        }
+        Refusal::NotWhole { older: None, .. } => refuse(&[], "ctl releases"),
         Refusal::TooManyUnreachable { hosts, .. } => {
             let details: Vec<String> =
                 hosts.iter().map(|host| format!("{host}: out of reach")).collect();

@@ -10,6 +10,7 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -151,7 +152,8 @@ impl Layout {
         ca.save(&self.root.join("ca"))?;
         let issue = |role, name: &str, hosts: &[String], dir: &Path| -> anyhow::Result<()> {
             let identity = Identity::new(FLEET, role, name)?;
-            fs::create_dir_all(dir)?;
+            // An agent takes no state directory that is open to others.
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
             Ok(ca.issue(&identity, hosts, Validity::lasting(LIFETIME))?.save(dir)?)
         };
         let names = [self.coordinator.ip().to_string()];

@@ -60,8 +60,10 @@ pub(super) fn named(view: View<'_>, name: &str) -> Result<Target, Refusal> {
             known: known.into_iter().collect(),
         });
     }
-    let snapshots =
-        whole(view, name).map_err(|why| Refusal::NotWhole { name: name.to_owned(), why })?;
+    let snapshots = whole(view, name).map_err(|why| {
+        let older = next_older(view, name);
+        Refusal::NotWhole { name: name.to_owned(), why, older }
+    })?;
     let found = evidence(view, &snapshots);
     let warning = match &found {
         Evidence::Verified { .. } | Evidence::Answered { .. } => None,
@@ -75,8 +77,7 @@ pub(super) fn named(view: View<'_>, name: &str) -> Result<Target, Refusal> {
 pub(super) fn newest_verified(view: View<'_>) -> Result<Target, Refusal> {
     let live = live(view.status);
     let live_since = live.as_deref().map(|name| taken_at(view, name));
-    let mut rows: Vec<String> = releases(view).into_iter().collect();
-    rows.sort_by_key(|name| std::cmp::Reverse((taken_at(view, name), name.clone())));
+    let rows = by_age(view);
     let older = live.as_ref().map_or_else(String::new, |live| format!(" older than {live} (live)"));
     let mut candidates = Vec::new();
     for release in rows {
@@ -92,22 +93,58 @@ pub(super) fn newest_verified(view: View<'_>) -> Result<Target, Refusal> {
         let snapshots = match whole(view, &release) {
             Ok(snapshots) => snapshots,
             Err(why) => {
+                let proven = is_proven(&evidence(view, &captured(view, &release)));
+                let older = next_older(view, &release).filter(|_| proven);
+                if older.is_some() && is_damaged(view, &release) {
+                    return Err(Refusal::NotWhole { name: release, why, older });
+                }
                 candidates.push(why_not(&why.join("; ")));
                 continue;
             }
         };
         let proof = evidence(view, &snapshots);
-        match proof {
-            Evidence::Verified { .. } | Evidence::Answered { .. } => {}
-            Evidence::Left { .. } | Evidence::Nothing => {
-                candidates.push(why_not(&proof.to_string()));
-                continue;
-            }
+        if !is_proven(&proof) {
+            candidates.push(why_not(&proof.to_string()));
+            continue;
         }
         let why = format!("newest release{older} that is whole here; {proof}");
         return Ok(Target { release, snapshots, why, warnings: Vec::new() });
     }
     Err(Refusal::NoTarget { candidates })
+}
+
+/// The newest release that is whole, older than this one, verified here and neither left behind nor live.
+fn next_older(view: View<'_>, than: &str) -> Option<String> {
+    let (live, age) = (live(view.status), taken_at(view, than));
+    by_age(view).into_iter().find(|name| {
+        let fits = name != than && live.as_ref() != Some(name) && taken_at(view, name) <= age;
+        fits && whole(view, name).is_ok_and(|snapshots| is_proven(&evidence(view, &snapshots)))
+    })
+}
+
+fn is_proven(evidence: &Evidence) -> bool {
+    match evidence {
+        Evidence::Verified { .. } | Evidence::Answered { .. } => true,
+        Evidence::Left { .. } | Evidence::Nothing => false,
+    }
+}
+
+/// The releases here, newest first.
+fn by_age(view: View<'_>) -> Vec<String> {
+    let mut rows: Vec<String> = releases(view).into_iter().collect();
+    rows.sort_by_key(|name| std::cmp::Reverse((taken_at(view, name), name.clone())));
+    rows
+}
+
+/// The snapshots of a release, damaged ones too.
+fn captured(view: View<'_>, release: &str) -> BTreeMap<String, String> {
+    let all = view.shapes.iter().filter_map(|shape| row(view, &shape.name, release));
+    all.map(|row| (row.component.clone(), row.exact.clone())).collect()
+}
+
+fn is_damaged(view: View<'_>, release: &str) -> bool {
+    let mut all = view.shapes.iter().filter_map(|shape| row(view, &shape.name, release));
+    all.any(|row| !row.damage.is_empty())
 }
 
 /// The names of all releases here.

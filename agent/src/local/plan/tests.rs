@@ -190,6 +190,22 @@ fn a_release_has_to_be_whole_on_every_component() {
 }
 
 #[test]
+fn where_the_newest_is_damaged_an_older_one_is_named_and_not_taken() {
+    let mut host = Host::new();
+    host.status.snapshots[1].damage = "object 5d2e is missing".to_owned();
+    for to in [None, Some("v2")] {
+        let refusal = host.plan(to).unwrap_err();
+        let wanted = Refusal::NotWhole {
+            name: "v2".to_owned(),
+            why: vec!["crm: object 5d2e is missing".to_owned()],
+            older: Some("v1".to_owned()),
+        };
+        assert_eq!(refusal, wanted);
+    }
+    assert_eq!(host.plan(Some("v1")).unwrap().release, "v1");
+}
+
+#[test]
 fn several_components_go_together_and_a_proxy_is_reloaded() {
     let mut host = Host::new();
     for name in ["api", "proxy"] {

@@ -4,10 +4,14 @@
 
 mod compact;
 mod confined;
+mod cut;
 mod damage;
+mod flipped;
+mod full;
 mod import;
 mod learn;
 mod links;
+mod own;
 mod privileged;
 mod prune;
 mod race;
@@ -18,6 +22,7 @@ mod snapshot;
 mod sparse;
 mod stage;
 mod switch;
+mod verify;
 mod whole;
 
 use std::{
@@ -35,7 +40,8 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, UNIX_EPOCH},
+    thread,
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use proto::policy::{FilePolicy, FilesPolicy, SwitchMode, TreePolicy};
@@ -46,9 +52,12 @@ use super::*;
 /// A host with one component: two trees, a file inside the first, two files of their own; and of its service manager a
 /// unit file that is never there and two directories of drop-ins, of which each release has one.
 struct World {
-    _temp: TempDir,
+    /// None where somebody else made the directory, and removes it.
+    _temp: Option<TempDir>,
     root: PathBuf,
     mode: SwitchMode,
+    /// One of its files is too large for a pack.
+    large: bool,
 }
 
 /// Path → everything that a restore must reproduce.
@@ -58,9 +67,20 @@ impl World {
     fn new(mode: SwitchMode) -> Self {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().canonicalize().unwrap();
-        fs::create_dir_all(root.join("etc")).unwrap();
-        fs::create_dir_all(root.join("srv")).unwrap();
-        let world = Self { _temp: temp, root, mode };
+        Self { _temp: Some(temp), root, mode, large: false }.made()
+    }
+
+    /// One that is there already.
+    fn there(root: PathBuf, mode: SwitchMode) -> Self {
+        Self { _temp: None, root, mode, large: true }
+    }
+
+    /// Makes it what it is before anything of ours runs.
+    fn made(self) -> Self {
+        let mode = self.mode;
+        let world = self;
+        fs::create_dir_all(world.root.join("etc")).unwrap();
+        fs::create_dir_all(world.root.join("srv")).unwrap();
         if mode == SwitchMode::Link {
             fs::create_dir_all(world.root.join("srv/releases/first")).unwrap();
             symlink("releases/first", world.app()).unwrap();
@@ -76,7 +96,14 @@ impl World {
     }
 
     fn store(&self) -> Store {
-        Store::open(&self.root.join("state")).unwrap()
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match Store::open(&self.root.join("state")) {
+                // A child of another test has the lock between its fork and its exec.
+                Err(StoreError::InUse { .. }) if Instant::now() < deadline => thread::yield_now(),
+                opened => return opened.unwrap(),
+            }
+        }
     }
 
     fn store_with(&self, hook: impl Fn(&str) -> io::Result<()> + Send + Sync + 'static) -> Store {
@@ -142,6 +169,9 @@ impl World {
         write("app/bin/run", "#!/bin/sh", 0o4755);
         write("app/same", "the same in both", 0o444);
         fs::hard_link(app.join("same"), app.join("bin/again")).unwrap();
+        if self.large {
+            write("app/bin/large", &version.to_string().repeat(150_000), 0o755);
+        }
         write("portal/index.html", &format!("portal {version}"), 0o644);
         let odd = OsStr::from_bytes(b"odd \xff\nname");
         fs::write(app.join(odd), format!("odd {version}")).unwrap();
@@ -161,7 +191,9 @@ impl World {
             fs::write(app.join("only-v2/deep/file"), "new").unwrap();
             fs::hard_link(app.join("same"), app.join("only-v2/again")).unwrap();
             fs::write(self.root.join("etc/only-v2.conf"), "new").unwrap();
-            fs::remove_dir_all(self.root.join("etc/app.service.d")).unwrap();
+            if version == 2 {
+                fs::remove_dir_all(self.root.join("etc/app.service.d")).unwrap();
+            }
             fs::create_dir_all(self.root.join("etc/web.service.d")).unwrap();
             fs::write(self.root.join("etc/web.service.d/10.conf"), "[Unit]").unwrap();
         }
@@ -203,7 +235,12 @@ impl World {
 
     /// Both releases captured, the second one live and the first one staged.
     fn at_second(mode: SwitchMode) -> Rollback {
-        let world = Self::new(mode);
+        Self::new(mode).taken_to_second()
+    }
+
+    /// The same from a world that was made just now.
+    fn taken_to_second(self) -> Rollback {
+        let world = self;
         let store = world.store();
         let first = store.snapshot(&world.files(), label("v1")).unwrap().exact;
         let first_picture = world.picture();

@@ -3,12 +3,12 @@
 use super::*;
 
 /// A small filesystem of its own, for as long as it is in scope.
-struct SmallDisk {
+pub(super) struct SmallDisk {
     temp: TempDir,
 }
 
 impl SmallDisk {
-    fn new(bytes: u64) -> Self {
+    pub(super) fn new(bytes: u64) -> Self {
         let temp = tempfile::tempdir().unwrap();
         let mounted = std::process::Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "none"])
@@ -19,7 +19,7 @@ impl SmallDisk {
         Self { temp }
     }
 
-    fn root(&self) -> PathBuf {
+    pub(super) fn root(&self) -> PathBuf {
         self.temp.path().canonicalize().unwrap()
     }
 }

@@ -62,6 +62,26 @@ fn a_replaced_tree_outlives_its_removal_once_it_is_stored() {
 }
 
 #[test]
+fn what_changed_in_the_last_moment_outlives_its_removal_too() {
+    let Rollback { world, first, second, .. } = World::at_second(SwitchMode::Exchange);
+    fs::write(world.app().join(".env"), "V=by hand").unwrap();
+    let late = world.picture();
+    let store = world.store();
+    store.switch(&world.files(), second, first).unwrap();
+    store.read_replaced(&world.files()).unwrap();
+    let beside: Vec<Hash> =
+        store.list().unwrap().iter().filter(|row| !row.in_store).map(|row| row.exact).collect();
+    let [really] = beside[..] else { panic!("{beside:?}") };
+    assert!(store.discard(&world.files(), second).unwrap().join("").contains("only copy"));
+    store.store_replaced(&world.files(), really).unwrap();
+    assert_eq!(store.discard(&world.files(), second).unwrap(), Vec::<String>::new());
+    store.check("crm", really).unwrap();
+    assert!(!store.stage(&world.files(), really).unwrap().already);
+    store.switch(&world.files(), first, really).unwrap();
+    assert_eq!(world.picture(), late);
+}
+
+#[test]
 fn a_staged_tree_that_was_tampered_with_is_built_anew() {
     let Rollback { world, first, second, first_picture, .. } =
         World::at_second(SwitchMode::Exchange);

@@ -39,8 +39,9 @@ pub enum Refusal {
     NoTarget { candidates: Vec<Candidate> },
     #[error("{release} is marked bad: {reason}")]
     MarkedBad { release: ReleaseName, reason: String },
-    #[error("{release} is not whole on {}", list(.hosts))]
-    NotWhole { release: ReleaseName, hosts: Vec<(HostName, String)> },
+    /// `older` is what could be gone back to instead: never taken without a word of the person who asks.
+    #[error("{release} is not whole on {}{}", list(.hosts), instead(.older.as_ref()))]
+    NotWhole { release: ReleaseName, hosts: Vec<(HostName, String)>, older: Option<ReleaseName> },
     #[error("{} of the {planned} planned hosts are out of reach; the budget allows {allowed}", .hosts.len())]
     TooManyUnreachable { hosts: Vec<HostName>, planned: usize, allowed: u32 },
     #[error("operation {0} exchanged nothing that could be taken back")]
@@ -66,6 +67,12 @@ pub struct Candidate {
 
 fn nearest(near: Option<&str>) -> String {
     near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
+}
+
+fn instead(older: Option<&ReleaseName>) -> String {
+    older.map_or_else(String::new, |older| {
+        format!("; the next older release that is good and whole on all planned hosts is {older}")
+    })
 }
 
 fn list(hosts: &[(HostName, String)]) -> String {

@@ -70,7 +70,8 @@ pub fn check(inventory: &Inventory<'_>, release: &ReleaseName) -> Planned {
         }
     }
     if planned(&chosen).next().is_none() {
-        return Err(Refusal::NotWhole { release: release.clone(), hosts: Vec::new() });
+        let (release, hosts) = (release.clone(), Vec::new());
+        return Err(Refusal::NotWhole { release, hosts, older: None });
     }
     let tracks = planned(&chosen).map(|row| {
         let steps = known.hosts[row.host].held().map(|(component, seen)| {

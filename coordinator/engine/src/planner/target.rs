@@ -2,6 +2,8 @@
 //!
 //! Invariant: a bare rollback takes only a release that is good on every planned host, whole on every one that
 //! can be reached, and older than the newest live one.
+//! Invariant: where the release that it would go to is damaged on a host, it goes to none: an older one is named, and a
+//! person says whether it is to be that. One that a host never had is passed over, and the plan says so.
 
 use super::{
     Candidate, Refusal,
@@ -49,18 +51,33 @@ pub(super) fn newest_good(
 ) -> Result<Target, Refusal> {
     let live = live_releases(inventory, chosen);
     let newest = newest_of(inventory.state, &live);
-    let mut candidates = Vec::new();
+    let (mut candidates, mut passed_over) = (Vec::new(), Vec::new());
     for (name, release) in by_age(inventory.state) {
         let why_not = if live.contains(name) && newest == Some(name) {
             Some("it is live now".to_owned())
         } else if newest.is_some_and(|newest| !older(inventory.state, name, newest)) {
             Some("it is newer than the live release".to_owned())
+        } else if let Some(why_not) = why_not_proven(inventory, chosen, name, release) {
+            Some(why_not)
         } else {
-            why_not_good(inventory, chosen, name, release)
+            let hosts = not_whole(inventory, chosen, name, release);
+            let older = || next_older(inventory, chosen, name);
+            if let Some(older) = older().filter(|_| is_damaged(inventory, chosen, name)) {
+                let (release, older) = (name.clone(), Some(older));
+                return Err(Refusal::NotWhole { release, hosts, older });
+            }
+            let why_not =
+                hosts.first().map(|(host, why)| format!("it is not whole on {host}: {why}"));
+            passed_over.extend(why_not.iter().map(|why| format!("{name} was passed over: {why}")));
+            why_not
         };
         match why_not {
             Some(why_not) => candidates.push(Candidate { release: name.clone(), why_not }),
-            None => return Ok(target(inventory, chosen, name, release, newest)),
+            None => {
+                let mut target = target(inventory, chosen, name, release, newest);
+                target.warnings.splice(0..0, passed_over);
+                return Ok(target);
+            }
         }
     }
     Err(Refusal::NoTarget { candidates })
@@ -86,7 +103,8 @@ pub(super) fn named(
     }
     let hosts = not_whole(inventory, chosen, name, release);
     if !hosts.is_empty() {
-        return Err(Refusal::NotWhole { release: name.clone(), hosts });
+        let older = next_older(inventory, chosen, name);
+        return Err(Refusal::NotWhole { release: name.clone(), hosts, older });
     }
     let mut warnings = Vec::new();
     for row in planned(chosen) {
@@ -213,31 +231,62 @@ fn has_snapshots(release: &Release) -> bool {
     release.hosts.values().any(|host| !host.snapshots.is_empty())
 }
 
+fn why_not_proven(
+    inventory: &Inventory<'_>,
+    chosen: &[Chosen<'_>],
+    name: &ReleaseName,
+    release: &Release,
+) -> Option<String> {
+    planned(chosen).find_map(|row| match release.standing_on(row.host) {
+        (Standing::Good, Some(StandingSource::Learned)) => {
+            let bad = quarantined_on(inventory.state, name, row.host)?;
+            Some(format!("on {} it has {bad}", row.host))
+        }
+        (Standing::Good, _) => None,
+        (Standing::Unproven, _) => Some(format!("it is unproven on {}", row.host)),
+        (Standing::Bad, Some(StandingSource::Marked)) => Some("it is marked bad".to_owned()),
+        (Standing::Bad, _) => Some(format!("an operation found it bad on {}", row.host)),
+    })
+}
+
 fn why_not_good(
     inventory: &Inventory<'_>,
     chosen: &[Chosen<'_>],
     name: &ReleaseName,
     release: &Release,
 ) -> Option<String> {
-    for row in planned(chosen) {
-        match release.standing_on(row.host) {
-            (Standing::Good, Some(StandingSource::Learned)) => {
-                if let Some(bad) = quarantined_on(inventory.state, name, row.host) {
-                    return Some(format!("on {} it has {bad}", row.host));
-                }
-            }
-            (Standing::Good, _) => {}
-            (Standing::Unproven, _) => return Some(format!("it is unproven on {}", row.host)),
-            (Standing::Bad, Some(StandingSource::Marked)) => {
-                return Some("it is marked bad".to_owned());
-            }
-            (Standing::Bad, _) => {
-                return Some(format!("an operation found it bad on {}", row.host));
-            }
-        }
-    }
-    let missing = not_whole(inventory, chosen, name, release);
-    missing.first().map(|(host, why)| format!("it is not whole on {host}: {why}"))
+    why_not_proven(inventory, chosen, name, release).or_else(|| {
+        let missing = not_whole(inventory, chosen, name, release);
+        missing.first().map(|(host, why)| format!("it is not whole on {host}: {why}"))
+    })
+}
+
+/// The newest release older than this one that is good and whole on every planned host, and live on none.
+fn next_older(
+    inventory: &Inventory<'_>,
+    chosen: &[Chosen<'_>],
+    than: &ReleaseName,
+) -> Option<ReleaseName> {
+    let live = live_releases(inventory, chosen);
+    let fits = |(name, release): &(&ReleaseName, &Release)| {
+        older(inventory.state, name, than)
+            && !live.contains(name)
+            && why_not_good(inventory, chosen, name, release).is_none()
+    };
+    by_age(inventory.state).find(fits).map(|(name, _)| name.clone())
+}
+
+/// Whether a host has the release, and has it damaged.
+fn is_damaged(inventory: &Inventory<'_>, chosen: &[Chosen<'_>], name: &ReleaseName) -> bool {
+    planned(chosen).any(|row| {
+        let Some(now) = inventory.hosts.get(row.host) else { return false };
+        row.components.iter().any(|component| {
+            let mut rows = now.snapshots.get(&component.name).into_iter().flatten();
+            let damaged =
+                rows.any(|row| row.release.as_ref() == Some(name) && row.damage.is_some());
+            damaged && now.whole(&component.name, name).is_none()
+        })
+    })
 }
 
 /// Hosts that could not be brought to the release, and why: from the host itself where it can be reached, else

@@ -43,7 +43,7 @@ pub fn undo(inventory: &Inventory<'_>, operation: &Operation) -> Planned {
     let missing = missing(inventory, &chosen, &replaced);
     if !missing.is_empty() {
         let release = operation.plan().from.clone().unwrap_or_else(replaced_name);
-        return Err(Refusal::NotWhole { release, hosts: missing });
+        return Err(Refusal::NotWhole { release, hosts: missing, older: None });
     }
     let about = About {
         to: operation.plan().from.clone(),

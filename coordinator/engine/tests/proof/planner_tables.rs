@@ -52,7 +52,17 @@ fn what_is_not_good_is_skipped_and_the_refusal_says_why_for_each() {
     world.marked("vc", Standing::Unproven, "nobody knows");
     world.marked("vd", Standing::Bad, "loses mail");
     world.release("ve", 0);
-    assert_eq!(target(&bare(&world)), "v0", "the only one left");
+    // The newest good one that is left is damaged: the one that is whole is named, and not taken.
+    let refused = bare(&world).unwrap_err();
+    let Refusal::NotWhole { release: damaged, older, .. } = &refused else { panic!("{refused:?}") };
+    assert_eq!((damaged, older), (&release("va"), &Some(release("v0"))));
+    assert_eq!(
+        refused.to_string(),
+        "va is not whole on g1 (3 files differ from the manifest); the next older release that is good and whole \
+         on all planned hosts is v0"
+    );
+    let taken = to(&world, "v0").unwrap();
+    assert_eq!(target(&Ok(taken)), "v0", "once it is asked for by name");
     world.missing("b1", "v0");
     let rows = candidates(bare(&world));
     let rows: Vec<(&str, &str)> = rows.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
@@ -69,6 +79,17 @@ fn what_is_not_good_is_skipped_and_the_refusal_says_why_for_each() {
         ("v0", "it is not whole on b1: no snapshot of crm"),
     ];
     assert_eq!(rows, expected);
+}
+
+#[test]
+fn a_good_release_that_a_host_never_had_is_passed_over_and_the_plan_says_so() {
+    let mut world = World::usual();
+    let first = target(&bare(&world)).to_owned();
+    world.missing("b1", &first);
+    let plan = bare(&world).unwrap();
+    assert_ne!(plan.to.as_ref().unwrap().as_str(), first);
+    let wanted = format!("{first} was passed over: it is not whole on b1: no snapshot of crm");
+    assert!(plan.warnings.contains(&wanted), "{:?}", plan.warnings);
 }
 
 #[test]

@@ -302,6 +302,7 @@ fn p08_what_compaction_finds_damaged_is_named_and_not_copied() {
 /// A copy of everything below a directory.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
+    fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let to = to.join(path.file_name().unwrap());

@@ -215,15 +215,14 @@ fn p05_what_really_was_replaced_is_not_lost_with_the_note_of_it() {
 #[test]
 fn p08_a_time_of_verification_of_which_any_byte_is_flipped_is_none() {
     let Rollback { world, first, .. } = World::at_second(SwitchMode::Exchange);
-    let store = world.store();
-    store.check("crm", first).unwrap();
+    world.store().check("crm", first).unwrap();
     let path = world.root.join(format!("state/store/verified/crm/{first}"));
     let whole = fs::read(&path).unwrap();
     for at in 0..whole.len() {
         let mut flipped = whole.clone();
         flipped[at] ^= 1 << (at % 8);
         fs::write(&path, flipped).unwrap();
-        let rows = store.list().unwrap();
+        let rows = world.store().list().unwrap();
         let row = rows.iter().find(|row| row.exact == first).unwrap();
         assert_eq!((row.verified_at_unix_ms, &row.damage), (None, &None), "byte {at}");
     }

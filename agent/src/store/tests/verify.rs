@@ -28,7 +28,7 @@ fn seals(store: &Store) -> Vec<Hash> {
 #[test]
 fn p08_a_staged_tree_that_rots_is_found_taken_out_of_use_and_built_anew() {
     for mode in MODES {
-        for rel in ["server.js", ".env.production", "bin/run", "same"] {
+        for rel in ["server.js", ".env.production", "bin/run", "bin/again"] {
             let Rollback { world, first, first_picture, second, .. } = World::at_second(mode);
             let store = world.store();
             assert_eq!(store.check_staged(&world.files(), first).unwrap(), StandsAs::Whole);

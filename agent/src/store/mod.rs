@@ -23,6 +23,8 @@ mod build;
 mod cache;
 mod compare;
 mod dir;
+#[cfg(any(test, fuzzing))]
+pub mod door;
 mod error;
 mod hash;
 mod hold;

@@ -32,7 +32,7 @@ use super::{
 };
 
 pub(super) const PACK_MAGIC: &[u8; 4] = b"LGK1";
-const INDEX_MAGIC: &[u8; 4] = b"LGI1";
+pub(super) const INDEX_MAGIC: &[u8; 4] = b"LGI1";
 const HASH_BYTES: usize = 32;
 const ENTRY_BYTES: usize = HASH_BYTES + 8 + 4;
 /// Files larger than this are objects of their own, so that they can be cloned where the file system can.
@@ -182,7 +182,7 @@ fn index_name(pack: u32) -> Vec<u8> {
     format!("{pack:08}.index").into_bytes()
 }
 
-fn encode(entries: &HashMap<Hash, Spot>) -> Vec<u8> {
+pub(super) fn encode(entries: &HashMap<Hash, Spot>) -> Vec<u8> {
     let mut sorted: Vec<(&Hash, &Spot)> = entries.iter().collect();
     sorted.sort_unstable_by_key(|(_, spot)| spot.offset);
     let mut body = Vec::with_capacity(sorted.len() * ENTRY_BYTES);
@@ -194,7 +194,7 @@ fn encode(entries: &HashMap<Hash, Spot>) -> Vec<u8> {
     [INDEX_MAGIC.as_slice(), Hash::of(&body).as_bytes(), &body].concat()
 }
 
-fn decode(bytes: &[u8], pack: u32) -> Result<HashMap<Hash, Spot>, &'static str> {
+pub(super) fn decode(bytes: &[u8], pack: u32) -> Result<HashMap<Hash, Spot>, &'static str> {
     let rest = bytes.strip_prefix(INDEX_MAGIC).ok_or("does not start as an index does")?;
     let (checksum, body) = rest.split_at_checked(HASH_BYTES).ok_or("is cut off")?;
     if Hash::of(body).as_bytes() != checksum {

@@ -33,9 +33,9 @@ use super::{
     set::{Set, Shape},
 };
 
-const SNAPSHOT: &[u8; 4] = b"LGS2";
+pub(super) const SNAPSHOT: &[u8; 4] = b"LGS2";
 const POINTER: &[u8; 4] = b"LGP2";
-const STANDING: &[u8; 4] = b"LGT1";
+pub(super) const STANDING: &[u8; 4] = b"LGT1";
 const VERIFIED: &[u8; 4] = b"LGV1";
 const CHECKSUM_BYTES: usize = 32;
 

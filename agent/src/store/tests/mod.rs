@@ -7,6 +7,7 @@ mod cut;
 mod damage;
 mod flipped;
 mod full;
+mod fuzzed;
 mod import;
 mod own;
 mod race;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{hash::Hash, manifest::Xattrs, meta, records};
 
-const MAGIC: &[u8; 4] = b"LGC4";
+pub(super) const MAGIC: &[u8; 4] = b"LGC4";
 /// The kernel stamps with a clock that moves every 1 to 10 ms.
 const STAMP_STEP: Duration = Duration::from_millis(20);
 /// Filesystems without nanoseconds stamp with whole or even seconds.
@@ -99,6 +99,11 @@ impl Cache {
     pub(super) fn decode(bytes: &[u8]) -> Self {
         let seen = records::unseal(MAGIC, bytes).unwrap_or_default();
         Self { seen: RwLock::new(seen), is_new: AtomicBool::default() }
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn len(&self) -> usize {
+        self.read().len()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, HashMap<(u64, u64), Seen>> {

@@ -17,7 +17,7 @@ use super::{
     records::{read, seal, unseal, write_durably},
 };
 
-const HOLD: &[u8; 4] = b"LGH1";
+pub(super) const HOLD: &[u8; 4] = b"LGH1";
 
 /// A switch that has begun and not ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

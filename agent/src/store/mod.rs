@@ -28,6 +28,8 @@ mod compact;
 mod compare;
 mod decoded;
 mod dir;
+#[cfg(any(test, fuzzing))]
+pub mod door;
 mod error;
 mod flush;
 mod hash;

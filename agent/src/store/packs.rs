@@ -40,7 +40,7 @@ use super::{
 pub(super) const TAKEN: &[u8; 4] = b"LGK2";
 /// One that a compaction wrote: what pays is compressed.
 pub(super) const COMPACTED: &[u8; 4] = b"LGD1";
-const INDEX_MAGIC: &[u8; 4] = b"LGI2";
+pub(super) const INDEX_MAGIC: &[u8; 4] = b"LGI2";
 const HASH_BYTES: usize = 32;
 /// What stands before an object.
 pub(super) const HEAD_BYTES: usize = HASH_BYTES + 4 + 4;
@@ -297,7 +297,7 @@ fn index_name(pack: u32) -> Vec<u8> {
     format!("{pack:08}.index").into_bytes()
 }
 
-fn encode(entries: &HashMap<Hash, Spot>) -> Vec<u8> {
+pub(super) fn encode(entries: &HashMap<Hash, Spot>) -> Vec<u8> {
     let mut sorted: Vec<(&Hash, &Spot)> = entries.iter().collect();
     sorted.sort_unstable_by_key(|(_, spot)| spot.offset);
     let mut body = Vec::with_capacity(sorted.len() * ENTRY_BYTES);
@@ -310,7 +310,7 @@ fn encode(entries: &HashMap<Hash, Spot>) -> Vec<u8> {
     [INDEX_MAGIC.as_slice(), Hash::of(&body).as_bytes(), &body].concat()
 }
 
-fn decode(bytes: &[u8], pack: u32) -> Result<HashMap<Hash, Spot>, &'static str> {
+pub(super) fn decode(bytes: &[u8], pack: u32) -> Result<HashMap<Hash, Spot>, &'static str> {
     let rest = bytes.strip_prefix(INDEX_MAGIC).ok_or("does not start as an index does")?;
     let (checksum, body) = rest.split_at_checked(HASH_BYTES).ok_or("is cut off")?;
     if Hash::of(body).as_bytes() != checksum {

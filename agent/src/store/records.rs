@@ -42,9 +42,9 @@ use super::{
     set::{Set, Shape},
 };
 
-const SNAPSHOT: &[u8; 4] = b"LGS3";
+pub(super) const SNAPSHOT: &[u8; 4] = b"LGS3";
 const POINTER: &[u8; 4] = b"LGP2";
-const STANDING: &[u8; 4] = b"LGT1";
+pub(super) const STANDING: &[u8; 4] = b"LGT1";
 pub(super) const VERIFIED: &[u8; 4] = b"LGV1";
 const CHECKSUM_BYTES: usize = 32;
 /// What a record's name ends in once it is out of use.

@@ -8,6 +8,7 @@ mod cut;
 mod damage;
 mod flipped;
 mod full;
+mod fuzzed;
 mod import;
 mod learn;
 mod links;

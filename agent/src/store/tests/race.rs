@@ -56,7 +56,7 @@ impl Drop for Attacker {
 type Operation = fn(&Dir) -> Result<Option<String>, StoreError>;
 
 /// Every kind of operation, below a directory that may be a link by now. Some(text): what was read.
-const OPERATIONS: [Operation; 13] = [
+const OPERATIONS: [Operation; 14] = [
     |root| text(root.dir(b"sub")?.file(b"key")?),
     |root| text(root.dir(b"sub/deep")?.file(b"key")?),
     |root| text(root.file(b"file")?),
@@ -113,6 +113,13 @@ const OPERATIONS: [Operation; 13] = [
         let meta = meta::of_link(&dir, b"probe.m", &stat)?;
         meta::apply_to_link(&dir, b"probe.m", &meta)?;
         dir.unlink(b"probe.m").map(|()| None)
+    },
+    |root| {
+        let (from, to) = (root.dir(b"sub")?, root.dir(b"sub")?);
+        from.create(b"probe.f")?;
+        from.link(b"probe.f", &to, b"probe.g")?;
+        to.unlink(b"probe.g")?;
+        from.unlink(b"probe.f").map(|()| None)
     },
 ];
 

@@ -1,0 +1,6 @@
+//! Any bytes as a policy file.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    agent::store::door::open(agent::store::door::Kind::Policy, bytes);
+});

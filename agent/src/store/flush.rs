@@ -22,7 +22,13 @@ const WAITING_MAX: usize = 16;
 /// See the module. Its thread begins with the first file.
 #[derive(Debug, Default)]
 pub(super) struct Flusher {
-    thread: Option<(SyncSender<(File, String)>, JoinHandle<Result<(), StoreError>>)>,
+    thread: Option<Thread>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    files: SyncSender<(File, String)>,
+    handle: JoinHandle<Result<(), StoreError>>,
 }
 
 impl Flusher {
@@ -31,20 +37,20 @@ impl Flusher {
         // Without another descriptor, or a thread, it is written back at the end.
         let Ok(file) = file.try_clone() else { return };
         if self.thread.is_none() {
-            let (sender, files) = mpsc::sync_channel::<(File, String)>(WAITING_MAX);
+            let (files, waiting) = mpsc::sync_channel::<(File, String)>(WAITING_MAX);
             let work = move || {
-                files.into_iter().try_for_each(|(file, path)| {
+                waiting.into_iter().try_for_each(|(file, path)| {
                     file.sync_data().map_err(|source| StoreError::Fsync { path, source })
                 })
             };
             let Ok(handle) = thread::Builder::new().name("flush".to_owned()).spawn(work) else {
                 return;
             };
-            self.thread = Some((sender, handle));
+            self.thread = Some(Thread { files, handle });
         }
-        if let Some((sender, _)) = &self.thread {
+        if let Some(Thread { files, .. }) = &self.thread {
             // Full: written back at the end. Ended: after a failure, which `end` tells.
-            let _later = sender.try_send((file, path));
+            let _later = files.try_send((file, path));
         }
     }
 
@@ -53,8 +59,8 @@ impl Flusher {
     /// # Errors
     /// [`StoreError::Fsync`].
     pub(super) fn end(self) -> Result<(), StoreError> {
-        let Some((sender, handle)) = self.thread else { return Ok(()) };
-        drop(sender);
+        let Some(Thread { files, handle }) = self.thread else { return Ok(()) };
+        drop(files);
         handle.join().expect("the thread that writes back does not panic")
     }
 }

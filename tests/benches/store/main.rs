@@ -7,7 +7,7 @@
 //!
 //! Each figure includes a sync of the file system. Peak memory is that of a process that does nothing else.
 //!
-//! `cargo run --release -p tests --bin bench-store -- [--tree node|code|big] [--rounds 5] [--files 45000] [--cold]`
+//! `cargo run --release -p tests --bin bench-store -- [--tree node|big] [--rounds 5] [--files 45000] [--cold]`
 
 mod outage;
 mod place;
@@ -28,13 +28,13 @@ use self::{
     outage::Measured,
     place::Place,
     tools::{Tool, Version, files, known},
-    trees::{Holds, Tree},
+    trees::Tree,
 };
 
 /// What is measured.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// node, code or big
+    /// node or big
     #[arg(long, default_value = "node")]
     tree: String,
     #[arg(long, default_value_t = 5)]
@@ -75,10 +75,9 @@ fn main() -> anyhow::Result<()> {
         return one_step(step, root);
     }
     let tree = match arguments.tree.as_str() {
-        "node" => Tree::Node { files: arguments.files, holds: Holds::Noise },
-        "code" => Tree::Node { files: arguments.files, holds: Holds::Words },
+        "node" => Tree::Node { files: arguments.files },
         "big" => Tree::Big,
-        other => anyhow::bail!("no tree `{other}`: node, code or big"),
+        other => anyhow::bail!("no tree `{other}`: node or big"),
     };
     let chosen =
         |tool: &Tool| arguments.only.as_deref().is_none_or(|only| tool.name().starts_with(only));

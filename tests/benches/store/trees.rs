@@ -2,8 +2,8 @@
 //!
 //! | tree | what |
 //! |------|------|
-//! | node | 45,000 small files in a `node_modules` of many directories, 530 MB, links, a hard link, a sparse file |
-//! | code | the same of words, as code is: it compresses to about a third |
+//! | node | 45,000 small files in a `node_modules` of many directories, 530 MB, links, a hard link, a sparse file; of
+//! |      | words, as code is: it compresses to about a third |
 //! | big  | 50 files of 11 MB, every other one compressible |
 //!
 //! Version 2 differs in 2 % of the files: 80 % new content as a new inode, 10 % gone, 10 % new.
@@ -18,13 +18,13 @@ use std::{
 /// Which tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tree {
-    Node { files: usize, holds: Holds },
+    Node { files: usize },
     Big,
 }
 
 /// What files are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Holds {
+enum Holds {
     Noise,
     Words,
     /// One word, again and again.
@@ -39,8 +39,7 @@ const PACKAGE_FILES: usize = 30;
 impl Tree {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Node { holds: Holds::Noise, .. } => "node",
-            Self::Node { holds: Holds::Words | Holds::Repeats, .. } => "code",
+            Self::Node { .. } => "node",
             Self::Big => "big",
         }
     }
@@ -49,14 +48,14 @@ impl Tree {
     pub(crate) fn build(self, root: &Path) -> io::Result<()> {
         DirBuilder::new().mode(0o755).create(root)?;
         match self {
-            Self::Node { files, holds } => {
+            Self::Node { files } => {
                 for number in 0..files {
                     let path = node_path(root, number);
                     if number % PACKAGE_FILES == 0 {
                         let parent = path.parent().expect("a file below the root has a parent");
                         fs::create_dir_all(parent)?;
                     }
-                    fs::write(&path, content(number as u64, node_bytes(number), holds))?;
+                    fs::write(&path, content(number as u64, node_bytes(number), Holds::Words))?;
                 }
                 special(root)
             }
@@ -80,16 +79,19 @@ impl Tree {
     /// Makes version 2 of version 1, as a package manager would: new files take the names of old ones.
     pub(crate) fn change(self, root: &Path) -> io::Result<()> {
         match self {
-            Self::Node { files, holds } => {
+            Self::Node { files } => {
                 for (nth, number) in (0..files).step_by(DIFFERS_ONE_IN).enumerate() {
                     let path = node_path(root, number);
                     match nth % 10 {
                         0 => fs::remove_file(&path)?,
                         1 => fs::write(
                             path.with_extension("new.js"),
-                            content(!(number as u64), node_bytes(number), holds),
+                            content(!(number as u64), node_bytes(number), Holds::Words),
                         )?,
-                        _ => replace(&path, &content(!(number as u64), node_bytes(number), holds))?,
+                        _ => replace(
+                            &path,
+                            &content(!(number as u64), node_bytes(number), Holds::Words),
+                        )?,
                     }
                 }
                 Ok(())

@@ -66,7 +66,9 @@ impl Tool {
     pub(crate) fn prepare(self, place: &Place) -> anyhow::Result<()> {
         let repository = place.path("saved");
         match self {
-            Self::Ours | Self::Cp | Self::Rsync => Ok(std::fs::create_dir(&repository)?),
+            // It makes its own, closed to others.
+            Self::Ours => Ok(()),
+            Self::Cp | Self::Rsync => Ok(std::fs::create_dir(&repository)?),
             Self::Restic => run(restic(&repository).arg("init")),
             Self::Borg => run(borg().args(["init", "-e", "none"]).arg(&repository)),
         }

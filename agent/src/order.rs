@@ -2,7 +2,10 @@
 //!
 //! Invariant: no path, no command line, no secret: components and verbs by name, snapshots by hash.
 
-use std::fmt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -157,6 +160,43 @@ pub struct Step {
     /// Only for `preflight`: a person allowed the code to go back further than the database's migrations.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub across_migrations: bool,
+    /// How the traffic is to be divided, where the step is on [`Step::TRAFFIC`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Weights>,
+    /// Only for `fetch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artefact: Option<Artefact>,
+    /// Only for `verify`: everything once, without the window, for what has been running all along.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_once: bool,
+    /// A step of going forward: what was left as bad is refused, and the lease begins with the switch.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forward: bool,
+}
+
+impl Step {
+    /// What a step that is about the traffic stands on in place of a component; no component is called so.
+    pub const TRAFFIC: &str = "traffic";
+}
+
+/// How a proxy divides the traffic. What is not listed gets nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weights {
+    /// Percent by group; the sum is 100, and none is 0.
+    pub groups: BTreeMap<String, u32>,
+    /// Hosts of those groups that get nothing.
+    pub out: BTreeSet<String>,
+}
+
+/// What a release is made of, in one component.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artefact {
+    /// The name of a source in the policy.
+    pub source: String,
+    /// What it is called there.
+    pub name: String,
+    /// `sha256:HEX`, `tree:HEX` or `git:HEX`.
+    pub digest: String,
 }
 
 /// What can be done to a component.
@@ -173,20 +213,25 @@ pub enum Verb {
     Check,
     Reload,
     Hook,
+    Fetch,
+    SetWeights,
+    Drain,
 }
 
 impl Verb {
     /// Whether it changes what serves, so that it has something to undo.
     pub fn cuts(self) -> bool {
         match self {
-            Self::Stop | Self::Switch | Self::Start | Self::Reload => true,
+            Self::Stop | Self::Switch | Self::Start | Self::Reload | Self::SetWeights => true,
             Self::Preflight
             | Self::Snapshot
             | Self::Stage
             | Self::Verify
             | Self::Discard
             | Self::Check
-            | Self::Hook => false,
+            | Self::Hook
+            | Self::Fetch
+            | Self::Drain => false,
         }
     }
 }
@@ -205,6 +250,9 @@ impl fmt::Display for Verb {
             Self::Check => "check",
             Self::Reload => "reload",
             Self::Hook => "hook",
+            Self::Fetch => "fetch",
+            Self::SetWeights => "set weights",
+            Self::Drain => "drain",
         })
     }
 }
@@ -217,6 +265,8 @@ pub enum Before {
     Running(Vec<String>),
     /// The exact hash of what was live.
     Live(String),
+    /// How the traffic was divided; none where nothing had been set.
+    Weights(Option<Weights>),
 }
 
 /// What a step showed that was measured after the fact.
@@ -233,6 +283,9 @@ pub struct Evidence {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced_content: Option<String>,
     pub notes: Vec<String>,
+    /// How the proxy divides the traffic, where it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Weights>,
 }
 
 /// The last word on a track.

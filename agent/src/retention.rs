@@ -139,7 +139,7 @@ fn names(track: &Track) -> Vec<(String, String)> {
         names.push((step.component.clone(), step.snapshot.clone()));
         match track.before(index) {
             Some(Before::Live(exact)) => names.push((step.component.clone(), exact.clone())),
-            Some(Before::Nothing | Before::Running(_)) | None => {}
+            Some(Before::Nothing | Before::Running(_) | Before::Weights(_)) | None => {}
         }
     }
     for row in track.evidence() {
@@ -268,6 +268,10 @@ mod tests {
             deadline_ms: 1,
             hook: String::new(),
             across_migrations: false,
+            weights: None,
+            artefact: None,
+            at_once: false,
+            forward: false,
         };
         Order {
             key: TrackKey { operation: operation.to_owned(), stage: 0 },

@@ -275,7 +275,11 @@ impl<H: Hands> Talk<'_, H> {
                 Ok(())
             }
             Some(v1::session_response::Message::Prune(prune)) => self.prune(prune).await,
-            Some(v1::session_response::Message::Welcome(_)) | None => {
+            Some(
+                v1::session_response::Message::Welcome(_)
+                | v1::session_response::Message::Quarantine(_),
+            )
+            | None => {
                 tracing::warn!("the coordinator sent what has no place here");
                 Ok(())
             }

@@ -1,6 +1,6 @@
 //! How the host is: what the coordinator is told of it.
 
-use crate::order::Verb;
+use crate::order::{Verb, Weights};
 
 /// Everything but the ledger's tracks.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -9,6 +9,19 @@ pub struct HostStatus {
     pub components: Vec<ComponentStatus>,
     pub snapshots: Vec<Snapshot>,
     pub free_bytes: u64,
+    /// Absent on a host that divides no traffic.
+    pub traffic: Option<TrafficStatus>,
+}
+
+/// How the proxy of this host divides the traffic.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TrafficStatus {
+    pub driver: String,
+    /// What was set last; none where nothing was.
+    pub asked: Option<Weights>,
+    /// What the running proxy says; none where it cannot be asked.
+    pub observed: Option<Weights>,
+    pub problems: Vec<Problem>,
 }
 
 /// One component as it is now.

@@ -37,6 +37,12 @@ pub struct Policy {
     pub host: String,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub components: BTreeMap<String, ComponentPolicy>,
+    /// Where artefacts may come from, by the name that releases use.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<String, SourcePolicy>,
+    /// The proxy of this host, where it divides the fleet's traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficPolicy>,
 }
 
 impl Policy {
@@ -85,10 +91,150 @@ pub struct ComponentPolicy {
     /// What of its snapshots the store keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionPolicy>,
+    /// How a host that went forward goes back by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeasePolicy>,
     /// How long the checks may take to pass.
     pub ready_within: Span,
     /// How long they must then hold.
     pub stable_for: Span,
+}
+
+/// A release that was put live is on trial: where its checks do not pass when the time is over, the host goes back by
+/// itself to what it replaced, whether or not anybody can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LeasePolicy {
+    /// How long the trial lasts, from the switch on. It goes on through a restart and a reboot.
+    #[serde(rename = "for")]
+    pub lasting: Span,
+    /// What follows where the checks pass but no coordinator was heard for the whole time. Default: `hold`.
+    #[serde(default)]
+    pub without_coordinator: WithoutCoordinator,
+}
+
+/// What follows where no coordinator was heard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WithoutCoordinator {
+    /// The host stays as it is: its checks pass.
+    #[default]
+    Hold,
+    /// The host goes back to what was replaced.
+    Revert,
+}
+
+/// Where artefacts come from. A release names the source and what it is called there, never a path or an address of
+/// its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SourcePolicy {
+    /// A directory on the host; absolute. Its artefacts are `.tar`, `.tar.gz` and `.tar.zst` files, and directories.
+    Directory(PathBuf),
+    /// An address that ends in `/`; what a release names is added to it. Redirects are not followed.
+    Https(HttpsSource),
+    /// A git repository: a release names a tag, branch or commit of it.
+    Git(GitSource),
+}
+
+/// A server with archives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HttpsSource {
+    /// `https://host/path/`.
+    pub url: String,
+    /// A file on the host with a bearer token; its value is never shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bearer_file: Option<PathBuf>,
+    /// A file on the host with the certificates that the server's must lead to; those of the system where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A git repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GitSource {
+    /// A directory on the host (absolute), or an `https://` or `ssh://` address.
+    pub repository: String,
+    /// The user that git runs as: it has the keys that a remote repository asks for.
+    pub user: String,
+}
+
+/// The proxy of an edge host, and whom it divides the traffic among.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrafficPolicy {
+    pub through: ProxyPolicy,
+    /// The app's name: upstreams (nginx) and backends (HAProxy) are called APP-PORT, by the port's name.
+    pub app: String,
+    pub ports: BTreeMap<String, u16>,
+    /// The address of each host, by group.
+    pub groups: BTreeMap<String, BTreeMap<String, String>>,
+    /// How long open requests have to end.
+    pub drain: Span,
+    /// How a host tells which version it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<VersionProbe>,
+}
+
+/// How a host tells which version it serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VersionProbe {
+    /// The name of a port.
+    pub port: String,
+    /// The path of the request.
+    pub path: String,
+    /// JSON pointer to the version in the answer.
+    pub version_at: String,
+}
+
+/// What divides the traffic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyPolicy {
+    /// nginx with an include file of its upstreams that belongs to Lastgood.
+    Nginx(NginxProxy),
+    /// HAProxy by its runtime socket.
+    Haproxy(HaproxyProxy),
+    /// The small proxy of the sandbox, by its socket.
+    Sandbox(SandboxProxy),
+}
+
+/// nginx with an include file of its upstreams that belongs to Lastgood.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NginxProxy {
+    /// The file with the upstreams, included at `http` level and written by Lastgood only. Absolute.
+    pub include: PathBuf,
+    /// The systemd unit that runs nginx. Default: `nginx.service`.
+    #[serde(default = "default_nginx_unit")]
+    pub unit: String,
+}
+
+/// The default of `unit`.
+pub fn default_nginx_unit() -> String {
+    "nginx.service".to_owned()
+}
+
+/// HAProxy by its runtime socket. Its configuration has a backend APP-PORT for each port, with one server for each host,
+/// called like it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HaproxyProxy {
+    /// The runtime socket, of level admin. Absolute.
+    pub socket: PathBuf,
+    /// The file of `server-state-file`, which HAProxy reads when it starts. Absolute.
+    pub state_file: PathBuf,
+}
+
+/// The small proxy of the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxProxy {
+    /// Its control socket. Absolute.
+    pub socket: PathBuf,
 }
 
 /// A file tree or a single file that goes back with its component.
@@ -113,6 +259,10 @@ pub struct TreePolicy {
     /// Its releases may hold files that are set-uid, set-gid or have file capabilities. Without it, such a file is refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub privileged_files: bool,
+    /// Where in the component's artefact it is: relative. Wanted where the component has several trees; else the whole
+    /// artefact is the tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
 }
 
 /// How the staged tree takes the place of the live one.

@@ -444,6 +444,10 @@ fn step(step: &engine::Step) -> order::Step {
         deadline_ms: step.deadline_ms,
         hook: step.hook.clone().unwrap_or_default(),
         across_migrations: step.across_migrations,
+        weights: None,
+        artefact: None,
+        at_once: false,
+        forward: false,
     }
 }
 

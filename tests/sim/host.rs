@@ -321,6 +321,10 @@ mod tests {
             deadline_ms: 1,
             hook: String::new(),
             across_migrations: false,
+            weights: None,
+            artefact: None,
+            at_once: false,
+            forward: false,
         }
     }
 

@@ -47,6 +47,10 @@ impl World {
             deadline_ms: DEADLINE_MS,
             hook: String::new(),
             across_migrations: false,
+            weights: None,
+            artefact: None,
+            at_once: false,
+            forward: false,
         };
         let mut steps: Vec<Step> = components.iter().map(|name| step(Verb::Stage, name)).collect();
         // The same as the agent's own local plan: what reloads is not stopped.

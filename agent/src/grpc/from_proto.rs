@@ -1,10 +1,12 @@
 //! Wire to our types. What this agent does not know it refuses, never ignores.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use proto::v1;
 
 use crate::{
     local::OPERATION_PREFIX,
-    order::{Fence, Goal, OnFailure, Order, Origin, Step, TrackKey, Verb},
+    order::{Artefact, Fence, Goal, OnFailure, Order, Origin, Step, TrackKey, Verb, Weights},
     retention::{Ask, Kept, KeptRow},
     store::Hash,
 };
@@ -93,6 +95,9 @@ fn step(message: v1::Step) -> Result<Step, WireError> {
         v1::Verb::Check => Verb::Check,
         v1::Verb::Reload => Verb::Reload,
         v1::Verb::Hook => Verb::Hook,
+        v1::Verb::Fetch => Verb::Fetch,
+        v1::Verb::SetWeights => Verb::SetWeights,
+        v1::Verb::Drain => Verb::Drain,
         v1::Verb::Unspecified => {
             return Err(WireError::Enum { field: "verb", value: message.verb });
         }
@@ -105,6 +110,38 @@ fn step(message: v1::Step) -> Result<Step, WireError> {
         deadline_ms: message.deadline_ms,
         hook: short("hook", message.hook)?,
         across_migrations: message.across_migrations,
+        weights: message.weights.map(weights).transpose()?,
+        artefact: message.artefact.map(artefact).transpose()?,
+        at_once: message.at_once,
+        forward: message.forward,
+    })
+}
+
+fn weights(message: v1::Weights) -> Result<Weights, WireError> {
+    let mut weights = Weights { groups: BTreeMap::new(), out: BTreeSet::new() };
+    let mut sum: u32 = 0;
+    for row in message.groups {
+        sum = sum.saturating_add(row.percent);
+        if row.percent > 0
+            && weights.groups.insert(short("weights.groups", row.group)?, row.percent).is_some()
+        {
+            return Err(WireError::Missing("groups of weights that differ"));
+        }
+    }
+    if sum != 100 {
+        return Err(WireError::Missing("weights that sum to 100"));
+    }
+    for host in message.out {
+        weights.out.insert(short("weights.out", host)?);
+    }
+    Ok(weights)
+}
+
+fn artefact(message: v1::Artefact) -> Result<Artefact, WireError> {
+    Ok(Artefact {
+        source: short("artefact.source", message.source)?,
+        name: long("artefact.name", message.name)?,
+        digest: short("artefact.digest", message.digest)?,
     })
 }
 

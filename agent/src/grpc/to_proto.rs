@@ -6,9 +6,9 @@ use crate::{
     core::{DETAIL_BYTES_MAX, Report},
     ledger::{Ledger, Record, StepResult, StepState, Track},
     local::{self, LocalOperation},
-    order::{End, Evidence, Fence, Goal, Order, TrackKey, Verb},
+    order::{End, Evidence, Fence, Goal, Order, TrackKey, Verb, Weights},
     retention,
-    status::{ComponentStatus, HostStatus, Problem, Snapshot},
+    status::{ComponentStatus, HostStatus, Problem, Snapshot, TrafficStatus},
     store::Fate,
     text::shortened,
 };
@@ -139,6 +139,27 @@ pub fn host_status(status: &HostStatus, ledger: &Ledger, host: &str) -> v1::Host
         local_operations: local::operations(ledger).iter().map(local_operation).collect(),
         highest_epoch: ledger.fence().map(epoch),
         highest_sequence: ledger.fence().map_or(0, |fence| fence.sequence),
+        traffic: status.traffic.as_ref().map(traffic),
+    }
+}
+
+fn traffic(row: &TrafficStatus) -> v1::TrafficStatus {
+    v1::TrafficStatus {
+        driver: row.driver.clone(),
+        asked: row.asked.as_ref().map(weights),
+        observed: row.observed.as_ref().map(weights),
+        problems: row.problems.iter().map(problem).collect(),
+    }
+}
+
+fn weights(weights: &Weights) -> v1::Weights {
+    let share = |(group, percent): (&String, &u32)| v1::GroupWeight {
+        group: group.clone(),
+        percent: *percent,
+    };
+    v1::Weights {
+        groups: weights.groups.iter().map(share).collect(),
+        out: weights.out.iter().cloned().collect(),
     }
 }
 
@@ -259,6 +280,7 @@ fn evidence(row: &Evidence) -> v1::Evidence {
         notes: row.notes.iter().map(|note| cut(note)).collect(),
         replaced: row.replaced.clone().unwrap_or_default(),
         replaced_content: row.replaced_content.clone().unwrap_or_default(),
+        weights: row.weights.as_ref().map(weights),
     }
 }
 
@@ -285,6 +307,9 @@ fn verb(verb: Verb) -> v1::Verb {
         Verb::Check => v1::Verb::Check,
         Verb::Reload => v1::Verb::Reload,
         Verb::Hook => v1::Verb::Hook,
+        Verb::Fetch => v1::Verb::Fetch,
+        Verb::SetWeights => v1::Verb::SetWeights,
+        Verb::Drain => v1::Verb::Drain,
     }
 }
 

@@ -127,6 +127,10 @@ impl Component {
             | Verb::Discard
             | Verb::Check
             | Verb::Reload => None,
+            Verb::Fetch => Some(format!("{} has no source of artefacts on this host", self.name)),
+            Verb::SetWeights | Verb::Drain => {
+                Some(format!("`{}` does not stand on a component", step.verb))
+            }
         }
     }
 
@@ -140,7 +144,10 @@ impl Component {
             | Verb::Stage
             | Verb::Switch
             | Verb::Discard
-            | Verb::Check => return work.await,
+            | Verb::Check
+            | Verb::Fetch
+            | Verb::SetWeights
+            | Verb::Drain => return work.await,
         }
         let before = self.redactor().await;
         match work.await {
@@ -434,7 +441,10 @@ impl Component {
                 | Verb::Discard
                 | Verb::Check
                 | Verb::Reload
-                | Verb::Hook,
+                | Verb::Hook
+                | Verb::Fetch
+                | Verb::SetWeights
+                | Verb::Drain,
                 _,
             ) => Ok(String::new()),
         }
@@ -496,7 +506,10 @@ impl Component {
                 | Verb::Verify
                 | Verb::Discard
                 | Verb::Check
-                | Verb::Reload,
+                | Verb::Reload
+                | Verb::Fetch
+                | Verb::SetWeights
+                | Verb::Drain,
                 _,
             ) => Ok((Found::NotDone, None)),
         }
@@ -746,7 +759,7 @@ fn live_before(before: &Before) -> Result<Hash, String> {
         Before::Live(hash) => {
             hash.parse().map_err(|_| format!("the ledger holds `{hash}` for a hash"))
         }
-        Before::Nothing | Before::Running(_) => {
+        Before::Nothing | Before::Running(_) | Before::Weights(_) => {
             Err("the ledger does not say what was live before".to_owned())
         }
     }

@@ -150,6 +150,7 @@ mod tests {
                 switch: SwitchMode::Exchange,
                 keep: Vec::new(),
                 privileged_files: false,
+                from: None,
             };
             let file = FilePolicy {
                 file: root.join("app/.env.production"),

@@ -176,6 +176,10 @@ mod tests {
             deadline_ms: 20_000,
             hook: hook.to_owned(),
             across_migrations: false,
+            weights: None,
+            artefact: None,
+            at_once: false,
+            forward: false,
         }
     }
 

@@ -82,7 +82,13 @@ mod tests {
 
     fn tree(path: &str) -> FilesPolicy {
         let (switch, keep) = (SwitchMode::Exchange, Vec::new());
-        FilesPolicy::Tree(TreePolicy { tree: path.into(), switch, keep, privileged_files: false })
+        FilesPolicy::Tree(TreePolicy {
+            tree: path.into(),
+            switch,
+            keep,
+            privileged_files: false,
+            from: None,
+        })
     }
 
     fn assigned(

@@ -270,7 +270,10 @@ impl Hands for Host {
                 | Verb::Discard
                 | Verb::Check
                 | Verb::Reload
-                | Verb::Hook => Ok(Before::Nothing),
+                | Verb::Hook
+                | Verb::Fetch
+                | Verb::SetWeights
+                | Verb::Drain => Ok(Before::Nothing),
             }
         })
     }
@@ -336,6 +339,7 @@ impl Hands for Host {
                 components,
                 snapshots: self.snapshots().await,
                 free_bytes,
+                traffic: None,
             }
         })
     }
@@ -402,6 +406,9 @@ impl Host {
             Verb::Check => component.check(step).await,
             Verb::Reload => component.reload(step).await.map(|detail| (detail, None)),
             Verb::Hook => component.hook(step).await.map(|detail| (detail, None)),
+            Verb::Fetch | Verb::SetWeights | Verb::Drain => {
+                Err(component.forbidden(step).unwrap_or_default())
+            }
         }
     }
 }

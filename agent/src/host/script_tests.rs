@@ -100,6 +100,10 @@ fn step(verb: Verb, hook: &str) -> Step {
         deadline_ms: 20_000,
         hook: hook.to_owned(),
         across_migrations: false,
+        weights: None,
+        artefact: None,
+        at_once: false,
+        forward: false,
     }
 }
 
@@ -319,6 +323,7 @@ async fn real_mounts_and_lower_layers_are_said_with_their_mend() {
             switch: proto::policy::SwitchMode::Exchange,
             keep: Vec::new(),
             privileged_files: false,
+            from: None,
         };
         let files = vec![proto::policy::FilesPolicy::Tree(tree)];
         let found = crate::store::problems::look(&crate::store::ComponentFiles {

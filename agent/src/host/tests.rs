@@ -106,6 +106,10 @@ async fn perform(host: &Host, verb: Verb, snapshot: &str, across_migrations: boo
         deadline_ms: 60_000,
         hook: String::new(),
         across_migrations,
+        weights: None,
+        artefact: None,
+        at_once: false,
+        forward: false,
     };
     let before = host.look(&step, None).await.unwrap();
     host.perform(&step, &before).await
@@ -120,6 +124,10 @@ async fn snapshot(host: &Host, release: &str) -> (String, String) {
         deadline_ms: 60_000,
         hook: String::new(),
         across_migrations: false,
+        weights: None,
+        artefact: None,
+        at_once: false,
+        forward: false,
     };
     let taken = host.perform(&step, &Before::Nothing).await;
     assert!(taken.ok, "{taken:?}");

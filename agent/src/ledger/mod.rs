@@ -297,6 +297,7 @@ impl Track {
             row.version = new.version.clone().or(row.version.take());
             row.replaced = new.replaced.clone().or(row.replaced.take());
             row.replaced_content = new.replaced_content.clone().or(row.replaced_content.take());
+            row.weights = new.weights.clone().or(row.weights.take());
             row.stable_ms = row.stable_ms.max(new.stable_ms);
             row.notes.extend(new.notes.iter().cloned());
         }

@@ -370,6 +370,10 @@ fn step(verb: Verb, component: &str, release: &str, snapshot: &str, deadline_ms:
         deadline_ms,
         hook: String::new(),
         across_migrations: false,
+        weights: None,
+        artefact: None,
+        at_once: false,
+        forward: false,
     }
 }
 

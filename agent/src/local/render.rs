@@ -196,7 +196,10 @@ fn named(verb: Verb, hook: &str, component: &str) -> String {
         | Verb::Verify
         | Verb::Discard
         | Verb::Check
-        | Verb::Reload => format!("{verb} {}", clean(component)),
+        | Verb::Reload
+        | Verb::Fetch
+        | Verb::SetWeights
+        | Verb::Drain => format!("{verb} {}", clean(component)),
     }
 }
 

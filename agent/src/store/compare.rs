@@ -282,6 +282,7 @@ mod tests {
             switch: SwitchMode::Exchange,
             keep: vec![keep.into()],
             privileged_files: false,
+            from: None,
         };
         let files = vec![FilesPolicy::Tree(tree)];
         Set::new(&ComponentFiles { component: "crm".to_owned(), files, managers: Vec::new() })

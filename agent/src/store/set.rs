@@ -445,6 +445,7 @@ mod tests {
             switch: SwitchMode::Exchange,
             keep: keep.iter().map(PathBuf::from).collect(),
             privileged_files: false,
+            from: None,
         })
     }
 

@@ -14,6 +14,10 @@ fn step(verb: Verb) -> Step {
         deadline_ms: 1,
         hook: String::new(),
         across_migrations: false,
+        weights: None,
+        artefact: None,
+        at_once: false,
+        forward: false,
     }
 }
 

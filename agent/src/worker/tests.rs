@@ -15,6 +15,10 @@ fn order(verbs: &[Verb], goal: Goal, on_failure: OnFailure, attempt: u32) -> Ord
         deadline_ms: 1_000,
         hook: if *verb == Verb::Hook { "drain".to_owned() } else { String::new() },
         across_migrations: false,
+        weights: None,
+        artefact: None,
+        at_once: false,
+        forward: false,
     };
     Order {
         key: TrackKey { operation: "rb-0001".to_owned(), stage: 1 },

@@ -95,8 +95,11 @@ fn left(operation: &Operation, state: &FleetState, at: Timestamp) -> Vec<FleetEv
 /// A host that an operation restored after root had acted on it is one that somebody has looked at.
 fn settled(operation: &Operation, state: &FleetState, at: Timestamp) -> Vec<FleetEvent> {
     match operation.plan().kind {
-        OperationKind::Rollback | OperationKind::Undo(_) => {}
-        OperationKind::Snapshot | OperationKind::Check => return Vec::new(),
+        OperationKind::Rollback | OperationKind::Undo(_) | OperationKind::Deploy => {}
+        OperationKind::Snapshot
+        | OperationKind::Check
+        | OperationKind::Fetch
+        | OperationKind::Switch => return Vec::new(),
     }
     let open = |host: &HostName| {
         let seen = state.local.get(host);
@@ -117,6 +120,11 @@ fn on_target(operation: &Operation) -> Vec<HostName> {
 fn moved(operation: &Operation) -> bool {
     match operation.plan().kind {
         OperationKind::Rollback => !on_target(operation).is_empty(),
-        OperationKind::Undo(_) | OperationKind::Snapshot | OperationKind::Check => false,
+        OperationKind::Undo(_)
+        | OperationKind::Snapshot
+        | OperationKind::Check
+        | OperationKind::Fetch
+        | OperationKind::Deploy
+        | OperationKind::Switch => false,
     }
 }

@@ -27,6 +27,22 @@ pub struct Fleet {
     pub rollback: Rollback,
     /// What each host's policy file must hash to.
     pub policy_hashes: BTreeMap<HostName, String>,
+    /// Absent where no edge divides the traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
+}
+
+/// How traffic reaches the hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// The group of the proxies.
+    pub edge: GroupName,
+    /// The groups that take turns.
+    pub slots: Vec<GroupName>,
+    /// How long open requests have to end.
+    pub drain_ms: u64,
+    /// For how long the side that traffic left stays as it is.
+    pub warm_ms: u64,
 }
 
 /// Hosts with one role.
@@ -51,6 +67,9 @@ pub struct Component {
     pub reloads: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<Hook>,
+    /// All slots use the same one: while it goes back, nothing that needs it runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
 }
 
 /// A command of the hosts' policies, by name.
@@ -83,6 +102,13 @@ pub struct Rollback {
     pub deadline_ms: u64,
     pub soak_ms: u64,
     pub unknown_after_ms: u64,
+    /// Takes traffic away from hosts before it touches them.
+    #[serde(default = "traffic_first")]
+    pub traffic_first: bool,
+}
+
+fn traffic_first() -> bool {
+    true
 }
 
 /// A number of hosts, or a share of them in percent.

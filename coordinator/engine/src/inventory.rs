@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     fleet::FleetState,
     name::{ComponentName, HostName, ReleaseName, SnapshotHash},
+    weights::Weights,
 };
 
 /// The record and the present.
@@ -22,6 +23,8 @@ pub struct HostNow {
     pub snapshots: BTreeMap<ComponentName, Vec<SnapshotNow>>,
     /// It was asked how it is and did not tell in time: what is live there is what it told before, which may be over.
     pub silent: bool,
+    /// How its proxy says that it divides the traffic; absent where it is no edge, or its proxy cannot be asked.
+    pub weights: Option<Weights>,
 }
 
 /// What is live of a component.

@@ -28,6 +28,7 @@ pub mod planner;
 mod quarantine;
 mod time;
 mod track;
+mod weights;
 
 pub use consequences::consequences;
 pub use decide::{Input, SeenTrack, decide};
@@ -50,6 +51,7 @@ pub use plan::{
 pub use quarantine::{Left, Quarantined};
 pub use time::{Elapsed, Timestamp};
 pub use track::{Goal, TrackEvent, TrackState};
+pub use weights::{Artefact, NotWhole, Weights};
 
 /// What was measured on a host after the fact.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -67,4 +69,7 @@ pub struct Evidence {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced_content: Option<String>,
     pub notes: Vec<String>,
+    /// How the proxy divides the traffic, where it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Weights>,
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     fleet::{LateHosts, OnFailure},
     name::{ComponentName, FleetName, GroupName, HostName, OperationId, ReleaseName, SnapshotHash},
+    weights::{Artefact, Weights},
 };
 
 /// More hosts than this in one plan are refused.
@@ -62,6 +63,11 @@ pub struct PlanDraft {
     pub interruption: Vec<String>,
     pub not_rolled_back: Vec<String>,
     pub warnings: Vec<String>,
+    /// How the traffic was divided when the plan was made, and will be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_before: Option<Weights>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_after: Option<Weights>,
 }
 
 /// What an operation is for.
@@ -74,6 +80,12 @@ pub enum OperationKind {
     Snapshot,
     /// Reads every byte of a release's snapshots.
     Check,
+    /// Brings a release's artefacts to the hosts.
+    Fetch,
+    /// Puts a release live.
+    Deploy,
+    /// Moves traffic to another slot.
+    Switch,
 }
 
 impl OperationKind {
@@ -84,6 +96,9 @@ impl OperationKind {
             Self::Undo(_) => "un",
             Self::Snapshot => "sn",
             Self::Check => "ck",
+            Self::Fetch => "ft",
+            Self::Deploy => "dp",
+            Self::Switch => "sw",
         }
     }
 }
@@ -109,6 +124,12 @@ pub struct Stage {
     /// How long it must have held before the next stage begins.
     pub soak_ms: u64,
     pub cuts_capacity: bool,
+    /// Once it has ended well, no host that gets traffic runs what the plan leaves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mitigates: bool,
+    /// Its effect is meant for the stages before this one: where the run halts before that begins, it is taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_until: Option<usize>,
 }
 
 impl Stage {
@@ -166,6 +187,23 @@ pub struct Step {
     /// Only for `preflight`: a person allowed the code to go back further than the database's migrations.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub across_migrations: bool,
+    /// How the traffic is to be divided, where the step is on [`Step::TRAFFIC`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Weights>,
+    /// Only for `fetch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artefact: Option<Artefact>,
+    /// Only for `verify`: everything once, without the window, for what has been running all along.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_once: bool,
+    /// A step of going forward: the host refuses what was left as bad, and its lease begins with the switch.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forward: bool,
+}
+
+impl Step {
+    /// What a step that is about the traffic stands on in place of a component; no component is called so.
+    pub const TRAFFIC: &str = "traffic";
 }
 
 /// What a step brings a component to.
@@ -190,20 +228,25 @@ pub enum Verb {
     Check,
     Reload,
     Hook,
+    Fetch,
+    SetWeights,
+    Drain,
 }
 
 impl Verb {
     /// Whether it takes capacity away or changes what is live.
     pub fn cuts(self) -> bool {
         match self {
-            Self::Stop | Self::Switch | Self::Start | Self::Reload => true,
+            Self::Stop | Self::Switch | Self::Start | Self::Reload | Self::SetWeights => true,
             Self::Preflight
             | Self::Snapshot
             | Self::Stage
             | Self::Verify
             | Self::Discard
             | Self::Check
-            | Self::Hook => false,
+            | Self::Hook
+            | Self::Fetch
+            | Self::Drain => false,
         }
     }
 }

@@ -225,6 +225,7 @@ fn evidence(message: v1::Evidence) -> Wire<Evidence> {
         replaced_content: (!message.replaced_content.is_empty())
             .then_some(message.replaced_content),
         notes: message.notes,
+        weights: message.weights.map(weights).transpose()?,
     })
 }
 
@@ -241,8 +242,38 @@ fn verb(value: i32) -> Wire<Verb> {
         Ok(v1::Verb::Check) => Ok(Verb::Check),
         Ok(v1::Verb::Reload) => Ok(Verb::Reload),
         Ok(v1::Verb::Hook) => Ok(Verb::Hook),
+        Ok(v1::Verb::Fetch) => Ok(Verb::Fetch),
+        Ok(v1::Verb::SetWeights) => Ok(Verb::SetWeights),
+        Ok(v1::Verb::Drain) => Ok(Verb::Drain),
         Ok(v1::Verb::Unspecified) | Err(_) => Err(WireError::Enum { field: "verb", value }),
     }
+}
+
+/// How traffic is divided.
+pub fn weights(message: v1::Weights) -> Wire<Weights> {
+    let share = |row: v1::GroupWeight| {
+        Ok((field("weights.groups", GroupName::new(row.group))?, row.percent))
+    };
+    let groups: Vec<_> = message.groups.into_iter().map(share).collect::<Wire<_>>()?;
+    let out = message.out.into_iter().map(|host| field("weights.out", HostName::new(host)));
+    Weights::new(groups, out.collect::<Wire<Vec<_>>>()?)
+        .map_err(|error| WireError::Weights(error.to_string()))
+}
+
+/// What a release is made of.
+pub fn artefact(message: v1::Artefact) -> Artefact {
+    let v1::Artefact { source, name, digest } = message;
+    Artefact { source, name, digest }
+}
+
+fn traffic(message: v1::Traffic) -> Wire<Traffic> {
+    let slots = message.slots.into_iter().map(|slot| field("traffic.slots", GroupName::new(slot)));
+    Ok(Traffic {
+        edge: field("traffic.edge", GroupName::new(message.edge))?,
+        slots: slots.collect::<Wire<_>>()?,
+        drain_ms: message.drain_ms,
+        warm_ms: message.warm_ms,
+    })
 }
 
 /// The control part of a fleet file.
@@ -259,6 +290,7 @@ pub fn fleet(message: v1::FleetControl) -> Wire<Fleet> {
         policy_hashes: hashes
             .map(|(host, hash)| Ok((field("policy_hashes", HostName::new(host))?, hash)))
             .collect::<Wire<BTreeMap<_, _>>>()?,
+        traffic: message.traffic.map(traffic).transpose()?,
     })
 }
 
@@ -285,6 +317,7 @@ fn component(message: v1::Component) -> Wire<Component> {
         stable_for_ms: message.stable_for_ms,
         reloads: message.reloads,
         hooks: message.hooks.into_iter().map(hook).collect::<Wire<_>>()?,
+        shared: message.shared,
     })
 }
 

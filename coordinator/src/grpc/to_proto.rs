@@ -167,7 +167,33 @@ fn step(step: &engine::Step) -> v1::Step {
         deadline_ms: step.deadline_ms,
         hook: step.hook.clone().unwrap_or_default(),
         across_migrations: step.across_migrations,
+        weights: step.weights.as_ref().map(weights),
+        artefact: step.artefact.as_ref().map(artefact),
+        at_once: step.at_once,
+        forward: step.forward,
+        weights: None,
+        artefact: None,
+        at_once: false,
+        forward: false,
     }
+}
+
+/// How traffic is divided.
+pub fn weights(weights: &Weights) -> v1::Weights {
+    let share = |(group, percent): (&GroupName, &u32)| v1::GroupWeight {
+        group: group.to_string(),
+        percent: *percent,
+    };
+    v1::Weights {
+        groups: weights.groups().iter().map(share).collect(),
+        out: weights.out().iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// What a release is made of.
+pub fn artefact(artefact: &Artefact) -> v1::Artefact {
+    let Artefact { source, name, digest } = artefact.clone();
+    v1::Artefact { source, name, digest }
 }
 
 fn verb(verb: Verb) -> v1::Verb {
@@ -183,6 +209,9 @@ fn verb(verb: Verb) -> v1::Verb {
         Verb::Check => v1::Verb::Check,
         Verb::Reload => v1::Verb::Reload,
         Verb::Hook => v1::Verb::Hook,
+        Verb::Fetch => v1::Verb::Fetch,
+        Verb::SetWeights => v1::Verb::SetWeights,
+        Verb::Drain => v1::Verb::Drain,
     }
 }
 
@@ -206,6 +235,9 @@ pub fn plan(plan: &Plan, environment: &str, expected_ms: u64, made: Instant) -> 
             OperationKind::Undo(_) => v1::OperationKind::Undo,
             OperationKind::Snapshot => v1::OperationKind::Snapshot,
             OperationKind::Check => v1::OperationKind::Check,
+            OperationKind::Fetch => v1::OperationKind::Fetch,
+            OperationKind::Deploy => v1::OperationKind::Deploy,
+            OperationKind::Switch => v1::OperationKind::Switch,
         }
         .into(),
         fleet: plan.fleet.to_string(),
@@ -225,6 +257,8 @@ pub fn plan(plan: &Plan, environment: &str, expected_ms: u64, made: Instant) -> 
         valid_until_unix_ms: valid_until,
         nothing_to_do: plan.nothing_to_do(),
         production: environment == "production",
+        weights_before: plan.weights_before.as_ref().map(weights),
+        weights_after: plan.weights_after.as_ref().map(weights),
     }
 }
 
@@ -245,6 +279,8 @@ fn stage(stage: &engine::Stage) -> v1::Stage {
         }),
         soak_ms: stage.soak_ms,
         cuts_capacity: stage.cuts_capacity,
+        mitigates: stage.mitigates,
+        held_until: stage.held_until.map_or(0, small),
     }
 }
 
@@ -309,6 +345,7 @@ fn evidence(row: &Evidence) -> v1::Evidence {
         notes: row.notes.clone(),
         replaced: text(row.replaced.as_ref()),
         replaced_content: row.replaced_content.clone().unwrap_or_default(),
+        weights: row.weights.as_ref().map(weights),
     }
 }
 

@@ -201,7 +201,7 @@ proptest! {
         let mut policy = policy(&read(TWO_HOSTS), "web-1").unwrap();
         let component = policy.components.get_mut("hello").unwrap();
         component.files = vec![agent::FilesPolicy::Tree(agent::TreePolicy {
-            tree: tree.into(), switch: agent::SwitchMode::Link, keep: vec!["a b".into(), "#c".into()], privileged_files: false })];
+            tree: tree.into(), switch: agent::SwitchMode::Link, keep: vec!["a b".into(), "#c".into()], privileged_files: false, from: None })];
         component.ready_within = Span(std::time::Duration::from_millis(span));
         component.services[0].driver = agent::ServiceDriver::Process(agent::ProcessPolicy {
             command: ["/bin/x".to_owned()].into_iter().chain(arguments).collect(),

@@ -31,6 +31,9 @@ pub(super) struct Files {
     /// The tree's releases may hold files that are set-uid, set-gid or have file capabilities; without it, such a file is
     /// refused. Default: false.
     privileged_files: Option<bool>,
+    /// Where in the component's artefact the tree is: relative, without `..`. Wanted where a component that is deployed
+    /// has several trees. Default: the whole artefact.
+    from: Option<PathBuf>,
     /// A single file, inside a tree or on its own. Absolute.
     file: Option<PathBuf>,
     /// The names of the file's keys may be shown, the values never. Default: false.
@@ -44,7 +47,7 @@ impl TryFrom<Files> for FilesPolicy {
     type Error = String;
 
     fn try_from(written: Files) -> Result<Self, String> {
-        let Files { tree, switch, keep, privileged_files, file, secret, require } = written;
+        let Files { tree, switch, keep, privileged_files, from, file, secret, require } = written;
         match (tree, file) {
             (Some(tree), None) => {
                 refuse_if(
@@ -60,6 +63,7 @@ impl TryFrom<Files> for FilesPolicy {
                     switch: switch.unwrap_or_default(),
                     keep,
                     privileged_files: privileged_files.unwrap_or(false),
+                    from,
                 }))
             }
             (None, Some(file)) => {
@@ -72,6 +76,7 @@ impl TryFrom<Files> for FilesPolicy {
                     privileged_files.is_some(),
                     "`privileged_files` says something of a `tree`, not of a `file`",
                 )?;
+                refuse_if(from.is_some(), "`from` says something of a `tree`, not of a `file`")?;
                 Ok(Self::File(FilePolicy { file, secret: secret.unwrap_or(false), require }))
             }
             (None, None) => Err("neither `tree` nor `file` is given; write one of them".to_owned()),

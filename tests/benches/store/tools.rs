@@ -154,6 +154,7 @@ pub(crate) fn files(live: &Path) -> ComponentFiles {
         switch: SwitchMode::Exchange,
         keep: vec!["uploads".into()],
         privileged_files: false,
+        from: None,
     };
     ComponentFiles {
         component: "app".to_owned(),

@@ -29,6 +29,7 @@ pub(super) fn of(unit: &str) -> Vec<FilesPolicy> {
             switch,
             keep: Vec::new(),
             privileged_files: false,
+            from: None,
         }));
     }
     files

@@ -467,6 +467,10 @@ pub(in crate::drivers) fn step(verb: order::Verb, snapshot: &str) -> Step {
         deadline_ms: 60_000,
         hook: String::new(),
         across_migrations: false,
+        weights: None,
+        artefact: None,
+        at_once: false,
+        forward: false,
     }
 }
 

@@ -69,6 +69,7 @@ fn round(state: State, work: Work, leave: u64) -> bool {
         switch: SwitchMode::Exchange,
         keep: Vec::new(),
         privileged_files: false,
+        from: None,
     };
     let files = ComponentFiles {
         component: "app".to_owned(),

@@ -118,6 +118,7 @@ impl World {
                 switch,
                 keep: keep.iter().map(PathBuf::from).collect(),
                 privileged_files: true,
+                from: None,
             })
         };
         let file = |path: &str| {

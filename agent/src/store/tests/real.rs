@@ -43,6 +43,7 @@ fn real_disk_full_during_staging() {
         switch: SwitchMode::Exchange,
         keep: Vec::new(),
         privileged_files: false,
+        from: None,
     };
     let files = ComponentFiles {
         component: "app".to_owned(),

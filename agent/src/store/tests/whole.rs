@@ -262,6 +262,7 @@ fn real_p03_everything_that_a_release_can_consist_of_comes_back() {
             switch: SwitchMode::Exchange,
             keep: Vec::new(),
             privileged_files: true,
+            from: None,
         };
         let files = ComponentFiles {
             component: "app".to_owned(),

@@ -157,8 +157,12 @@ impl Operation {
     /// Whether it is one whose success says that the release it brought is good.
     pub fn proves(&self) -> bool {
         match self.plan.kind {
-            OperationKind::Rollback | OperationKind::Undo(_) | OperationKind::Snapshot => true,
-            OperationKind::Check => false,
+            OperationKind::Rollback
+            | OperationKind::Undo(_)
+            | OperationKind::Snapshot
+            | OperationKind::Deploy
+            | OperationKind::Switch => true,
+            OperationKind::Check | OperationKind::Fetch => false,
         }
     }
 }

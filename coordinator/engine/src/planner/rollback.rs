@@ -200,6 +200,8 @@ fn draft(
         interruption,
         not_rolled_back,
         warnings: about.warnings,
+        weights_before: None,
+        weights_after: None,
     }
 }
 

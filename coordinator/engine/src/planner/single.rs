@@ -83,6 +83,10 @@ pub fn check(inventory: &Inventory<'_>, release: &ReleaseName) -> Planned {
                 deadline_ms: COPY_MS,
                 hook: None,
                 across_migrations: false,
+                weights: None,
+                artefact: None,
+                at_once: false,
+                forward: false,
             }
         });
         Track { host: row.host.clone(), steps: steps.collect() }
@@ -127,6 +131,8 @@ fn plan(
         interruption: Vec::new(),
         not_rolled_back: Vec::new(),
         warnings: Vec::new(),
+        weights_before: None,
+        weights_after: None,
     };
     Plan::new(draft).map_err(Refusal::Defect)
 }

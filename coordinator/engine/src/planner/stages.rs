@@ -88,6 +88,8 @@ pub(super) fn together(name: &str, tracks: Vec<Track>) -> Stage {
         budget: Budget { failed: all, unknown: all, out: all },
         soak_ms: 0,
         cuts_capacity: false,
+        mitigates: false,
+        held_until: None,
     }
 }
 
@@ -101,6 +103,8 @@ fn prepared(fleet: &Fleet, tracks: Vec<Track>) -> Stage {
         budget: Budget { failed: 0, unknown: strategy.budget_unknown, out },
         soak_ms: 0,
         cuts_capacity: false,
+        mitigates: false,
+        held_until: None,
     }
 }
 
@@ -121,6 +125,8 @@ fn level(fleet: &Fleet, rows: &[&Move<'_, '_>], first: bool) -> Stage {
         budget: Budget { failed: strategy.budget_failed, unknown: strategy.budget_unknown, out },
         soak_ms: strategy.soak_ms,
         cuts_capacity: true,
+        mitigates: false,
+        held_until: None,
     }
 }
 

@@ -90,6 +90,10 @@ pub(super) fn step(verb: Verb, go: &Goes<'_>, deadline_ms: u64) -> Step {
         deadline_ms,
         hook: None,
         across_migrations: false,
+        weights: None,
+        artefact: None,
+        at_once: false,
+        forward: false,
     }
 }
 

@@ -30,6 +30,7 @@ fn strategy() -> impl Strategy<Value = Rollback> {
             deadline_ms: 900_000,
             soak_ms: soak * 10_000,
             unknown_after_ms: 30_000,
+            traffic_first: true,
         },
     )
 }
@@ -79,6 +80,7 @@ fn fleet() -> impl Strategy<Value = Fleet> {
                         .into_iter()
                         .map(|at| Hook { name: format!("{at:?}"), at, within_ms: 1_000 })
                         .collect(),
+                    shared: false,
                 })
                 .collect();
             if turn {
@@ -92,6 +94,7 @@ fn fleet() -> impl Strategy<Value = Fleet> {
                 components,
                 rollback,
                 policy_hashes: BTreeMap::new(),
+                traffic: None,
             }
         },
     )

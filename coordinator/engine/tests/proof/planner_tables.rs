@@ -339,6 +339,7 @@ pub(crate) fn ran(world: &World, plan: &engine::Plan) -> Operation {
                 replaced: live.snapshot.clone(),
                 replaced_content: Some(format!("content of {component}")),
                 notes: vec![],
+                weights: None,
             };
             let evidence = if cuts { live.iter().map(row).collect() } else { vec![] };
             let ending =

@@ -92,6 +92,8 @@ impl Sketch {
             interruption: vec![],
             not_rolled_back: vec![],
             warnings: vec![],
+            weights_before: None,
+            weights_after: None,
         })
         .unwrap()
     }
@@ -123,6 +125,8 @@ impl Shape {
             budget: self.budget,
             soak_ms: self.soak_ms,
             cuts_capacity: self.does == Does::Cut,
+            mitigates: false,
+            held_until: None,
         }
     }
 }
@@ -144,6 +148,10 @@ fn steps(does: Does) -> Vec<Step> {
         deadline_ms: STEP_MS,
         hook: None,
         across_migrations: false,
+        weights: None,
+        artefact: None,
+        at_once: false,
+        forward: false,
     };
     verbs.iter().map(step).collect()
 }

@@ -50,6 +50,7 @@ pub(crate) fn strategy() -> Rollback {
         deadline_ms: 900_000,
         soak_ms: 0,
         unknown_after_ms: 30_000,
+        traffic_first: true,
     }
 }
 
@@ -71,6 +72,7 @@ impl World {
             stable_for_ms: 30_000,
             reloads: false,
             hooks: Vec::new(),
+            shared: false,
         });
         Self::of(Fleet {
             name: FleetName::new("prod").unwrap(),
@@ -80,6 +82,7 @@ impl World {
             components: components.collect(),
             rollback: strategy(),
             policy_hashes: BTreeMap::new(),
+            traffic: None,
         })
     }
 

@@ -9,6 +9,8 @@
 //!                                                  results         which outcomes give which result
 //!                                                  edge_runs       runs of several stages that cut, case by case
 //!                                                  root_runs       root takes a host over, case by case
+//!                                                  traffic_tables  where the traffic goes in each plan, case by case
+//!                                                  traffic_runs    runs that move it, case by case
 //!                                                  run_laws        what holds for every run
 //! ```
 //!
@@ -29,4 +31,6 @@ mod results;
 mod root_runs;
 mod run_laws;
 mod tables;
+mod traffic_runs;
+mod traffic_tables;
 mod worlds;

@@ -488,22 +488,31 @@ fn restore(operation: &Operation, now: Elapsed) -> Vec<Event> {
     end_if_idle(operation, now)
 }
 
-/// What was meant only for stages that will not come any more is taken back, the last first, when nothing is in work.
+/// What was meant only for stages that will not come any more, or that did not do their part on a host, is taken back,
+/// the last first, when nothing is in work.
 fn give_back(operation: &Operation, now: Elapsed) -> Vec<Event> {
     if !operation.is_idle() {
         return Vec::new();
     }
-    let held = |stage: &crate::plan::Stage| {
-        stage.held_until.is_some_and(|until| operation.stage() < until)
-    };
     let stages = operation.plan().stages.iter().enumerate().rev();
-    for (stage, _) in stages.filter(|(_, stage)| held(stage)) {
-        let hosts = Begun::of(operation, stage).finished;
+    for (stage, until) in stages.filter_map(|(index, stage)| Some((index, stage.held_until?))) {
+        let mut hosts = Begun::of(operation, stage).finished;
+        hosts.retain(|host| is_held(operation, host, until));
         if !hosts.is_empty() {
             return vec![Event::Dispatched { stage, hosts, goal: Goal::Undo, at: now }];
         }
     }
     end_if_idle(operation, now)
+}
+
+/// Whether what is held until a stage still is, on a host: that one has not begun, or would change something there and
+/// did not.
+fn is_held(operation: &Operation, host: &HostName, until: usize) -> bool {
+    let undone = || {
+        let slot = operation.hosts().get(host).and_then(|state| state.tracks.get(&until));
+        slot.is_some_and(|slot| slot.state != TrackState::Done)
+    };
+    operation.stage() < until || cuts(operation, until) && undone()
 }
 
 /// The hosts that have begun something in a stage.

@@ -11,6 +11,7 @@
 //!                                                  root_runs       root takes a host over, case by case
 //!                                                  traffic_tables  where the traffic goes in each plan, case by case
 //!                                                  traffic_runs    runs that move it, case by case
+//!                                                  traffic_laws    what holds for each of them
 //!                                                  run_laws        what holds for every run
 //! ```
 //!
@@ -31,6 +32,7 @@ mod results;
 mod root_runs;
 mod run_laws;
 mod tables;
+mod traffic_laws;
 mod traffic_runs;
 mod traffic_tables;
 mod worlds;

@@ -124,14 +124,7 @@ impl World {
             &[("blue", &["b1", "b2"]), ("green", &["g1", "g2"]), ("edge", &["lb"])],
             &[("crm", &[])],
         );
-        let fleet = world.state.fleet.as_mut().unwrap();
-        fleet.components[0].groups = vec![group("blue"), group("green")];
-        fleet.traffic = Some(Traffic {
-            edge: group("edge"),
-            slots: vec![group("blue"), group("green")],
-            drain_ms: 20_000,
-            warm_ms: 1_800_000,
-        });
+        world.divided(&["blue", "green"]);
         for (name, age) in [("v1", 1), ("v2", 2)] {
             world.release(name, age);
             world.proven(name, &["b1", "b2", "g1", "g2"], Standing::Good);
@@ -140,6 +133,18 @@ impl World {
         world.live_on(&["g1", "g2"], "v1");
         world.traffic(&[("blue", 100)]);
         world
+    }
+
+    /// The app lives in these groups, and an edge divides the traffic between blue and green.
+    pub(crate) fn divided(&mut self, groups: &[&str]) {
+        let fleet = self.state.fleet.as_mut().unwrap();
+        fleet.components[0].groups = groups.iter().map(|name| group(name)).collect();
+        fleet.traffic = Some(Traffic {
+            edge: group("edge"),
+            slots: vec![group("blue"), group("green")],
+            drain_ms: 20_000,
+            warm_ms: 1_800_000,
+        });
     }
 
     /// Another edge that divides the traffic as the first one does.

@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use proto::{
     policy::{
-        CapturePolicy, CheckPolicy, FilesPolicy, HookPolicy, MigrationsPolicy, RetentionPolicy,
-        ServicePolicy,
+        CapturePolicy, CheckPolicy, FilesPolicy, HookPolicy, LeasePolicy, MigrationsPolicy,
+        RetentionPolicy, ServicePolicy,
     },
     span::Span,
 };
@@ -108,6 +108,9 @@ pub struct Component {
     pub migrations: Option<MigrationsPolicy>,
     /// What of its snapshots each host keeps. Default: the newest 10 releases.
     pub retention: Option<RetentionPolicy>,
+    /// How long a release that was deployed is on trial: where its checks fail in that time, a host goes back by itself.
+    /// Default: it does not.
+    pub lease: Option<LeasePolicy>,
     /// What is different on one host, by host: each list given replaces the component's on that host.
     #[serde(default)]
     pub overrides: BTreeMap<String, Override>,

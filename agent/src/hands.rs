@@ -2,7 +2,8 @@
 
 use crate::{
     drivers::Doing,
-    ledger::{Found, StepResult},
+    lease::Lease,
+    ledger::{Found, Moment, StepResult},
     local::{Import, Imported, Shape},
     order::{Before, Evidence, Step},
     retention::{Ask, Report},
@@ -38,6 +39,26 @@ pub trait Hands: Send + Sync + 'static {
 
     /// How the host is now.
     fn status(&self) -> Doing<'_, HostStatus>;
+
+    /// How long a release of a component is on trial that a deploy put there; none where it is not.
+    fn lease(&self, _component: &str) -> Option<Lease> {
+        None
+    }
+
+    /// Whether a component on trial holds now, on this snapshot: its services run and its checks pass, each tried once. Why
+    /// not, where it does not.
+    fn holds<'a>(
+        &'a self,
+        component: &'a str,
+        _snapshot: &'a str,
+    ) -> Doing<'a, Result<(), String>> {
+        Box::pin(async move { Err(format!("nothing says how {component} is")) })
+    }
+
+    /// The host's clock, by which a trial's time passes.
+    fn moment(&self) -> Moment {
+        Moment::now()
+    }
 
     /// Which host it is, and what a plan has to know of its components.
     fn about(&self) -> About;

@@ -116,6 +116,8 @@ pub struct LocalOrder {
     pub plan_hash: String,
     pub steps: Vec<Step>,
     pub on_failure: OnFailure,
+    /// Where nobody asked, but a release on trial did not hold: the track that put it live, and what spoke against it.
+    pub trial: Option<(TrackKey, String)>,
 }
 
 impl LocalOrder {

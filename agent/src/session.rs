@@ -465,7 +465,8 @@ fn changes_host(report: &Report) -> bool {
         | Record::TurnedBack { .. }
         | Record::UndoBegan { .. }
         | Record::UndoEnded { .. }
-        | Record::Dropped { .. } => None,
+        | Record::Dropped { .. }
+        | Record::Trial { .. } => None,
     });
     let changes = |verb: Verb| verb.cuts() || verb == Verb::Snapshot;
     let mut tracks =

@@ -573,6 +573,36 @@ impl Component {
         tried
     }
 
+    /// Whether it runs and its checks pass now, each tried once in its own time, by what was measured of this snapshot.
+    pub(super) async fn holds(&self, snapshot: &str) -> Result<(), String> {
+        let failed = self.fails(snapshot).await;
+        match failed {
+            None => Ok(()),
+            Some(why) => Err(secrets::hide(&why, &[self.redactor().await])),
+        }
+    }
+
+    async fn fails(&self, snapshot: &str) -> Option<String> {
+        if let Err(why) = self.services.identities().await {
+            return Some(why);
+        }
+        let wanted =
+            Wanted { version: None, baselines: self.fit.baselines(snapshot.parse().ok()).await };
+        let tries = self.checks.iter().map(|check| {
+            let (prober, check, wanted) = (self.prober.clone(), check.clone(), wanted.clone());
+            tokio::spawn(async move { (prober.try_once(&check, &wanted).await, check.name) })
+        });
+        let tries: Vec<_> = tries.collect();
+        let mut failed = None;
+        for tried in tries {
+            let (tried, name) = tried.await.expect("a try does not panic");
+            if !tried.ok && failed.is_none() {
+                failed = Some(format!("check `{name}`: {}", tried.detail));
+            }
+        }
+        failed
+    }
+
     /// Makes a release of a backup. Its version is not known: nobody asked the app when it was made.
     pub(super) async fn import(&self, import: &Import) -> Result<Imported, String> {
         let label = Label {

@@ -53,6 +53,7 @@ use crate::{
     facts::Facts,
     hands::{About, Hands},
     http::HttpError,
+    lease::Lease,
     ledger::{Found, Ledger, StepResult},
     local::{Import, Imported, Shape},
     order::{Before, Evidence, Step, Verb},
@@ -340,6 +341,19 @@ impl Hands for Host {
                 snapshots: self.snapshots().await,
                 free_bytes,
                 traffic: None,
+            }
+        })
+    }
+
+    fn lease(&self, component: &str) -> Option<Lease> {
+        Lease::of(self.policy.components.get(component)?)
+    }
+
+    fn holds<'a>(&'a self, component: &'a str, snapshot: &'a str) -> Doing<'a, Result<(), String>> {
+        Box::pin(async move {
+            match self.components.get(component) {
+                Some(component) => component.holds(snapshot).await,
+                None => Err("it is not in this host's policy any more".to_owned()),
             }
         })
     }

@@ -18,9 +18,8 @@ use tonic::codegen::http::Uri;
 
 use super::{
     CapturePolicy, CheckPolicy, CommandProbe, FilesPolicy, HookPolicy, HttpProbe, LeasePolicy,
-    MigrationsPolicy,
-    Policy, ProbePolicy, ProcessPolicy, RetentionPolicy, ScriptPolicy, ServiceDriver,
-    ServicePolicy,
+    MigrationsPolicy, Policy, ProbePolicy, ProcessPolicy, RetentionPolicy, ScriptPolicy,
+    ServiceDriver, ServicePolicy,
     yaml::{At, Problem, Report, mend_word},
 };
 use crate::span::Span;
@@ -276,7 +275,8 @@ pub fn lease(
         report.add(at.key("for"), what, "write at least `10s`, better `10m`");
     }
     if lease.lasting <= stable_for {
-        let what = format!("it would be over before the checks have held for `stable_for: {stable_for}`");
+        let what =
+            format!("it would be over before the checks have held for `stable_for: {stable_for}`");
         report.add(at.key("for"), what, "write more than `stable_for`");
     }
     if checks.is_empty() {

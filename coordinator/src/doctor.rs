@@ -172,6 +172,12 @@ fn fleet_wide(
                 | planner::Refusal::NotNewest { .. }
                 | planner::Refusal::StillRuns(_)
                 | planner::Refusal::NoHosts
+                | planner::Refusal::Frozen { .. }
+                | planner::Refusal::Quarantined { .. }
+                | planner::Refusal::NoArtefacts(_)
+                | planner::Refusal::NotFetched { .. }
+                | planner::Refusal::Traffic(_)
+                | planner::Refusal::Warm { .. }
                 | planner::Refusal::Defect(_) => Vec::new(),
             };
             let what = format!("{refusal}{}", looked_at.concat());

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use engine::{
     ComponentName, Elapsed, HostNow, LiveNow, LocalOperation, ReleaseName, SeenSnapshot, SeenTrack,
-    SnapshotHash, SnapshotNow, Standing, Timestamp,
+    SnapshotHash, SnapshotNow, Standing, Timestamp, Weights,
 };
 use engine::{Fleet, FleetEvent, FleetState, HostName, OperationId};
 
@@ -33,6 +33,19 @@ pub struct HostStatus {
     pub local: Option<LocalOperation>,
     /// The fence on its record: counter and instance of the epoch, and the sequence.
     pub fence: Option<(u64, String, u64)>,
+    /// Absent on a host that divides no traffic.
+    pub traffic: Option<TrafficStatus>,
+}
+
+/// How the proxy of a host divides the traffic.
+#[derive(Clone, Debug)]
+pub struct TrafficStatus {
+    pub driver: String,
+    /// What was set last; absent where nothing was.
+    pub asked: Option<Weights>,
+    /// What the running proxy says; absent where it cannot be asked.
+    pub observed: Option<Weights>,
+    pub problems: Vec<Problem>,
 }
 
 /// One component as it is now.
@@ -100,7 +113,8 @@ pub struct HeldSnapshot {
 impl HostStatus {
     /// The host as a planner sees it.
     pub fn now(&self, state: &FleetState, host: &HostName) -> HostNow {
-        let mut now = HostNow::default();
+        let weights = self.traffic.as_ref().and_then(|traffic| traffic.observed.clone());
+        let mut now = HostNow { weights, ..HostNow::default() };
         for row in &self.components {
             let release = live_release(state, host, row);
             let live = LiveNow { release, snapshot: row.snapshot.clone(), changed: row.changed };

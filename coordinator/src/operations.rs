@@ -14,8 +14,8 @@ use std::{
 };
 
 use engine::{
-    FleetEvent, FleetName, FleetState, HostName, Input, Inventory, Operation, OperationId,
-    OperationRow, Phase, Plan, ReleaseName, RunResult,
+    FleetEvent, FleetName, FleetState, GroupName, HostName, Input, Inventory, Operation,
+    OperationId, OperationRow, Phase, Plan, ReleaseName, RunResult,
     planner::{self, Refusal},
 };
 use tracing::Instrument as _;
@@ -44,6 +44,9 @@ pub enum Request {
     Undo(OperationId),
     Snapshot(ReleaseName),
     Check(ReleaseName),
+    Fetch(ReleaseName),
+    Deploy(planner::Deploy),
+    Switch(GroupName),
 }
 
 /// Why a plan was not made or an operation not started.
@@ -307,7 +310,12 @@ impl Operations {
     ) -> Result<Plan, StartError> {
         let undone = match request {
             Request::Undo(id) => Some(self.view(id.as_str()).await?.operation),
-            Request::Rollback(_) | Request::Snapshot(_) | Request::Check(_) => None,
+            Request::Rollback(_)
+            | Request::Snapshot(_)
+            | Request::Check(_)
+            | Request::Fetch(_)
+            | Request::Deploy(_)
+            | Request::Switch(_) => None,
         };
         let sessions = self.shared.sessions.clone();
         let make = |state: &FleetState| make(state, &sessions, request, undone.as_deref(), silent);
@@ -395,6 +403,9 @@ fn make(
         (Request::Rollback(request), _) => planner::rollback(&inventory, request),
         (Request::Snapshot(release), _) => planner::snapshot(&inventory, release),
         (Request::Check(release), _) => planner::check(&inventory, release),
+        (Request::Fetch(release), _) => planner::fetch(&inventory, release),
+        (Request::Deploy(request), _) => planner::deploy(&inventory, request, wall()),
+        (Request::Switch(to), _) => planner::switch(&inventory, to),
         (Request::Undo(id), Some(operation)) => {
             let moved =
                 |row: &&OperationRow| row.moves_hosts() && row.result != Some(RunResult::Refused);
@@ -428,6 +439,12 @@ fn named_nearest(refusal: Refusal) -> Refusal {
         | Refusal::NotNewest { .. }
         | Refusal::StillRuns(_)
         | Refusal::NoHosts
+        | Refusal::Frozen { .. }
+        | Refusal::Quarantined { .. }
+        | Refusal::NoArtefacts(_)
+        | Refusal::NotFetched { .. }
+        | Refusal::Traffic(_)
+        | Refusal::Warm { .. }
         | Refusal::Defect(_)) => other,
     }
 }

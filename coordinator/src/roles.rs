@@ -65,6 +65,8 @@ const TABLE: &[(&str, &[Caller])] = &[
     ("/lastgood.v1.OperatorService/ApplyFleet", OPERATOR),
     ("/lastgood.v1.OperatorService/GetFleet", OPERATOR),
     ("/lastgood.v1.OperatorService/ListReleases", OPERATOR),
+    ("/lastgood.v1.OperatorService/CreateRelease", OPERATOR),
+    ("/lastgood.v1.OperatorService/DiffReleases", OPERATOR),
     ("/lastgood.v1.OperatorService/MarkRelease", OPERATOR),
     ("/lastgood.v1.OperatorService/PinRelease", OPERATOR),
     ("/lastgood.v1.OperatorService/PruneSnapshots", OPERATOR),

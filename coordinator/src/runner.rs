@@ -105,6 +105,13 @@ impl View {
         trace::of(&self.entries).map_or_else(String::new, Trace::trace_id)
     }
 
+    /// From when on users were on what the plan goes to; absent where that was not measured.
+    pub fn mitigated(&self) -> Option<Timestamp> {
+        let since = self.operation.mitigated()?;
+        let ends = |entry: &&Arc<Entry>| matches!(&entry.event, Event::StageEnded { at, .. } if *at == since);
+        self.entries.iter().find(ends).map(|entry| entry.at)
+    }
+
     /// When it ended; absent while it runs.
     pub fn ended(&self) -> Option<Timestamp> {
         match self.operation.phase() {

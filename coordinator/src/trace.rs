@@ -140,6 +140,9 @@ fn kind_word(kind: &OperationKind) -> &'static str {
         OperationKind::Undo(_) => "undo",
         OperationKind::Snapshot => "snapshot",
         OperationKind::Check => "check",
+        OperationKind::Fetch => "fetch",
+        OperationKind::Deploy => "deploy",
+        OperationKind::Switch => "switch",
     }
 }
 

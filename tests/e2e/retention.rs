@@ -113,6 +113,7 @@ impl Fleet {
 fn files(tree: &Path) -> ComponentFiles {
     let tree = TreePolicy {
         privileged_files: false,
+        from: None,
         tree: tree.to_owned(),
         switch: policy::SwitchMode::Exchange,
         keep: Vec::new(),

@@ -235,6 +235,7 @@ pub fn control(hosts: &[&str]) -> v1::FleetControl {
             stable_for_ms: 0,
             reloads: false,
             hooks: Vec::new(),
+            shared: false,
         }],
         rollback: Some(v1::RollbackStrategy {
             batches: vec!["1".to_owned(), "50%".to_owned()],
@@ -246,7 +247,9 @@ pub fn control(hosts: &[&str]) -> v1::FleetControl {
             deadline_ms: 60_000,
             soak_ms: 0,
             unknown_after_ms: 5_000,
+            traffic_first: true,
         }),
         policy_hashes: std::collections::HashMap::new(),
+        traffic: None,
     }
 }

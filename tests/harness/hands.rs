@@ -146,6 +146,7 @@ impl ScriptedHands {
                 }
             }
             Verb::Preflight | Verb::Discard | Verb::Check | Verb::Reload | Verb::Hook => {}
+            Verb::Fetch | Verb::SetWeights | Verb::Drain => {}
         }
         Ok(evidence)
     }
@@ -171,7 +172,10 @@ impl Hands for ScriptedHands {
                 | Verb::Discard
                 | Verb::Check
                 | Verb::Reload
-                | Verb::Hook => Before::Nothing,
+                | Verb::Hook
+                | Verb::Fetch
+                | Verb::SetWeights
+                | Verb::Drain => Before::Nothing,
             })
         })
     }
@@ -213,7 +217,10 @@ impl Hands for ScriptedHands {
                 | Verb::Discard
                 | Verb::Check
                 | Verb::Reload
-                | Verb::Hook => false,
+                | Verb::Hook
+                | Verb::Fetch
+                | Verb::SetWeights
+                | Verb::Drain => false,
             };
             (if done == undo { Found::NotDone } else { Found::Done }, None)
         })
@@ -267,6 +274,7 @@ impl Hands for ScriptedHands {
                 components: vec![component],
                 snapshots: (0..).zip(&state.releases).map(snapshot).collect(),
                 free_bytes: 1 << 30,
+                traffic: None,
             }
         })
     }

@@ -445,6 +445,7 @@ fn ended(track: &Track) -> Option<(usize, u32, TrackEnding)> {
         replaced: hash(&row.replaced),
         replaced_content: row.replaced_content.clone(),
         notes: row.notes.clone(),
+        weights: None,
     });
     let steps = track.steps().map(|(index, step)| {
         let state = match (step.undo(), step.result()) {

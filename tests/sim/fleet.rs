@@ -59,6 +59,7 @@ impl Draft {
             deadline_ms: pick(rng, 60_000, 900_000),
             soak_ms: pick(rng, 0, 3_000),
             unknown_after_ms: pick(rng, 2_000, 10_000),
+            traffic_first: true,
         };
         let edge = rng.random_bool(0.7);
         let mut components = vec![("crm", vec!["canary", "blue", "green"])];
@@ -104,6 +105,7 @@ impl Draft {
             stable_for_ms: 1_000,
             reloads: *name == PROXY,
             hooks: self.hooks.iter().map(hook).collect(),
+            shared: false,
         };
         let fleet = Fleet {
             name: FleetName::new("prod").expect("a fixed name is valid"),
@@ -113,6 +115,7 @@ impl Draft {
             components: self.components.iter().enumerate().map(component).collect(),
             rollback: self.strategy.clone(),
             policy_hashes: BTreeMap::new(),
+            traffic: None,
         };
         fleet.check().expect("the drawn fleet is whole");
         fleet

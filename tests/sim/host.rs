@@ -75,7 +75,10 @@ impl Machine {
             | Verb::Discard
             | Verb::Check
             | Verb::Reload
-            | Verb::Hook => Before::Nothing,
+            | Verb::Hook
+            | Verb::Fetch
+            | Verb::SetWeights
+            | Verb::Drain => Before::Nothing,
         }
     }
 
@@ -111,7 +114,10 @@ impl Machine {
             | Verb::Discard
             | Verb::Check
             | Verb::Reload
-            | Verb::Hook => Ok(()),
+            | Verb::Hook
+            | Verb::Fetch
+            | Verb::SetWeights
+            | Verb::Drain => Ok(()),
         }
     }
 
@@ -138,7 +144,7 @@ impl Machine {
                 self.part(step).run(|name| services.contains(name));
                 Ok(())
             }
-            Before::Running(_) | Before::Nothing => Ok(()),
+            Before::Running(_) | Before::Nothing | Before::Weights(_) => Ok(()),
         }
     }
 
@@ -180,7 +186,10 @@ impl Machine {
             | Verb::Verify
             | Verb::Discard
             | Verb::Check
-            | Verb::Hook => false,
+            | Verb::Hook
+            | Verb::Fetch
+            | Verb::SetWeights
+            | Verb::Drain => false,
         };
         if done { Found::Done } else { Found::NotDone }
     }
@@ -198,7 +207,7 @@ impl Machine {
             Before::Live(tree) => part.at(tree),
             Before::Running(services) if part.running() == *services => Found::Done,
             Before::Running(_) => Found::NotDone,
-            Before::Nothing => Found::Done,
+            Before::Nothing | Before::Weights(_) => Found::Done,
         }
     }
 
@@ -224,7 +233,7 @@ impl Machine {
         let Tree::Whole(live) = &self.parts[&step.component].live else { return None };
         let replaced = match before {
             Some(Before::Live(tree)) => Some(tree.clone()),
-            Some(Before::Running(_) | Before::Nothing) | None => None,
+            Some(Before::Running(_) | Before::Nothing | Before::Weights(_)) | None => None,
         };
         (step.verb == Verb::Switch).then(|| Evidence {
             component: step.component.clone(),

@@ -568,6 +568,7 @@ pub(crate) fn before_word(before: &Before) -> String {
     match before {
         Before::Nothing => "nothing".to_owned(),
         Before::Running(services) => format!("running {services:?}"),
+        Before::Weights(weights) => format!("weights {weights:?}"),
         Before::Live(tree) => format!("live …{}", &tree[tree.len() - 4..]),
     }
 }

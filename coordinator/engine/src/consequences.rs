@@ -1,10 +1,12 @@
 //! What the end of an operation means for its fleet.
 
+use std::collections::BTreeSet;
+
 use crate::{
-    fleet::{FleetEvent, FleetState, Standing, StandingSource},
-    name::{HostName, ReleaseName},
+    fleet::{FleetEvent, FleetState, Standing, StandingSource, Warm},
+    name::{GroupName, HostName, ReleaseName},
     operation::{Operation, Outcome, Phase},
-    plan::OperationKind,
+    plan::{OperationKind, Stage, Step, Track},
     quarantine::Left,
     time::Timestamp,
 };
@@ -28,6 +30,9 @@ pub fn consequences(operation: &Operation, state: &FleetState, at: Timestamp) ->
         if let Some(release) = plan.to.clone() {
             events.push(FleetEvent::RolledBackTo { release, operation: id.clone() });
         }
+    }
+    if newest {
+        events.extend(side_left(operation, state, at));
     }
     events.extend(settled(operation, state, at));
     let recorded = state.operations.iter().find(|row| row.id == *id).and_then(|row| row.result);
@@ -92,6 +97,31 @@ fn left(operation: &Operation, state: &FleetState, at: Timestamp) -> Vec<FleetEv
     events
 }
 
+/// The side that traffic left stays as the way back, where this operation went forward; going back uses it up.
+fn side_left(operation: &Operation, state: &FleetState, at: Timestamp) -> Option<FleetEvent> {
+    let plan = operation.plan();
+    let none = || state.warm.is_some().then_some(FleetEvent::SideLeft { warm: None, at });
+    match plan.kind {
+        OperationKind::Deploy | OperationKind::Switch => {}
+        OperationKind::Rollback | OperationKind::Undo(_) => {
+            return on_target(operation).first().and_then(|_| none());
+        }
+        OperationKind::Snapshot | OperationKind::Check | OperationKind::Fetch => return None,
+    }
+    operation.mitigated()?;
+    let (before, after) = (plan.weights_before.as_ref()?, plan.weights_after.as_ref()?);
+    let traffic = state.fleet.as_ref()?.traffic.as_ref()?;
+    let left = |slot: &&GroupName| before.of(slot) > 0 && after.of(slot) == 0;
+    let group = traffic.slots.iter().find(left)?.clone();
+    let release = plan.from.clone()?;
+    let operation = operation.id().clone();
+    if state.warm.as_ref().is_some_and(|warm| warm.operation == operation) {
+        return None;
+    }
+    let until = Timestamp(at.0.saturating_add(i64::try_from(traffic.warm_ms).unwrap_or(i64::MAX)));
+    Some(FleetEvent::SideLeft { warm: Some(Warm { group, release, until, operation }), at })
+}
+
 /// A host that an operation restored after root had acted on it is one that somebody has looked at.
 fn settled(operation: &Operation, state: &FleetState, at: Timestamp) -> Vec<FleetEvent> {
     match operation.plan().kind {
@@ -112,8 +142,14 @@ fn settled(operation: &Operation, state: &FleetState, at: Timestamp) -> Vec<Flee
 }
 
 fn on_target(operation: &Operation) -> Vec<HostName> {
+    // An edge that only moves traffic has no release of its own.
+    let tracks = operation.plan().stages.iter().flat_map(Stage::tracks);
+    let on_component =
+        |track: &&Track| track.steps.iter().any(|step| step.component.as_str() != Step::TRAFFIC);
+    let hosts: BTreeSet<&HostName> = tracks.filter(on_component).map(|track| &track.host).collect();
     let outcomes = operation.outcomes().into_iter();
-    outcomes.filter(|row| row.outcome == Outcome::Restored).map(|row| row.host).collect()
+    let restored = outcomes.filter(|row| row.outcome == Outcome::Restored);
+    restored.map(|row| row.host).filter(|host| hosts.contains(host)).collect()
 }
 
 /// Whether some host went to the target, and was not taken back by an abort.

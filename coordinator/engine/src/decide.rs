@@ -14,6 +14,9 @@
 //! or still do is taken back, what they had not begun is left alone. Abort with leave, and a halt, leave late hosts as
 //! they are, and tell.
 //!
+//! Halt, and abort with leave. What a stage did only for those after it - hosts taken out of the traffic, writers
+//! stopped, a part of the edges - is taken back when nothing is in work any more.
+//!
 //! Retry. Only the hosts that were named go on, and those that come back late; hosts that had not begun wait for a
 //! retry that names them. Hosts that only look, look again: what users get may have changed.
 //!
@@ -282,7 +285,7 @@ fn advance(operation: &Operation, now: Elapsed) -> Vec<Event> {
     match operation.phase() {
         Phase::Running => run(operation, now),
         Phase::Paused => halt_if_due(operation, now),
-        Phase::Halting | Phase::Aborting(Abort::Leave) => end_if_idle(operation, now),
+        Phase::Halting | Phase::Aborting(Abort::Leave) => give_back(operation, now),
         Phase::Aborting(Abort::Restore) => restore(operation, now),
         Phase::Ended(_) => Vec::new(),
     }
@@ -485,6 +488,24 @@ fn restore(operation: &Operation, now: Elapsed) -> Vec<Event> {
     end_if_idle(operation, now)
 }
 
+/// What was meant only for stages that will not come any more is taken back, the last first, when nothing is in work.
+fn give_back(operation: &Operation, now: Elapsed) -> Vec<Event> {
+    if !operation.is_idle() {
+        return Vec::new();
+    }
+    let held = |stage: &crate::plan::Stage| {
+        stage.held_until.is_some_and(|until| operation.stage() < until)
+    };
+    let stages = operation.plan().stages.iter().enumerate().rev();
+    for (stage, _) in stages.filter(|(_, stage)| held(stage)) {
+        let hosts = Begun::of(operation, stage).finished;
+        if !hosts.is_empty() {
+            return vec![Event::Dispatched { stage, hosts, goal: Goal::Undo, at: now }];
+        }
+    }
+    end_if_idle(operation, now)
+}
+
 /// The hosts that have begun something in a stage.
 struct Begun {
     forward: Vec<HostName>,
@@ -542,7 +563,9 @@ impl Count {
     /// Only what happened to them in `last` and the stages before it.
     fn up_to(operation: &Operation, stage: usize, last: usize) -> Self {
         let mut count = Self { failed: 0, unknown: 0, in_work: 0, down: 0 };
-        for state in operation.hosts().values().filter(|state| state.tracks.contains_key(&stage)) {
+        let series = operation.series(stage);
+        let counts = |state: &&HostState| series.iter().any(|one| state.tracks.contains_key(one));
+        for state in operation.hosts().values().filter(counts) {
             // All its tracks are stuck, those too that were done before root came.
             if let Some(taken) = state.taken {
                 count.failed += u32::from(taken.stage <= last);

@@ -14,6 +14,7 @@ use crate::{
     plan::OperationKind,
     quarantine::Left,
     time::Timestamp,
+    weights::Artefact,
 };
 
 /// The control part of a fleet file.
@@ -399,6 +400,18 @@ pub enum FleetEvent {
         by: String,
         at: Timestamp,
     },
+    /// A person said what a release is made of.
+    Created {
+        release: ReleaseName,
+        artefacts: BTreeMap<ComponentName, Artefact>,
+        by: String,
+        at: Timestamp,
+    },
+    /// Traffic left a side that stays as the way back; or there is none such any more.
+    SideLeft {
+        warm: Option<Warm>,
+        at: Timestamp,
+    },
     /// A host no longer has a snapshot that it told of before.
     SnapshotGone {
         host: HostName,
@@ -406,6 +419,15 @@ pub enum FleetEvent {
         release: ReleaseName,
         at: Timestamp,
     },
+}
+
+/// The side that traffic left, kept as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warm {
+    pub group: GroupName,
+    pub release: ReleaseName,
+    pub until: Timestamp,
+    pub operation: OperationId,
 }
 
 /// An operation that root ran on a host itself, as its agent tells it.
@@ -452,6 +474,8 @@ pub struct FleetState {
     pub local: BTreeMap<HostName, LocalSeen>,
     #[serde(default)]
     pub left: Vec<Left>,
+    #[serde(default)]
+    pub warm: Option<Warm>,
 }
 
 /// One operation of the fleet, newest last.
@@ -467,9 +491,13 @@ impl OperationRow {
     /// Whether it is of a kind that changes what is live.
     pub fn moves_hosts(&self) -> bool {
         let prefix = self.id.as_str().split('-').next();
-        [OperationKind::Rollback, OperationKind::Undo(self.id.clone())]
-            .iter()
-            .any(|kind| Some(kind.prefix()) == prefix)
+        let moves = [
+            OperationKind::Rollback,
+            OperationKind::Undo(self.id.clone()),
+            OperationKind::Deploy,
+            OperationKind::Switch,
+        ];
+        moves.iter().any(|kind| Some(kind.prefix()) == prefix)
     }
 }
 
@@ -490,6 +518,9 @@ pub struct Release {
     pub marked: Option<(Standing, String)>,
     #[serde(default)]
     pub pinned: Option<Pin>,
+    /// What it is made of, where somebody said so.
+    #[serde(default)]
+    pub artefacts: BTreeMap<ComponentName, Artefact>,
     pub hosts: BTreeMap<HostName, HostRelease>,
 }
 
@@ -656,6 +687,10 @@ impl FleetState {
                     row.pinned = None;
                 }
             }
+            FleetEvent::Created { release, artefacts, at, .. } => {
+                self.release(release, *at).artefacts.clone_from(artefacts);
+            }
+            FleetEvent::SideLeft { warm, .. } => self.warm.clone_from(warm),
             FleetEvent::SnapshotGone { host, component, release, .. } => {
                 let on_host =
                     self.releases.get_mut(release).and_then(|row| row.hosts.get_mut(host));
@@ -678,7 +713,13 @@ impl FleetState {
     }
 
     fn release(&mut self, name: &ReleaseName, at: Timestamp) -> &mut Release {
-        let new = || Release { first_seen: at, marked: None, pinned: None, hosts: BTreeMap::new() };
+        let new = || Release {
+            first_seen: at,
+            marked: None,
+            pinned: None,
+            artefacts: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+        };
         self.releases.entry(name.clone()).or_insert_with(new)
     }
 }

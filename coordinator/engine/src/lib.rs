@@ -36,7 +36,7 @@ pub use event::{Abort, Ask, Event, StepReport, StepState, TrackEnd, TrackEnding}
 pub use fleet::{
     Component, Fleet, FleetError, FleetEvent, FleetState, Freeze, Group, Hook, HookPoint,
     HostRelease, LateHosts, LocalOperation, LocalSeen, OnFailure, OperationRow, Pin, Release,
-    Rollback, SeenSnapshot, Share, Standing, StandingSource,
+    Rollback, SeenSnapshot, Share, Standing, StandingSource, Traffic, Warm,
 };
 pub use inventory::{HostNow, Inventory, LiveNow, SnapshotNow};
 pub use name::{

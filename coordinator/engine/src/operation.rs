@@ -44,6 +44,8 @@ pub struct Operation {
     deadline: Elapsed,
     /// The time of the newest event.
     last: Elapsed,
+    /// Since when no host that gets traffic runs what the plan leaves.
+    mitigated: Option<Elapsed>,
     /// Why it halted, where it did.
     halted: Option<String>,
     /// The strongest abort that was asked for.
@@ -149,6 +151,7 @@ impl Operation {
             cut: false,
             deadline: Elapsed(plan.deadline_ms),
             last: Elapsed(0),
+            mitigated: None,
             halted: None,
             abort: None,
             again: None,
@@ -241,6 +244,9 @@ impl Operation {
             Event::StageEnded { stage, at } => {
                 self.require("a stage's end", self.stage == *stage && self.stage_ended.is_none())?;
                 self.stage_ended = Some(*at);
+                if self.mitigates(*stage) {
+                    self.mitigated.get_or_insert(*at);
+                }
                 self.reached(*at);
             }
             Event::Asked { ask, at, .. } => self.asked(ask, *at)?,
@@ -294,6 +300,11 @@ impl Operation {
     /// Its id.
     pub fn id(&self) -> &OperationId {
         &self.id
+    }
+
+    /// When users were on what the plan goes to, as an edge measured it; none where that was not measured.
+    pub fn mitigated(&self) -> Option<Elapsed> {
+        self.mitigated
     }
 
     /// What it does.
@@ -355,6 +366,15 @@ impl Operation {
         &self.plan.stages[stage].batches[slot.batch].tracks[slot.place]
     }
 
+    /// Whether the end of a stage means that users are on what the plan goes to.
+    fn mitigates(&self, stage: usize) -> bool {
+        let done = |state: &HostState| {
+            state.tracks.get(&stage).is_none_or(|slot| slot.state == TrackState::Done)
+        };
+        self.plan.stages.get(stage).is_some_and(|stage| stage.mitigates)
+            && self.hosts.values().all(done)
+    }
+
     fn dispatched(
         &mut self,
         stage: usize,
@@ -364,7 +384,7 @@ impl Operation {
     ) -> Result<(), IllegalEvent> {
         let allowed = match goal {
             Goal::Forward => matches!(self.phase, Phase::Running),
-            Goal::Undo => matches!(self.phase, Phase::Aborting(Abort::Restore)),
+            Goal::Undo => matches!(self.phase, Phase::Aborting(_) | Phase::Halting),
         };
         self.require("an order", allowed)?;
         for host in hosts {
@@ -603,6 +623,17 @@ impl Operation {
     }
 
     // What `decide` reads.
+
+    /// The stages that share their budget with one, itself among them.
+    pub(crate) fn series(&self, stage: usize) -> Vec<usize> {
+        let of = |index: usize| self.plan.stages.get(index).and_then(|stage| stage.series);
+        match of(stage) {
+            Some(first) => {
+                (0..self.plan.stages.len()).filter(|index| of(*index) == Some(first)).collect()
+            }
+            None => vec![stage],
+        }
+    }
 
     pub(crate) fn hosts(&self) -> &BTreeMap<HostName, HostState> {
         &self.hosts

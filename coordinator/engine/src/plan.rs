@@ -130,6 +130,9 @@ pub struct Stage {
     /// Its effect is meant for the stages before this one: where the run halts before that begins, it is taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_until: Option<usize>,
+    /// Stages of one series share their budget: it is that of the hosts of all of them. The index of the first of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<usize>,
 }
 
 impl Stage {

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 
 use engine::{
-    Component, ComponentName, Evidence, Fleet, FleetName, Group, GroupName, Hook, HookPoint,
-    HostName, Input, LateHosts, LocalOperation, OnFailure, OperationId, ReleaseName, Rollback,
-    SeenSnapshot, SeenTrack, SnapshotHash, Standing, StepReport, StepState, Timestamp, TrackEnd,
-    TrackEnding, Verb, planner,
+    Artefact, Component, ComponentName, Evidence, Fleet, FleetName, Group, GroupName, Hook,
+    HookPoint, HostName, Input, LateHosts, LocalOperation, OnFailure, OperationId, ReleaseName,
+    Rollback, SeenSnapshot, SeenTrack, SnapshotHash, Standing, StepReport, StepState, Timestamp,
+    TrackEnd, TrackEnding, Traffic, Verb, Weights, planner,
 };
 use proto::v1;
 
 use crate::{
-    host::{CheckStatus, ComponentStatus, HeldSnapshot, Hello, HostStatus, Problem, ServiceStatus},
+    host::{
+        CheckStatus, ComponentStatus, HeldSnapshot, Hello, HostStatus, Problem, ServiceStatus,
+        TrafficStatus,
+    },
     operations::Request,
     sessions::{Pruned, PrunedRow},
 };
@@ -64,6 +67,16 @@ pub fn host_status(message: v1::HostStatus) -> Wire<HostStatus> {
         fence: message
             .highest_epoch
             .map(|epoch| (epoch.counter, epoch.instance, message.highest_sequence)),
+        traffic: message.traffic.map(traffic_status).transpose()?,
+    })
+}
+
+fn traffic_status(message: v1::TrafficStatus) -> Wire<TrafficStatus> {
+    Ok(TrafficStatus {
+        driver: message.driver,
+        asked: message.asked.map(weights).transpose()?,
+        observed: message.observed.map(weights).transpose()?,
+        problems: message.problems.into_iter().map(problem).collect(),
     })
 }
 
@@ -257,7 +270,7 @@ pub fn weights(message: v1::Weights) -> Wire<Weights> {
     let groups: Vec<_> = message.groups.into_iter().map(share).collect::<Wire<_>>()?;
     let out = message.out.into_iter().map(|host| field("weights.out", HostName::new(host)));
     Weights::new(groups, out.collect::<Wire<Vec<_>>>()?)
-        .map_err(|error| WireError::Weights(error.to_string()))
+        .map_err(|error| WireError::Field { field: "weights", why: error.to_string() })
 }
 
 /// What a release is made of.
@@ -366,6 +379,7 @@ fn rollback_strategy(message: v1::RollbackStrategy) -> Wire<Rollback> {
         deadline_ms: message.deadline_ms,
         soak_ms: message.soak_ms,
         unknown_after_ms: message.unknown_after_ms,
+        traffic_first: message.traffic_first,
     })
 }
 
@@ -377,10 +391,26 @@ pub fn plan_request(message: v1::create_plan_request::Request) -> Wire<Request> 
             to: optional("to_release", request.to_release, ReleaseName::new)?,
             hosts: hosts(request.hosts)?,
             across_migrations: request.across_migrations,
+            in_place: request.in_place,
         }),
         R::Undo(operation) => Request::Undo(field("undo", OperationId::new(operation))?),
         R::Snapshot(release) => Request::Snapshot(field("snapshot", ReleaseName::new(release))?),
         R::Check(release) => Request::Check(field("check", ReleaseName::new(release))?),
+        R::Fetch(release) => Request::Fetch(field("fetch", ReleaseName::new(release))?),
+        R::Deploy(request) => Request::Deploy(planner::Deploy {
+            strategy: match request.strategy() {
+                v1::Strategy::Rolling => planner::Strategy::Rolling,
+                v1::Strategy::BlueGreen => planner::Strategy::BlueGreen,
+                v1::Strategy::Unspecified => {
+                    return Err(WireError::Enum { field: "strategy", value: request.strategy });
+                }
+            },
+            release: field("release", ReleaseName::new(request.release))?,
+            hosts: hosts(request.hosts)?,
+            across_migrations: request.across_migrations,
+            give_up_warm: request.give_up_warm,
+        }),
+        R::Switch(request) => Request::Switch(field("to", GroupName::new(request.to))?),
     })
 }
 

@@ -4,11 +4,15 @@
 //! agent_service     one session per agent       from_proto   wire → our types, every field checked
 //! operator_service  one method per RPC          to_proto     our types → wire
 //! prune             pins and pruning            status       our errors → what a person reads
+//! releases          what they are made of, where the traffic is
+//! differences       what an apply changes
 //! ```
 
 pub mod agent_service;
+mod differences;
 pub mod from_proto;
 pub mod operator_service;
 mod prune;
+mod releases;
 pub mod status;
 pub mod to_proto;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use engine::{
-    Abort, Ask, Fleet, FleetEvent, FleetName, FleetState, HostName, OperationKind, Outcome, Phase,
+    Abort, Ask, FleetEvent, FleetName, FleetState, HostName, OperationKind, Outcome, Phase,
     RunResult, planner,
 };
 use proto::{
@@ -98,7 +98,7 @@ impl v1::operator_service_server::OperatorService for OperatorService {
         let mut changes = Vec::new();
         let name = fleet.name.clone();
         let apply = |state: &FleetState| {
-            changes = differences(state.fleet.as_ref(), &fleet);
+            changes = super::differences::differences(state.fleet.as_ref(), &fleet);
             if changes.is_empty() || dry_run {
                 return Ok(Vec::new());
             }
@@ -131,6 +131,26 @@ impl v1::operator_service_server::OperatorService for OperatorService {
         let (releases, horizon) = self.fleets.read(&name, list).await.unwrap_or_default();
         let (fleet, horizon) = (name.to_string(), Some(horizon));
         Ok(Response::new(v1::ListReleasesResponse { fleet, releases, horizon }))
+    }
+
+    async fn create_release(
+        &self,
+        request: Request<v1::CreateReleaseRequest>,
+    ) -> Answer<v1::CreateReleaseResponse> {
+        let by = caller(&request)?;
+        let message = request.into_inner();
+        let fleet = self.fleets.named(&message.fleet).await?;
+        let created = self.create(&fleet, message, by).await?;
+        Ok(Response::new(v1::CreateReleaseResponse { created }))
+    }
+
+    async fn diff_releases(
+        &self,
+        request: Request<v1::DiffReleasesRequest>,
+    ) -> Answer<v1::DiffReleasesResponse> {
+        let message = request.into_inner();
+        let fleet = self.fleets.named(&message.fleet).await?;
+        Ok(Response::new(self.diff(&fleet, message).await?))
     }
 
     async fn mark_release(
@@ -468,6 +488,7 @@ impl OperatorService {
             no_way_back,
             operation_trace_id: runner
                 .map_or_else(String::new, |runner| runner.view().borrow().trace_id()),
+            traffic: super::releases::traffic_view(state, &self.sessions),
         }
     }
 
@@ -718,53 +739,4 @@ async fn send(
         sender.send(Ok(to_proto::watched(view, index, entry))).await.ok()?;
     }
     Some(view.entries.len().max(from))
-}
-
-/// What an apply changes, in sentences.
-fn differences(old: Option<&Fleet>, new: &Fleet) -> Vec<String> {
-    let Some(old) = old else {
-        let count = |number: usize, noun: &str| {
-            format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-        };
-        let (hosts, components) =
-            (count(new.hosts().count(), "host"), count(new.components.len(), "component"));
-        return vec![format!("fleet {} is new: {hosts}, {components}", new.name)];
-    };
-    let mut changes = Vec::new();
-    for (host, group) in new.hosts() {
-        match old.group_of(host) {
-            None => changes.push(format!("host {host} joins group {group}")),
-            Some(before) if before != group => {
-                changes.push(format!("host {host} moves from {before} to {group}"))
-            }
-            Some(_) => {}
-        }
-        let (before, after) = (old.policy_hashes.get(host), new.policy_hashes.get(host));
-        if before != after && old.group_of(host).is_some() {
-            changes.push(format!("the policy of {host} changes; bring it to the host"));
-        }
-    }
-    for (host, group) in old.hosts().filter(|(host, _)| new.group_of(host).is_none()) {
-        changes.push(format!("host {host} leaves group {group}; its agent will be refused"));
-    }
-    for component in &new.components {
-        match old.components.iter().find(|other| other.name == component.name) {
-            None => changes.push(format!("component {} is new", component.name)),
-            Some(before) if before != component => {
-                changes.push(format!("component {} changes", component.name))
-            }
-            Some(_) => {}
-        }
-    }
-    let gone =
-        old.components.iter().filter(|c| new.components.iter().all(|other| other.name != c.name));
-    changes
-        .extend(gone.map(|component| format!("component {} is no longer there", component.name)));
-    if old.rollback != new.rollback {
-        changes.push("the rollback strategy changes".to_owned());
-    }
-    if (&old.environment, &old.app) != (&new.environment, &new.app) {
-        changes.push("environment or app change".to_owned());
-    }
-    changes
 }

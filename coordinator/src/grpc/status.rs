@@ -201,6 +201,21 @@ pub fn refused(refusal: &Refusal) -> Status {
         Refusal::NothingToUndo(_) | Refusal::NotNewest { .. } => refuse(&[], "ctl history"),
         Refusal::StillRuns(operation) => refuse(&[], &format!("ctl abort {operation} --restore")),
         Refusal::NoHosts => refuse(&[], "ctl status"),
+        Refusal::Frozen { .. } => refuse(&[], "ctl freeze off --reason \"...\""),
+        Refusal::Quarantined { bad, .. } => {
+            refuse(&[], &format!("ctl release mark {} unproven --reason \"...\"", bad.release))
+        }
+        Refusal::NoArtefacts(release) => refuse(
+            &[],
+            &format!("ctl release create {release} --artefact COMPONENT=SOURCE:NAME@DIGEST"),
+        ),
+        Refusal::NotFetched { release, .. } => refuse(&[], &format!("ctl release fetch {release}")),
+        Refusal::Traffic(_) => refuse(&[], "ctl status"),
+        Refusal::Warm { release, .. } => {
+            let details =
+                [format!("a deploy to it would give up the instant way back to {release}")];
+            refuse(&details, "wait, or say --give-up-warm")
+        }
         Refusal::Defect(source) => Status::internal(format!("{what}: {source}")),
     }
 }

@@ -3,15 +3,15 @@
 use std::time::Instant;
 
 use engine::{
-    Abort, Ask, Elapsed, Event, Evidence, FleetName, Freeze, Goal, HostName, HostOutcome,
-    OnFailure, OperationKind, Outcome, Phase, Plan, ReleaseName, RunResult, Standing,
-    StandingSource, StepState, Timestamp, TrackEnd, Verb,
+    Abort, Artefact, Ask, Elapsed, Event, Evidence, FleetName, Freeze, Goal, GroupName, HostName,
+    HostOutcome, OnFailure, OperationKind, Outcome, Phase, Plan, ReleaseName, RunResult, Standing,
+    StandingSource, StepState, Timestamp, TrackEnd, Verb, Weights,
 };
 use proto::v1;
 
 use crate::{
     doctor::{Finding, HostReadiness, Readiness, Severity},
-    host::{ComponentStatus, HeldSnapshot, HostStatus, Problem, wall},
+    host::{ComponentStatus, HeldSnapshot, HostStatus, Problem, TrafficStatus, wall},
     identities::{HostIdentity, Origin},
     journal::Epoch,
     operations::PLAN_VALID,
@@ -171,10 +171,6 @@ fn step(step: &engine::Step) -> v1::Step {
         artefact: step.artefact.as_ref().map(artefact),
         at_once: step.at_once,
         forward: step.forward,
-        weights: None,
-        artefact: None,
-        at_once: false,
-        forward: false,
     }
 }
 
@@ -305,6 +301,7 @@ pub fn operation(view: &View, environment: &str) -> v1::Operation {
         stage: small(operation.stage()),
         events: view.entries.len() as u64,
         trace_id: view.trace_id(),
+        mitigated_unix_ms: view.mitigated().map_or(0, |at| at.0),
     }
 }
 
@@ -420,9 +417,14 @@ fn event(view: &View, event: &Event) -> v1::watch_operation_response::Event {
             noted(host, "it came back late; nothing was begun there")
         }
         Event::Overtaken { host, why, .. } => noted(host, why),
-        Event::StageEnded { stage, .. } => {
+        Event::StageEnded { stage, at } => {
             let name = plan.stages.get(*stage).map_or_else(String::new, |stage| stage.name.clone());
-            w::Event::StageEnded(w::StageEnded { stage: small(*stage), name })
+            let operation = &view.operation;
+            let mitigated = operation.mitigated().filter(|since| {
+                since == at && plan.stages.get(*stage).is_some_and(|stage| stage.mitigates)
+            });
+            let mitigated_after_ms = mitigated.map_or(0, |since| since.0.max(1));
+            w::Event::StageEnded(w::StageEnded { stage: small(*stage), name, mitigated_after_ms })
         }
         Event::Asked { ask, by, .. } => {
             w::Event::Asked(w::Asked { what: ask_words(ask), by: by.clone() })
@@ -501,6 +503,17 @@ pub fn host_status(status: &HostStatus) -> v1::HostStatus {
             instance: instance.clone(),
         }),
         highest_sequence: status.fence.as_ref().map_or(0, |(_, _, sequence)| *sequence),
+        traffic: status.traffic.as_ref().map(traffic_status),
+    }
+}
+
+/// How a proxy divides the traffic.
+pub fn traffic_status(status: &TrafficStatus) -> v1::TrafficStatus {
+    v1::TrafficStatus {
+        driver: status.driver.clone(),
+        asked: status.asked.as_ref().map(weights),
+        observed: status.observed.as_ref().map(weights),
+        problems: status.problems.iter().map(problem).collect(),
     }
 }
 
@@ -644,6 +657,11 @@ pub fn release(
             reason: pin.reason.clone(),
             since_unix_ms: pin.since.0,
         }),
+        artefacts: release
+            .artefacts
+            .iter()
+            .map(|(component, made_of)| (component.to_string(), artefact(made_of)))
+            .collect(),
     }
 }
 

@@ -32,6 +32,9 @@ pub struct RollbackArgs {
     /// Let the code go back further than the database's migrations, which each host refuses else; say why
     #[arg(long, requires = "reason", conflicts_with_all = ["plan", "undo"])]
     pub across_migrations: bool,
+    /// Leave the traffic as it is: for an edge that cannot move it. Each host is out from stop to start.
+    #[arg(long, conflicts_with = "undo")]
+    pub in_place: bool,
     /// Why; kept in the history
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub reason: String,
@@ -155,6 +158,7 @@ fn request(args: &RollbackArgs) -> v1::create_plan_request::Request {
             to_release: args.to.clone().unwrap_or_default(),
             hosts: args.hosts.clone(),
             across_migrations: args.across_migrations,
+            in_place: args.in_place,
         }),
     }
 }

@@ -9,7 +9,7 @@ use proto::{
     v1,
 };
 
-use super::{Component, FleetFile, LateHosts, OnFailure, Rollback};
+use super::{Component, FleetFile, LateHosts, OnFailure, Rollback, Traffic};
 
 /// What an agent needs to stop services beyond their own `stop_within`: to kill, reap and look.
 const STOP_MARGIN_MS: u64 = 5_000;
@@ -36,6 +36,16 @@ pub fn control(fleet: &FleetFile, policy_hashes: &BTreeMap<String, String>) -> v
             .iter()
             .map(|(host, hash)| (host.clone(), hash.clone()))
             .collect(),
+        traffic: fleet.traffic.as_ref().map(traffic),
+    }
+}
+
+fn traffic(traffic: &Traffic) -> v1::Traffic {
+    v1::Traffic {
+        edge: traffic.edge().to_owned(),
+        slots: traffic.slots.clone(),
+        drain_ms: traffic.drain.as_ms(),
+        warm_ms: traffic.warm.as_ms(),
     }
 }
 
@@ -54,6 +64,7 @@ fn component(name: &str, component: &Component) -> v1::Component {
         reloads: !component.services.is_empty()
             && component.services.iter().all(|service| service.driver.reloads()),
         hooks: component.hooks.iter().map(hook).collect(),
+        shared: component.shared,
     }
 }
 
@@ -91,6 +102,7 @@ fn rollback(rollback: &Rollback) -> v1::RollbackStrategy {
         deadline_ms: rollback.deadline.as_ms(),
         soak_ms: rollback.soak.as_ms(),
         unknown_after_ms: rollback.unknown_after.as_ms(),
+        traffic_first: rollback.traffic_first,
     }
 }
 

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use proto::{
     policy::{
         CapturePolicy, CheckPolicy, FilesPolicy, HookPolicy, LeasePolicy, MigrationsPolicy,
-        RetentionPolicy, ServicePolicy,
+        RetentionPolicy, ServicePolicy, VersionProbe, default_nginx_unit,
     },
     span::Span,
 };
@@ -65,7 +65,6 @@ impl FleetFile {
     /// The sections of this file that this version checks but does not act on, so that nobody relies on them unknowingly.
     pub fn not_acted_upon(&self) -> Vec<&'static str> {
         let sections = [
-            ("traffic", self.traffic.is_some()),
             ("canary", self.canary.is_some()),
             ("triggers", !self.triggers.is_empty()),
             ("approvals", self.approvals.is_some()),
@@ -111,6 +110,9 @@ pub struct Component {
     /// How long a release that was deployed is on trial: where its checks fail in that time, a host goes back by itself.
     /// Default: it does not.
     pub lease: Option<LeasePolicy>,
+    /// All slots use the same one, like a database: while it goes back, nothing that needs it runs. Default: false.
+    #[serde(default)]
+    pub shared: bool,
     /// What is different on one host, by host: each list given replaces the component's on that host.
     #[serde(default)]
     pub overrides: BTreeMap<String, Override>,
@@ -142,13 +144,37 @@ pub struct Override {
 pub struct Traffic {
     /// What distributes the requests.
     pub through: TrafficDriver,
-    /// The ports that are served, by name.
+    /// The ports that are served, by name. An upstream (nginx) or backend (HAProxy) is called APP-PORT by it.
     pub ports: BTreeMap<String, u16>,
     /// The groups that take turns. Which one is live is state, never in this file.
     pub slots: Vec<String>,
     /// How long open requests have to end before a host is stopped. Default: 20s.
     #[serde(default = "default_drain")]
     pub drain: Span,
+    /// For how long the side that traffic left stays as it is, as an instant way back. Default: 30m.
+    #[serde(default = "default_warm")]
+    pub warm: Span,
+    /// The address of a host as its proxies reach it, where that is not its name. A proxy that has to ask a name server is
+    /// one that can fail with it.
+    #[serde(default)]
+    pub addresses: BTreeMap<String, String>,
+    /// How a host tells which version it serves: asked from the edge, it says when users are on the good one.
+    pub version: Option<VersionProbe>,
+}
+
+impl Traffic {
+    /// The group of the proxies.
+    pub fn edge(&self) -> &str {
+        match &self.through {
+            TrafficDriver::Nginx(NginxTraffic { hosts, .. })
+            | TrafficDriver::Haproxy(HaproxyTraffic { hosts, .. })
+            | TrafficDriver::Sandbox(SandboxTraffic { hosts, .. }) => hosts,
+        }
+    }
+}
+
+fn default_warm() -> Span {
+    Span::seconds(30 * 60)
 }
 
 fn default_drain() -> Span {
@@ -157,10 +183,14 @@ fn default_drain() -> Span {
 
 /// What distributes the requests.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TrafficDriver {
+#[serde(rename_all = "lowercase")]
+pub enum TrafficDriver {
     /// nginx on the hosts of a group.
-    pub nginx: NginxTraffic,
+    Nginx(NginxTraffic),
+    /// HAProxy on the hosts of a group.
+    Haproxy(HaproxyTraffic),
+    /// The small proxy of the sandbox.
+    Sandbox(SandboxTraffic),
 }
 
 /// nginx with an include file that belongs to Lastgood.
@@ -171,6 +201,32 @@ pub struct NginxTraffic {
     pub hosts: String,
     /// The file with the upstreams, written by Lastgood only. Absolute.
     pub include: PathBuf,
+    /// The systemd unit that runs it. Default: `nginx.service`.
+    #[serde(default = "default_nginx_unit")]
+    pub unit: String,
+}
+
+/// HAProxy by its runtime socket. Its configuration has a backend APP-PORT for each port, with one server for each host,
+/// called like it.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HaproxyTraffic {
+    /// The group of the proxies.
+    pub hosts: String,
+    /// The runtime socket, of level admin. Absolute.
+    pub socket: PathBuf,
+    /// The file of `server-state-file`, which HAProxy reads when it starts. Absolute.
+    pub state_file: PathBuf,
+}
+
+/// The small proxy of the sandbox.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxTraffic {
+    /// The group of the proxies.
+    pub hosts: String,
+    /// Its control socket. Absolute.
+    pub socket: PathBuf,
 }
 
 /// How a rollback goes through the fleet.

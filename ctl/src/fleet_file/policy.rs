@@ -4,9 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use proto::policy::{self, ComponentPolicy, Policy};
+use proto::policy::{
+    self, ComponentPolicy, HaproxyProxy, NginxProxy, Policy, ProxyPolicy, SandboxProxy,
+    TrafficPolicy,
+};
 
-use super::{Component, FleetFile};
+use super::{
+    Component, FleetFile, HaproxyTraffic, NginxTraffic, SandboxTraffic, Traffic, TrafficDriver,
+};
 
 /// A host that the fleet file does not have.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -27,7 +32,49 @@ pub fn policy(fleet: &FleetFile, host: &str) -> Result<Policy, UnknownHost> {
         fleet: fleet.fleet.clone(),
         host: host.to_owned(),
         components,
+        sources: BTreeMap::new(),
+        traffic: fleet
+            .traffic
+            .as_ref()
+            .filter(|it| it.edge() == group)
+            .map(|it| traffic(fleet, it)),
     })
+}
+
+/// The proxy of an edge host, and every host that it can send requests to: those with a component that a slot has, too.
+fn traffic(fleet: &FleetFile, traffic: &Traffic) -> TrafficPolicy {
+    let through = match &traffic.through {
+        TrafficDriver::Nginx(NginxTraffic { include, unit, .. }) => {
+            ProxyPolicy::Nginx(NginxProxy { include: include.clone(), unit: unit.clone() })
+        }
+        TrafficDriver::Haproxy(HaproxyTraffic { socket, state_file, .. }) => {
+            let (socket, state_file) = (socket.clone(), state_file.clone());
+            ProxyPolicy::Haproxy(HaproxyProxy { socket, state_file })
+        }
+        TrafficDriver::Sandbox(SandboxTraffic { socket, .. }) => {
+            ProxyPolicy::Sandbox(SandboxProxy { socket: socket.clone() })
+        }
+    };
+    let serves = |group: &String| {
+        let both = |component: &Component| {
+            component.hosts.contains(group)
+                && component.hosts.iter().any(|other| traffic.slots.contains(other))
+        };
+        group != traffic.edge() && fleet.components.values().any(both)
+    };
+    let address =
+        |host: &String| (host.clone(), traffic.addresses.get(host).unwrap_or(host).clone());
+    let groups = fleet.hosts.iter().filter(|(group, _)| serves(group));
+    TrafficPolicy {
+        through,
+        app: fleet.app.clone(),
+        ports: traffic.ports.clone(),
+        groups: groups
+            .map(|(group, hosts)| (group.clone(), hosts.iter().map(address).collect()))
+            .collect(),
+        drain: traffic.drain,
+        version: traffic.version.clone(),
+    }
 }
 
 /// The text of a policy file: deterministic YAML under a comment that says what it is.

@@ -166,9 +166,15 @@ pub fn history(view: &View, operations: &[v1::Operation]) -> String {
 
 fn moves(plan: &v1::Plan) -> String {
     match v1::OperationKind::try_from(plan.kind) {
-        Ok(v1::OperationKind::Snapshot | v1::OperationKind::Check) => or_dash(&plan.to_release),
+        Ok(v1::OperationKind::Snapshot | v1::OperationKind::Check | v1::OperationKind::Fetch) => {
+            or_dash(&plan.to_release)
+        }
         Ok(
-            v1::OperationKind::Rollback | v1::OperationKind::Undo | v1::OperationKind::Unspecified,
+            v1::OperationKind::Rollback
+            | v1::OperationKind::Undo
+            | v1::OperationKind::Deploy
+            | v1::OperationKind::Switch
+            | v1::OperationKind::Unspecified,
         )
         | Err(_) => format!("{} → {}", or_dash(&plan.from_release), or_dash(&plan.to_release)),
     }
@@ -480,6 +486,7 @@ mod tests {
             replaced: "5d".repeat(32),
             replaced_content: "6e".repeat(32),
             notes: vec!["2 files were written by the app: logs/a, logs/b".to_owned()],
+            weights: None,
         };
         let outcome = v1::HostOutcome {
             host: "crm-b1".to_owned(),

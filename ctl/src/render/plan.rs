@@ -55,11 +55,19 @@ fn head(view: &View, plan: &v1::Plan) -> String {
     let place = fleet_and_app(&plan.fleet, &plan.app);
     let from = if plan.from_release.is_empty() { "(mixed)" } else { &plan.from_release };
     let moves = match v1::OperationKind::try_from(plan.kind) {
-        Ok(v1::OperationKind::Rollback | v1::OperationKind::Undo) => {
+        Ok(
+            v1::OperationKind::Rollback
+            | v1::OperationKind::Undo
+            | v1::OperationKind::Deploy
+            | v1::OperationKind::Switch,
+        ) => {
             format!("{} → {}", clean(from), or_dash(&plan.to_release))
         }
         Ok(
-            v1::OperationKind::Snapshot | v1::OperationKind::Check | v1::OperationKind::Unspecified,
+            v1::OperationKind::Snapshot
+            | v1::OperationKind::Check
+            | v1::OperationKind::Fetch
+            | v1::OperationKind::Unspecified,
         )
         | Err(_) => format!("{} {}", words::kind(plan.kind), or_dash(&plan.to_release)),
     };
@@ -210,7 +218,7 @@ pub(crate) mod tests {
             snapshot,
             deadline_ms: 60_000,
             hook: String::new(),
-            across_migrations: false,
+            ..v1::Step::default()
         }
     }
 
@@ -228,6 +236,7 @@ pub(crate) mod tests {
             budget: Some(v1::Budget { failed: u32::from(cuts), unknown: 1, out: 2 }),
             soak_ms: 0,
             cuts_capacity: cuts,
+            ..v1::Stage::default()
         }
     }
 
@@ -273,6 +282,7 @@ pub(crate) mod tests {
             valid_until_unix_ms: view().now.as_millisecond() + 600_000,
             nothing_to_do: false,
             production: true,
+            ..v1::Plan::default()
         }
     }
 

@@ -47,7 +47,13 @@ impl Told<'_> {
         let planned = self.planned().count();
         let (fleet, to) = (clean(&self.plan.fleet), or_dash(&self.plan.to_release));
         let what = match v1::OperationKind::try_from(self.plan.kind) {
-            Ok(v1::OperationKind::Rollback | v1::OperationKind::Undo) => {
+            Ok(v1::OperationKind::Fetch) => {
+                format!("{to} is on {}; nothing live was touched", count(planned, "host"))
+            }
+            Ok(v1::OperationKind::Switch) => format!("{fleet} serves {to}: the traffic has moved"),
+            Ok(
+                v1::OperationKind::Rollback | v1::OperationKind::Undo | v1::OperationKind::Deploy,
+            ) => {
                 let restored = self.with(v1::Outcome::Restored).len();
                 format!(
                     "{fleet} serves {to}; {restored} of {} restored and verified",

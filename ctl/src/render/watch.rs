@@ -460,7 +460,11 @@ pub(crate) mod tests {
             dispatched(1, &["crm-b1", "crm-b2"]),
             noted("its agent is out of reach"),
             ended("crm-b2", 1, v1::TrackEnd::Left, "aborted with --leave"),
-            Event::StageEnded(w::StageEnded { stage: 1, name: "restore".to_owned() }),
+            Event::StageEnded(w::StageEnded {
+                stage: 1,
+                name: "restore".to_owned(),
+                ..w::StageEnded::default()
+            }),
         ];
         let mut text = String::new();
         for (index, event) in (0..).zip(events) {

@@ -21,6 +21,9 @@ pub fn verb(verb: i32) -> String {
         Ok(v1::Verb::Check) => "check",
         Ok(v1::Verb::Reload) => "reload",
         Ok(v1::Verb::Hook) => "hook",
+        Ok(v1::Verb::Fetch) => "fetch",
+        Ok(v1::Verb::SetWeights) => "set weights",
+        Ok(v1::Verb::Drain) => "drain",
         Ok(v1::Verb::Unspecified) | Err(_) => return format!("verb-{verb}"),
     };
     word.to_owned()
@@ -83,6 +86,9 @@ pub fn kind(kind: i32) -> String {
         Ok(v1::OperationKind::Undo) => "undo",
         Ok(v1::OperationKind::Snapshot) => "snapshot",
         Ok(v1::OperationKind::Check) => "check",
+        Ok(v1::OperationKind::Fetch) => "fetch",
+        Ok(v1::OperationKind::Deploy) => "deploy",
+        Ok(v1::OperationKind::Switch) => "switch",
         Ok(v1::OperationKind::Unspecified) | Err(_) => return format!("kind-{kind}"),
     };
     word.to_owned()

@@ -205,6 +205,20 @@ impl OperatorService for Service {
         }))
     }
 
+    async fn create_release(
+        &self,
+        _: Request<v1::CreateReleaseRequest>,
+    ) -> Answer<v1::CreateReleaseResponse> {
+        Ok(Response::new(v1::CreateReleaseResponse { created: true }))
+    }
+
+    async fn diff_releases(
+        &self,
+        _: Request<v1::DiffReleasesRequest>,
+    ) -> Answer<v1::DiffReleasesResponse> {
+        Ok(Response::new(v1::DiffReleasesResponse::default()))
+    }
+
     async fn mark_release(
         &self,
         _: Request<v1::MarkReleaseRequest>,

@@ -7,7 +7,7 @@ use crate::{
     fleet::{Component, Fleet},
     inventory::Inventory,
     name::{GroupName, HostName, ReleaseName},
-    plan::PlannedHost,
+    plan::{PlannedHost, Stage},
 };
 
 /// A host of the fleet with what the request makes of it.
@@ -78,6 +78,24 @@ pub(super) fn listing(inventory: &Inventory<'_>, chosen: &[Chosen<'_>]) -> Vec<P
         left_out: row.left_out.clone(),
     };
     chosen.iter().map(row).collect()
+}
+
+/// The same, with the edges that only move traffic.
+pub(super) fn listed(
+    inventory: &Inventory<'_>,
+    chosen: &[Chosen<'_>],
+    stages: &[Stage],
+) -> Vec<PlannedHost> {
+    let mut rows = listing(inventory, chosen);
+    let acts = |host: &HostName| stages.iter().flat_map(Stage::tracks).any(|t| t.host == *host);
+    for row in &mut rows {
+        match (acts(&row.host), &row.left_out) {
+            (true, Some(_)) => row.left_out = None,
+            (false, None) => row.left_out = Some("has nothing to do".to_owned()),
+            (true, None) | (false, Some(_)) => {}
+        }
+    }
+    rows
 }
 
 /// The release that is live on all of them; absent where they differ or one is not known.

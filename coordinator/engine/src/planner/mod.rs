@@ -5,26 +5,35 @@
 //! undo      back to what an operation replaced                  tracks (steps of a host), batches
 //! snapshot  everything under one release name
 //! check     read every byte of a release
+//! deploy    a release that the hosts have goes live      traffic: where users are, and how they are moved
+//! switch    only the traffic moves                       shared: what all slots use goes back
+//! fetch     a release's artefacts come to the hosts
 //! ```
 //!
 //! Invariant: pure, synchronous, deterministic: equal inventories give equal plans.
 
+mod deploy;
 mod hosts;
 mod rollback;
+mod shared;
 mod single;
 mod stages;
 mod target;
 mod tracks;
+mod traffic;
 mod undo;
 
+pub use deploy::{Deploy, Strategy, deploy, fetch, switch};
 pub use rollback::{Request, rollback};
 pub use single::{check, missing_on, snapshot};
 pub use target::{horizon, way_back, why_not_automatic};
 pub use undo::undo;
 
 use crate::{
-    name::{HostName, OperationId, ReleaseName},
+    name::{ComponentName, GroupName, HostName, OperationId, ReleaseName},
     plan::{Plan, PlanError},
+    quarantine::Quarantined,
+    time::Timestamp,
 };
 
 /// A plan, or that there is nothing to do.
@@ -54,6 +63,19 @@ pub enum Refusal {
     StillRuns(OperationId),
     #[error("no host of the fleet has a component of the app")]
     NoHosts,
+    #[error("the fleet is frozen by {by}: {reason}")]
+    Frozen { by: String, reason: String },
+    #[error("{component} of {release} is {bad}")]
+    Quarantined { release: ReleaseName, component: ComponentName, bad: Quarantined },
+    #[error("nobody said what {0} is made of")]
+    NoArtefacts(ReleaseName),
+    #[error("{release} is not on every host yet{}", missing(.hosts))]
+    NotFetched { release: ReleaseName, hosts: Vec<(HostName, String)> },
+    /// Why traffic cannot be moved, or is not known.
+    #[error("the traffic cannot be moved: {0}")]
+    Traffic(String),
+    #[error("{group} still runs {release}, kept as the way back")]
+    Warm { group: GroupName, release: ReleaseName, until: Timestamp },
     #[error("the planner made a plan that does not hold")]
     Defect(#[source] PlanError),
 }
@@ -73,6 +95,10 @@ fn instead(older: Option<&ReleaseName>) -> String {
     older.map_or_else(String::new, |older| {
         format!("; the next older release that is good and whole on all planned hosts is {older}")
     })
+}
+
+fn missing(hosts: &[(HostName, String)]) -> String {
+    if hosts.is_empty() { String::new() } else { format!(": {}", list(hosts)) }
 }
 
 fn list(hosts: &[(HostName, String)]) -> String {

@@ -3,22 +3,27 @@
 //! A part of the fleet (`--hosts`) goes back without a look from the edge: the fleet is mixed then on purpose, and
 //! which of its releases a request through the edge meets is chance. The plan says so. Who wants the look names the
 //! edge hosts too.
+//!
+//! Where an edge divides the traffic and a slot without traffic has the release, users go there first and hosts are
+//! repaired after.
 
 use std::collections::BTreeSet;
 
 use super::{
     Planned, Refusal,
     hosts::{self, Chosen, planned},
-    stages::{self, Move, Staged},
+    stages::{self, How, Move, Route, Staged},
     target,
     tracks::{self, Goes},
+    traffic::{self, Edge},
 };
 use crate::{
     fleet::Fleet,
     inventory::Inventory,
     levels::Levels,
-    name::{HostName, ReleaseName},
-    plan::{OperationKind, Plan, PlanDraft, PlannedHost, Stage, Target, Verb},
+    name::{GroupName, HostName, ReleaseName},
+    plan::{OperationKind, Plan, PlanDraft, PlannedHost, Stage, Step, Target, Verb},
+    weights::Weights,
 };
 
 /// What a person is told who goes back across migrations.
@@ -34,6 +39,8 @@ pub struct Request {
     pub hosts: Vec<HostName>,
     /// Whether the code may go back further than the database's migrations: a person's word, against each host's.
     pub across_migrations: bool,
+    /// Whether the traffic stays as it is.
+    pub in_place: bool,
 }
 
 /// Plans a rollback.
@@ -51,16 +58,74 @@ pub fn rollback(inventory: &Inventory<'_>, request: &Request) -> Planned {
     };
     let release = target.release.clone();
     let mut about = About {
-        to: Some(target.release),
         why: target.why,
         warnings: target.warnings,
         whole_fleet: request.hosts.is_empty(),
         across_migrations: request.across_migrations,
+        ..About::going_to(Some(target.release))
     };
     about.warnings.extend(not_seen_from_the_edge(fleet, &chosen));
     let moves: Vec<Move<'_, '_>> =
         canary_first(&chosen).map(|row| (row, goes_to(inventory, row, &release))).collect();
-    assemble(inventory, fleet, &chosen, &moves, OperationKind::Rollback, about)
+    let wanted = !request.in_place && fleet.rollback.traffic_first;
+    let (route, warning) = route(inventory, fleet, &moves, (wanted, about.whole_fleet));
+    about.warnings.extend(warning);
+    assemble(inventory, fleet, &chosen, &moves, (OperationKind::Rollback, route), about)
+}
+
+/// How a rollback treats the traffic; and what a person has to know of it.
+fn route<'a>(
+    inventory: &Inventory<'_>,
+    fleet: &'a Fleet,
+    moves: &[Move<'_, '_>],
+    (wanted, whole_fleet): (bool, bool),
+) -> (Route<'a>, Option<String>) {
+    if !wanted {
+        return (Route::InPlace, None);
+    }
+    let edge = match traffic::edge(inventory, fleet) {
+        Ok(Some(edge)) => edge,
+        Ok(None) => return (Route::InPlace, None),
+        Err(why) => {
+            let warning =
+                format!("{why}: traffic is not moved, each host is out from stop to start");
+            return (Route::InPlace, Some(warning));
+        }
+    };
+    let users_are_there = moves
+        .iter()
+        .filter(|(row, _)| edge.may_serve(fleet, row) && !edge.is_idle(fleet, row))
+        .all(|(_, goes)| traffic::is_in_place(goes));
+    match whole_fleet.then(|| good_side(inventory, &edge, moves)).flatten() {
+        Some(slot) if !users_are_there => {
+            (Route::Shifted(edge, Weights::all_to(slot.clone())), None)
+        }
+        Some(_) | None => (Route::Drained(edge), None),
+    }
+}
+
+/// A slot without traffic, all of whose hosts can be reached and can be brought to the release; one that is there
+/// already before one that is not.
+fn good_side<'a>(
+    inventory: &Inventory<'_>,
+    edge: &Edge<'a>,
+    moves: &[Move<'_, '_>],
+) -> Option<&'a GroupName> {
+    let of = |slot: &GroupName| -> Vec<&Move<'_, '_>> {
+        moves.iter().filter(|(row, _)| row.group == slot).collect()
+    };
+    let can = |row: &&Move<'_, '_>| {
+        let (host, goes) = row;
+        inventory.hosts.contains_key(host.host) && goes.len() == host.components.len()
+    };
+    let ready = |slot: &&GroupName| {
+        let rows = of(slot);
+        !rows.is_empty() && rows.iter().all(can)
+    };
+    let there = |slot: &&GroupName| of(slot).iter().all(|(_, goes)| traffic::is_in_place(goes));
+    let mut slots = edge.idle_slots().filter(ready).collect::<Vec<_>>();
+    slots.sort_by_key(|slot| !there(slot));
+    slots.first().copied()
 }
 
 /// The hosts through which users would see what moves, where they have no part.
@@ -83,6 +148,27 @@ pub(super) struct About {
     pub(super) warnings: Vec<String>,
     pub(super) whole_fleet: bool,
     pub(super) across_migrations: bool,
+    pub(super) forward: bool,
+    /// What is in place on the side that gets the traffic is looked at once.
+    pub(super) at_once: bool,
+    /// Stages that come last.
+    pub(super) last: Vec<Stage>,
+}
+
+impl About {
+    /// A plan of a part of the fleet, with nothing to say of it yet.
+    pub(super) fn going_to(to: Option<ReleaseName>) -> Self {
+        Self {
+            to,
+            why: String::new(),
+            warnings: Vec::new(),
+            whole_fleet: false,
+            across_migrations: false,
+            forward: false,
+            at_once: true,
+            last: Vec::new(),
+        }
+    }
 }
 
 /// A bare rollback after a rollback goes no further back (design: it changes nothing).
@@ -99,20 +185,23 @@ fn already_rolled_back(
     let why = format!(
         "{release} was put there by {operation}; to go further back, name a release with --to"
     );
-    let hosts = hosts::listing(inventory, chosen).into_iter().map(|row| PlannedHost {
+    Some(in_place_already(fleet, hosts::listing(inventory, chosen), release, why))
+}
+
+/// A plan that does nothing, and says why.
+pub(super) fn in_place_already(
+    fleet: &Fleet,
+    hosts: Vec<PlannedHost>,
+    release: &ReleaseName,
+    why: String,
+) -> Planned {
+    let hosts = hosts.into_iter().map(|row| PlannedHost {
         left_out: row.left_out.or_else(|| Some(format!("is on {release} already"))),
         ..row
     });
-    let about = About {
-        to: Some(release.clone()),
-        why,
-        warnings: Vec::new(),
-        whole_fleet: false,
-        across_migrations: false,
-    };
-    let (hosts, looking) = (hosts.collect(), BTreeSet::new());
-    let draft = draft(fleet, OperationKind::Rollback, about, hosts, &looking, Vec::new());
-    Some(Plan::new(draft).map_err(Refusal::Defect))
+    let about = About { why, ..About::going_to(Some(release.clone())) };
+    let draft = draft(fleet, OperationKind::Rollback, about, hosts.collect(), None, Vec::new());
+    Plan::new(draft).map_err(Refusal::Defect)
 }
 
 /// Where each component of a host goes for a release.
@@ -136,11 +225,25 @@ pub(super) fn assemble<'a>(
     fleet: &'a Fleet,
     chosen: &[Chosen<'a>],
     moves: &[Move<'a, '_>],
-    kind: OperationKind,
+    (kind, route): (OperationKind, Route<'_>),
     mut about: About,
 ) -> Planned {
-    let Staged { stages, looking, warnings } =
-        stages::stages(inventory, fleet, moves, about.across_migrations)?;
+    let (before, after) = match &route {
+        Route::InPlace => (None, None),
+        Route::Drained(edge) => (Some(edge.now.clone()), Some(edge.now.clone())),
+        Route::Shifted(edge, to) => (Some(edge.now.clone()), Some(to.clone())),
+    };
+    // A plan that names no release says what is live only in words.
+    let release = about.to.clone().unwrap_or_else(super::undo::replaced_name);
+    let how = How {
+        across_migrations: about.across_migrations,
+        forward: about.forward,
+        at_once: about.at_once,
+        release: &release,
+        route,
+    };
+    let Staged { mut stages, looking, warnings } = stages::stages(inventory, fleet, moves, &how)?;
+    stages.append(&mut about.last);
     about.warnings.extend(warnings);
     let silent = planned(chosen).filter(|row| is_silent(inventory, row));
     about.warnings.extend(silent.map(|row| {
@@ -152,8 +255,16 @@ pub(super) fn assemble<'a>(
     if about.across_migrations {
         about.warnings.push(ACROSS_MIGRATIONS.to_owned());
     }
-    let hosts = hosts::listing(inventory, chosen);
-    let draft = draft(fleet, kind, about, hosts, &looking, stages);
+    let hosts = hosts::listed(inventory, chosen, &stages);
+    let served = |row: &&PlannedHost| match &before {
+        Some(now) => now.reaches(&row.host, &row.group) || !traffic::is_backend(fleet, &row.group),
+        None => true,
+    };
+    let seen = hosts.iter().filter(|row| !looking.contains(&row.host)).filter(served);
+    let seen = seen.filter(|row| !fleet.components_of(&row.group).is_empty());
+    let from = hosts::common_release(seen);
+    let draft = draft(fleet, kind, about, hosts, from, stages);
+    let draft = PlanDraft { weights_before: before, weights_after: after, ..draft };
     Plan::new(draft).map_err(Refusal::Defect)
 }
 
@@ -174,11 +285,10 @@ fn draft(
     kind: OperationKind,
     about: About,
     hosts: Vec<PlannedHost>,
-    looking: &BTreeSet<HostName>,
+    // Of the hosts that users reach: one that is in place and only looks says nothing of what the others leave.
+    from: Option<ReleaseName>,
     stages: Vec<Stage>,
 ) -> PlanDraft {
-    // A host that is in place and only looks says nothing of the release that the others leave.
-    let from = hosts::common_release(hosts.iter().filter(|row| !looking.contains(&row.host)));
     let moves = from.is_some() && from != about.to;
     let consequences = about.whole_fleet && kind == OperationKind::Rollback && !stages.is_empty();
     let (interruption, not_rolled_back) = sentences(&stages);
@@ -206,14 +316,37 @@ fn draft(
 }
 
 fn sentences(stages: &[Stage]) -> (Vec<String>, Vec<String>) {
-    let cuts: Vec<&Stage> = stages.iter().filter(|stage| stage.cuts_capacity).collect();
-    if cuts.is_empty() {
-        return Default::default();
+    let steps = |stage: &Stage, wanted: fn(&Step) -> bool| {
+        stage.tracks().flat_map(|track| &track.steps).any(wanted)
+    };
+    let moves_hosts = |step: &Step| step.verb.cuts() && step.component.as_str() != Step::TRAFFIC;
+    let cuts: Vec<&Stage> = stages.iter().filter(|stage| steps(stage, moves_hosts)).collect();
+    let mut interruption = Vec::new();
+    if stages.iter().any(|stage| stage.name == "stop writers") {
+        interruption.push(
+            "full outage: what all slots share goes back, and nothing that needs it runs meanwhile"
+                .to_owned(),
+        );
+    } else if let Some(shift) = stages.iter().find(|stage| stage.name == "shift traffic") {
+        let to =
+            shift.tracks().flat_map(|track| &track.steps).find_map(|step| step.weights.as_ref());
+        let to = to.map_or_else(String::new, ToString::to_string);
+        interruption.push(format!(
+            "none for users: the traffic moves to {to}, and hosts change while they get none"
+        ));
+    } else if stages.iter().any(|stage| steps(stage, |step| step.verb == Verb::Drain)) {
+        interruption.push(
+            "none for users: each host is taken out of the traffic before it is touched".to_owned(),
+        );
+    } else {
+        interruption.extend(cuts.iter().map(|stage| match cuts.len() {
+            1 => interrupted(stage),
+            _ => format!("{}: {}", stage.name, interrupted(stage)),
+        }));
     }
-    let interruption = cuts.iter().map(|stage| match cuts.len() {
-        1 => interrupted(stage),
-        _ => format!("{}: {}", stage.name, interrupted(stage)),
-    });
+    if cuts.is_empty() {
+        return (interruption, Vec::new());
+    }
     let stays = "data that the app wrote: databases, `keep` paths, mail already sent".to_owned();
     let hooks = hooks(stages);
     let hooks = (!hooks.is_empty()).then(|| {
@@ -221,7 +354,7 @@ fn sentences(stages: &[Stage]) -> (Vec<String>, Vec<String>) {
             hooks.into_iter().map(|(c, hook)| format!("{hook} of {c}")).collect();
         format!("what hooks did: {}", names.join(", "))
     });
-    (interruption.collect(), [stays].into_iter().chain(hooks).collect())
+    (interruption, [stays].into_iter().chain(hooks).collect())
 }
 
 fn interrupted(stage: &Stage) -> String {

@@ -47,8 +47,7 @@ pub fn snapshot(inventory: &Inventory<'_>, release: &ReleaseName) -> Planned {
         stages::together(&name, rows.iter().map(track).collect())
     });
     let why = format!("everything as it is now, under the name {release}");
-    let about = About { kind: OperationKind::Snapshot, release, why };
-    plan(inventory, fleet, &chosen, stages.collect(), about)
+    plan(inventory, fleet, &chosen, stages.collect(), (OperationKind::Snapshot, release, why))
 }
 
 /// Plans a full read of a release's snapshots.
@@ -93,33 +92,27 @@ pub fn check(inventory: &Inventory<'_>, release: &ReleaseName) -> Planned {
     });
     let stage = stages::together("check", tracks.collect());
     let why = format!("every byte of {release} is read");
-    let about = About { kind: OperationKind::Check, release, why };
-    plan(inventory, fleet, &chosen, vec![stage], about)
+    plan(inventory, fleet, &chosen, vec![stage], (OperationKind::Check, release, why))
 }
 
-struct About<'a> {
-    kind: OperationKind,
-    release: &'a ReleaseName,
-    why: String,
-}
-
-fn plan(
+/// A plan of such stages; `why` is its one sentence.
+pub(super) fn plan(
     inventory: &Inventory<'_>,
     fleet: &Fleet,
     chosen: &[Chosen<'_>],
     stages: Vec<Stage>,
-    about: About<'_>,
+    (kind, release, why): (OperationKind, &ReleaseName, String),
 ) -> Planned {
     let hosts = hosts::listing(inventory, chosen);
     let longest = |stage: &Stage| stage.tracks().map(Track::deadline_ms).max().unwrap_or(COPY_MS);
     let deadline_ms = stages.iter().map(longest).sum();
     let draft = PlanDraft {
-        kind: about.kind,
+        kind,
         fleet: fleet.name.clone(),
         app: fleet.app.clone(),
         from: hosts::common_release(&hosts),
-        to: Some(about.release.clone()),
-        why_target: about.why,
+        to: Some(release.clone()),
+        why_target: why,
         stages,
         hosts,
         marks_from_bad: false,

@@ -7,6 +7,15 @@
 //! verify from the edge   hosts that need others and are in place: what users get; nothing is cut
 //! ```
 //!
+//! Where an edge divides the traffic, the route says how it goes along:
+//!
+//! ```text
+//! in place   as above                                                      each host is out from stop to start
+//! drained    for each batch: drain it ─▶ restore it ─▶ traffic to it         nobody notices, capacity is less
+//! shifted    the side that gets the traffic is made ready or looked at ─▶ shift ─▶ the rest, all at once
+//! outage     something that all slots share moves: stop all that need it ─▶ restore it ─▶ start the rest
+//! ```
+//!
 //! A host that needs others and moves verifies at the end of its own track, after what it needs: that is its look
 //! from the edge. One that is in place already looks last, when everything that it needs has moved. Such hosts count
 //! against no budget: they lose no capacity, and what they see can be bad without anything to put back.
@@ -19,14 +28,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Refusal,
     hosts::{self, Chosen},
+    shared,
     tracks::{self, Goes},
+    traffic::{self, Edge},
 };
 use crate::{
     fleet::Fleet,
     inventory::Inventory,
     levels::Levels,
-    name::HostName,
-    plan::{Batch, Budget, Stage, Track},
+    name::{HostName, ReleaseName},
+    plan::{Batch, Budget, Stage, Step, Track, Verb},
+    weights::Weights,
 };
 
 /// A host and where each of its components goes.
@@ -40,32 +52,110 @@ pub(super) struct Staged {
     pub(super) warnings: Vec<String>,
 }
 
-/// Stages for these moves. `across_migrations` is a person's word to every preflight.
+/// How a plan of moves goes about it.
+pub(super) struct How<'a> {
+    /// A person's word to every preflight.
+    pub(super) across_migrations: bool,
+    /// It goes to a new release.
+    pub(super) forward: bool,
+    /// What is in place on the side that gets the traffic is looked at once, without the window.
+    pub(super) at_once: bool,
+    /// What users get in the end.
+    pub(super) release: &'a ReleaseName,
+    pub(super) route: Route<'a>,
+}
+
+/// See the module.
+pub(super) enum Route<'a> {
+    InPlace,
+    Drained(Edge<'a>),
+    Shifted(Edge<'a>, Weights),
+}
+
+/// Stages for these moves.
 pub(super) fn stages(
     inventory: &Inventory<'_>,
     fleet: &Fleet,
     moves: &[Move<'_, '_>],
-    across_migrations: bool,
+    how: &How<'_>,
+) -> Result<Staged, Refusal> {
+    let mut staged = as_ordered(inventory, fleet, moves, how)?;
+    if how.forward {
+        for step in staged.stages.iter_mut().flat_map(steps_of) {
+            step.forward = matches!(step.verb, Verb::Preflight | Verb::Stage | Verb::Switch)
+                && !is_traffic(step);
+        }
+    }
+    Ok(staged)
+}
+
+fn steps_of(stage: &mut Stage) -> impl Iterator<Item = &mut Step> {
+    let tracks = stage.batches.iter_mut().flat_map(|batch| &mut batch.tracks);
+    tracks.flat_map(|track| &mut track.steps)
+}
+
+fn is_traffic(step: &Step) -> bool {
+    step.component.as_str() == Step::TRAFFIC
+}
+
+fn as_ordered(
+    inventory: &Inventory<'_>,
+    fleet: &Fleet,
+    moves: &[Move<'_, '_>],
+    how: &How<'_>,
 ) -> Result<Staged, Refusal> {
     let levels = Levels::of(fleet);
-    let moved = |(_, goes): &&Move<'_, '_>| goes.iter().any(|go| !go.there);
+    let moved = |(_, goes): &&Move<'_, '_>| !traffic::is_in_place(goes);
     let looks = |row: &&Move<'_, '_>| !moved(row) && levels.needs_others(row.0.group);
     let mut by_level: BTreeMap<usize, Vec<&Move<'_, '_>>> = BTreeMap::new();
     for row in moves.iter().filter(|row| !looks(row)) {
         by_level.entry(levels.level(row.0.group)).or_default().push(row);
     }
     refuse_unreachable(inventory, fleet, &by_level)?;
+    let mut warnings = circles(&levels);
     let mut stages = Vec::new();
-    let prepare: Vec<Track> = moves
-        .iter()
-        .filter_map(|(row, goes)| tracks::prepare(row, goes, across_migrations))
-        .collect();
-    if !prepare.is_empty() {
-        stages.push(prepared(fleet, prepare));
+    let mut rest = by_level;
+    if shared::moves(moves) {
+        shared::outage(fleet, &mut rest, how, &mut stages);
+    } else if let Route::Shifted(edge, to) = &how.route {
+        for rows in rest.values_mut() {
+            let (receivers, others): (Vec<_>, Vec<_>) =
+                rows.iter().copied().partition(|(row, _)| to.reaches(row.host, row.group));
+            if !receivers.is_empty() {
+                ready(fleet, &receivers, how, &mut stages);
+            }
+            *rows = others;
+        }
+        stages.extend(edge.shift(to, how.release, stages.len()));
     }
-    for rows in by_level.values() {
+    let left = || rest.values().flatten().copied();
+    let prepare: Vec<Track> = left()
+        .filter_map(|(row, goes)| tracks::prepare(row, goes, how.across_migrations))
+        .collect();
+    if !prepare.is_empty() && !shared::moves(moves) {
+        stages.push(prepared(fleet, "prepare", prepare));
+    }
+    for rows in rest.values().filter(|rows| !rows.is_empty()) {
         let first = stages.iter().all(|stage| !stage.cuts_capacity);
-        stages.push(level(fleet, rows, first));
+        match &how.route {
+            Route::InPlace => stages.push(level(fleet, rows, first)),
+            Route::Drained(edge) => {
+                drained(fleet, edge, rows, (how, first), &mut stages, &mut warnings);
+            }
+            Route::Shifted(edge, to) => {
+                let idle = |row: &Chosen<'_>| {
+                    edge.may_serve(fleet, row) && !to.reaches(row.host, row.group)
+                };
+                let (idle, others): (Vec<_>, Vec<_>) =
+                    rows.iter().copied().partition(|(row, _)| idle(row));
+                if !idle.is_empty() {
+                    stages.push(unused(fleet, &idle));
+                }
+                if !others.is_empty() {
+                    stages.push(level(fleet, &others, false));
+                }
+            }
+        }
     }
     let looking: Vec<&Move<'_, '_>> = moves.iter().filter(looks).collect();
     if !looking.is_empty() {
@@ -75,8 +165,110 @@ pub(super) fn stages(
     Ok(Staged {
         stages,
         looking: looking.into_iter().map(|(row, _)| row.host.clone()).collect(),
-        warnings: circles(&levels),
+        warnings,
     })
+}
+
+/// Hosts that no traffic reaches yet, brought to what users are to get; or looked at, where all of them are there.
+fn ready(fleet: &Fleet, rows: &[&Move<'_, '_>], how: &How<'_>, stages: &mut Vec<Stage>) {
+    let groups = hosts::groups(rows.iter().map(|(row, _)| *row));
+    let none = |stage: Stage| {
+        let budget = Budget { failed: 0, unknown: 0, ..stage.budget };
+        Stage { budget, ..stage }
+    };
+    if rows.iter().all(|(_, goes)| traffic::is_in_place(goes)) {
+        let mut tracks: Vec<Track> =
+            rows.iter().map(|(row, goes)| tracks::look(row, goes)).collect();
+        for step in tracks.iter_mut().flat_map(|track| &mut track.steps) {
+            step.at_once = how.at_once;
+        }
+        stages.push(none(together(&format!("check {groups}"), tracks)));
+        return;
+    }
+    let prepare = rows.iter();
+    let prepare =
+        prepare.filter_map(|(row, goes)| tracks::prepare(row, goes, how.across_migrations));
+    stages.push(prepared(fleet, &format!("prepare {groups}"), prepare.collect()));
+    stages.push(none(unused(fleet, rows)));
+}
+
+/// Hosts that no traffic reaches: all at once.
+fn unused(fleet: &Fleet, rows: &[&Move<'_, '_>]) -> Stage {
+    let tracks: Vec<Track> = rows.iter().map(|(row, goes)| tracks::restore(row, goes)).collect();
+    let groups = hosts::groups(rows.iter().map(|(row, _)| *row));
+    if tracks.iter().all(Track::only_looks) {
+        return together(&format!("verify {groups}"), tracks);
+    }
+    let strategy = &fleet.rollback;
+    let all = u32::try_from(tracks.len()).unwrap_or(u32::MAX);
+    Stage {
+        cuts_capacity: true,
+        budget: Budget {
+            failed: strategy.budget_failed,
+            unknown: strategy.budget_unknown,
+            out: all,
+        },
+        ..together(&format!("restore {groups}"), tracks)
+    }
+}
+
+/// Batch by batch, each taken out of the traffic before and let in again after. Hosts that no traffic reaches go first,
+/// all at once.
+fn drained(
+    fleet: &Fleet,
+    edge: &Edge<'_>,
+    rows: &[&Move<'_, '_>],
+    (how, first): (&How<'_>, bool),
+    stages: &mut Vec<Stage>,
+    warnings: &mut Vec<String>,
+) {
+    let served = |(row, goes): &&Move<'_, '_>| {
+        edge.may_serve(fleet, row) && !edge.is_idle(fleet, row) && !traffic::is_in_place(goes)
+    };
+    let (served, others): (Vec<_>, Vec<_>) = rows.iter().copied().partition(served);
+    let (idle, others): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|(row, _)| edge.is_idle(fleet, row));
+    if !idle.is_empty() {
+        stages.push(unused(fleet, &idle));
+    }
+    if !others.is_empty() {
+        stages.push(level(fleet, &others, first));
+    }
+    let strategy = &fleet.rollback;
+    let out = strategy.budget_out.of(served.len());
+    let tracks: Vec<Track> = served.iter().map(|(row, goes)| tracks::restore(row, goes)).collect();
+    let batches = tracks::batches(tracks, strategy, out);
+    let (count, mut series) = (batches.len(), None);
+    for (index, batch) in batches.into_iter().enumerate() {
+        let hosts: Vec<HostName> = batch.tracks.iter().map(|track| track.host.clone()).collect();
+        let names: Vec<&str> = hosts.iter().map(HostName::as_str).collect();
+        let names = names.join(", ");
+        let last = index + 1 == count;
+        let around = edge.around(fleet, &hosts, how.release, (stages.len(), last));
+        let (before, after) = around.unzip();
+        if before.is_none() {
+            warnings.push(format!(
+                "{names} cannot be taken out of the traffic: its group would have no other host; it is out from stop to start"
+            ));
+        }
+        stages.extend(before);
+        let first = *series.get_or_insert(stages.len());
+        stages.push(Stage {
+            name: format!("restore {names}"),
+            batches: vec![batch],
+            budget: Budget {
+                failed: strategy.budget_failed,
+                unknown: strategy.budget_unknown,
+                out,
+            },
+            soak_ms: strategy.soak_ms,
+            cuts_capacity: true,
+            mitigates: false,
+            held_until: None,
+            series: Some(first),
+        });
+        stages.extend(after);
+    }
 }
 
 /// All at once, whatever happens to some: nothing is cut, and one host's failure is no reason to keep the others.
@@ -90,14 +282,15 @@ pub(super) fn together(name: &str, tracks: Vec<Track>) -> Stage {
         cuts_capacity: false,
         mitigates: false,
         held_until: None,
+        series: None,
     }
 }
 
-fn prepared(fleet: &Fleet, tracks: Vec<Track>) -> Stage {
+pub(super) fn prepared(fleet: &Fleet, name: &str, tracks: Vec<Track>) -> Stage {
     let strategy = &fleet.rollback;
     let out = strategy.budget_out.of(tracks.len());
     Stage {
-        name: "prepare".to_owned(),
+        name: name.to_owned(),
         batches: vec![Batch { tracks }],
         // Nothing has been stopped yet, so one host that cannot go back is reason enough not to begin.
         budget: Budget { failed: 0, unknown: strategy.budget_unknown, out },
@@ -105,6 +298,7 @@ fn prepared(fleet: &Fleet, tracks: Vec<Track>) -> Stage {
         cuts_capacity: false,
         mitigates: false,
         held_until: None,
+        series: None,
     }
 }
 
@@ -127,6 +321,7 @@ fn level(fleet: &Fleet, rows: &[&Move<'_, '_>], first: bool) -> Stage {
         cuts_capacity: true,
         mitigates: false,
         held_until: None,
+        series: None,
     }
 }
 

@@ -8,11 +8,12 @@
 use super::{
     Candidate, Refusal,
     hosts::{Chosen, live_release, planned},
+    traffic,
 };
 use crate::{
     fleet::{FleetState, Release, Standing, StandingSource},
     inventory::Inventory,
-    name::{HostName, ReleaseName},
+    name::{ComponentName, HostName, ReleaseName},
     quarantine::Quarantined,
     time::Timestamp,
 };
@@ -197,7 +198,13 @@ fn by_age(state: &FleetState) -> impl Iterator<Item = (&ReleaseName, &Release)> 
 }
 
 fn live_releases(inventory: &Inventory<'_>, chosen: &[Chosen<'_>]) -> Vec<ReleaseName> {
-    let mut live: Vec<_> = planned(chosen).filter_map(|row| live_release(inventory, row)).collect();
+    // What no user gets is not live.
+    let fleet = inventory.state.fleet.as_ref();
+    let edge = fleet.and_then(|fleet| Some((fleet, traffic::edge(inventory, fleet).ok()??)));
+    let served =
+        |row: &&Chosen<'_>| edge.as_ref().is_none_or(|(fleet, edge)| !edge.is_idle(fleet, row));
+    let rows = planned(chosen).filter(served);
+    let mut live: Vec<_> = rows.filter_map(|row| live_release(inventory, row)).collect();
     live.sort();
     live.dedup();
     live
@@ -297,6 +304,17 @@ fn not_whole(
     name: &ReleaseName,
     release: &Release,
 ) -> Vec<(HostName, String)> {
+    let parts = missing_parts(inventory, chosen, name, release).into_iter();
+    parts.map(|(host, _, why)| (host, why)).collect()
+}
+
+/// The same, component by component.
+pub(super) fn missing_parts(
+    inventory: &Inventory<'_>,
+    chosen: &[Chosen<'_>],
+    name: &ReleaseName,
+    release: &Release,
+) -> Vec<(HostName, ComponentName, String)> {
     let mut missing = Vec::new();
     for row in planned(chosen) {
         for component in &row.components {
@@ -313,7 +331,7 @@ fn not_whole(
                     damaged.unwrap_or_else(|| format!("no snapshot of {}", component.name))
                 }
             };
-            missing.push((row.host.clone(), why));
+            missing.push((row.host.clone(), component.name.clone(), why));
         }
     }
     missing

@@ -15,7 +15,7 @@ pub(super) const COPY_MS: u64 = 10 * 60_000;
 /// The longest that a switch takes: renames, and one full digest.
 const SWITCH_MS: u64 = 2 * 60_000;
 /// Added to what the fleet file allows, so that the agent's own deadline is the one that speaks.
-const MARGIN_MS: u64 = 10_000;
+pub(super) const MARGIN_MS: u64 = 10_000;
 
 /// What a component goes to on a host.
 pub(super) struct Goes<'a> {
@@ -49,17 +49,30 @@ pub(super) fn restore(row: &Chosen<'_>, goes: &[Goes<'_>]) -> Track {
     let stops = || moves().rev().filter(|go| !go.component.reloads);
     let mut steps = Vec::new();
     steps.extend(moves().rev().flat_map(|go| hooks(go, HookPoint::BeforeStop)));
-    steps.extend(stops().map(|go| step(Verb::Stop, go, go.component.stop_within_ms + MARGIN_MS)));
+    steps.extend(stops().map(stop));
     steps.extend(moves().map(|go| step(Verb::Switch, go, SWITCH_MS)));
     steps.extend(moves().flat_map(|go| hooks(go, HookPoint::BeforeStart)));
     steps.extend(moves().map(|go| {
-        let verb = if go.component.reloads { Verb::Reload } else { Verb::Start };
-        step(verb, go, go.component.ready_within_ms + MARGIN_MS)
+        if go.component.reloads {
+            step(Verb::Reload, go, go.component.ready_within_ms + MARGIN_MS)
+        } else {
+            start(go)
+        }
     }));
     steps.extend(moves().flat_map(|go| hooks(go, HookPoint::AfterStart)));
     steps.extend(goes.iter().map(verify));
     steps.extend(moves().flat_map(|go| hooks(go, HookPoint::AfterVerify)));
     Track { host: row.host.clone(), steps }
+}
+
+/// All services of a component stop.
+pub(super) fn stop(go: &Goes<'_>) -> Step {
+    step(Verb::Stop, go, go.component.stop_within_ms + MARGIN_MS)
+}
+
+/// All services of a component start.
+pub(super) fn start(go: &Goes<'_>) -> Step {
+    step(Verb::Start, go, go.component.ready_within_ms + MARGIN_MS)
 }
 
 /// Only what is in place, as it is.

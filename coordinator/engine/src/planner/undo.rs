@@ -9,8 +9,9 @@ use super::{
     Planned, Refusal,
     hosts::{self, Chosen},
     rollback::{About, assemble, canary_first, goes_to},
-    stages::Move,
+    stages::{Move, Route},
     tracks::{self, Goes},
+    traffic,
 };
 use crate::{
     fleet::Fleet,
@@ -31,6 +32,11 @@ pub fn undo(inventory: &Inventory<'_>, operation: &Operation) -> Planned {
         }
     }
     let mut hosts: Vec<HostName> = replaced.keys().map(|(host, _)| host.clone()).collect();
+    let (route, warning) = route(inventory, fleet, operation);
+    if let Route::Shifted(_, back) = &route {
+        let gets = fleet.hosts().filter(|(host, group)| back.reaches(host, group));
+        hosts.extend(gets.map(|(host, _)| host.clone()));
+    }
     if hosts.is_empty() {
         return Err(Refusal::NothingToUndo(operation.id().clone()));
     }
@@ -48,9 +54,8 @@ pub fn undo(inventory: &Inventory<'_>, operation: &Operation) -> Planned {
     let about = About {
         to: operation.plan().from.clone(),
         why: format!("what was live before {}", operation.id()),
-        warnings: blind.iter().map(not_seen).collect(),
-        whole_fleet: false,
-        across_migrations: false,
+        warnings: blind.iter().map(not_seen).chain(warning).collect(),
+        ..About::going_to(None)
     };
     let kind = OperationKind::Undo(operation.id().clone());
     let goes = |row: &Chosen<'_>| replaced.keys().any(|(host, _)| host == row.host);
@@ -60,7 +65,22 @@ pub fn undo(inventory: &Inventory<'_>, operation: &Operation) -> Planned {
             (true, _) | (false, None) => (row, goes_back(inventory, row, &replaced, from)),
         })
         .collect();
-    assemble(inventory, fleet, &chosen, &moves, kind, about)
+    assemble(inventory, fleet, &chosen, &moves, (kind, route), about)
+}
+
+/// Where the operation moved the traffic, it goes back to where it was.
+fn route<'a>(
+    inventory: &Inventory<'_>,
+    fleet: &'a Fleet,
+    operation: &Operation,
+) -> (Route<'a>, Option<String>) {
+    let back = operation.plan().weights_before.clone();
+    match (traffic::edge(inventory, fleet), back) {
+        (Ok(Some(edge)), Some(back)) if edge.now != back => (Route::Shifted(edge, back), None),
+        (Ok(Some(edge)), _) if fleet.rollback.traffic_first => (Route::Drained(edge), None),
+        (Ok(_), _) => (Route::InPlace, None),
+        (Err(why), _) => (Route::InPlace, Some(format!("{why}: traffic is not moved"))),
+    }
 }
 
 /// The hosts that the operation did not change but looked through.
@@ -150,6 +170,6 @@ fn missing(
     missing
 }
 
-fn replaced_name() -> ReleaseName {
+pub(super) fn replaced_name() -> ReleaseName {
     ReleaseName::new("replaced").expect("a fixed name is valid")
 }

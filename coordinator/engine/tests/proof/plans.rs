@@ -127,6 +127,7 @@ impl Shape {
             cuts_capacity: self.does == Does::Cut,
             mitigates: false,
             held_until: None,
+            series: None,
         }
     }
 }

@@ -10,7 +10,9 @@ use proto::policy::{
 };
 
 use super::{group, text};
-use crate::fleet_file::{Approvals, Canary, FleetFile, Notify, Rollback, Source, Traffic, Trigger};
+use crate::fleet_file::{
+    Approvals, Canary, FleetFile, Notify, Rollback, Source, Traffic, TrafficDriver, Trigger,
+};
 
 pub(super) fn rollback(rollback: &Rollback, at: At<'_>, report: &mut Report) {
     if rollback.batches.is_empty() {
@@ -32,9 +34,44 @@ pub(super) fn rollback(rollback: &Rollback, at: At<'_>, report: &mut Report) {
 }
 
 pub(super) fn traffic(fleet: &FleetFile, traffic: &Traffic, at: At<'_>, report: &mut Report) {
-    let nginx = at.key("through").key("nginx");
-    group(fleet, &traffic.through.nginx.hosts, nginx.key("hosts"), report);
-    check::absolute(&traffic.through.nginx.include, nginx.key("include"), report);
+    let through = at.key("through");
+    let driver = match &traffic.through {
+        TrafficDriver::Nginx(nginx) => {
+            let at = through.key("nginx");
+            check::absolute(&nginx.include, at.key("include"), report);
+            at
+        }
+        TrafficDriver::Haproxy(haproxy) => {
+            let at = through.key("haproxy");
+            check::absolute(&haproxy.socket, at.key("socket"), report);
+            check::absolute(&haproxy.state_file, at.key("state_file"), report);
+            at
+        }
+        TrafficDriver::Sandbox(sandbox) => {
+            let at = through.key("sandbox");
+            check::absolute(&sandbox.socket, at.key("socket"), report);
+            at
+        }
+    };
+    group(fleet, traffic.edge(), driver.key("hosts"), report);
+    for host in traffic.addresses.keys() {
+        if fleet.group_of(host).is_none() {
+            report.add(
+                at.key("addresses").name(host),
+                format!("the fleet has no host `{host}`"),
+                "name a host of `hosts`",
+            );
+        }
+    }
+    if let Some(version) = &traffic.version
+        && !traffic.ports.contains_key(&version.port)
+    {
+        report.add(
+            at.key("version").key("port"),
+            format!("`{}` is not one of `ports`", version.port),
+            "name one of `ports`",
+        );
+    }
     for (name, port) in &traffic.ports {
         let at = at.key("ports").name(name);
         check::name(name, "port", at, report);
@@ -51,7 +88,18 @@ pub(super) fn traffic(fleet: &FleetFile, traffic: &Traffic, at: At<'_>, report: 
         );
     }
     for (index, slot) in traffic.slots.iter().enumerate() {
-        group(fleet, slot, at.key("slots").item(index), report);
+        let at = at.key("slots").item(index);
+        group(fleet, slot, at, report);
+        if slot == traffic.edge() {
+            report.add(
+                at,
+                format!("`{slot}` is the group of the proxies"),
+                "a slot is a group of app hosts",
+            );
+        }
+        if fleet.hosts.get(slot).is_some_and(Vec::is_empty) {
+            report.add(at, format!("slot `{slot}` has no host"), "list its hosts under `hosts`");
+        }
     }
 }
 

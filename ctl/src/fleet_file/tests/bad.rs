@@ -31,7 +31,7 @@ components:
 traffic:
   through: { nginx: { hosts: edge, include: /etc/nginx/up.conf } }
   ports: { web: 80 }
-  slots: [blue, edge]
+  slots: [blue, green]
 rollback:
   batches: [1, "50%"]
   budget: { failed: 1, out: "50%" }

@@ -6,6 +6,7 @@ use crate::{
     ledger::{Found, Moment, StepResult},
     local::{Import, Imported, Shape},
     order::{Before, Evidence, Step},
+    quarantine,
     retention::{Ask, Report},
     status::HostStatus,
 };
@@ -65,6 +66,12 @@ pub trait Hands: Send + Sync + 'static {
 
     /// Makes a release of a backup that a person has. Nothing live is touched.
     fn import<'a>(&'a self, import: &'a Import) -> Doing<'a, Result<Imported, String>>;
+
+    /// Takes up what was left as bad: the host does not go forward to it from here on. One that goes nowhere has no use for
+    /// it.
+    fn quarantine<'a>(&'a self, _told: &'a quarantine::Told) -> Doing<'a, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
 
     /// Removes the snapshots that the host's own rules let go, but for what must stay. Nothing live is touched.
     fn prune<'a>(&'a self, ask: &'a Ask) -> Doing<'a, Result<Report, String>>;

@@ -33,6 +33,7 @@ pub mod order;
 pub mod policy;
 mod postgres;
 pub mod probe;
+pub mod quarantine;
 mod redact;
 pub mod renewal;
 pub mod retention;

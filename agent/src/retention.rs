@@ -86,10 +86,7 @@ pub struct Row {
 impl Kept {
     /// Whether it still counts on a host with this fence.
     pub fn counts(&self, fence: Option<&Fence>) -> bool {
-        fence.is_none_or(|fence| {
-            let same = self.term.epoch == fence.epoch && self.term.instance == fence.instance;
-            same || self.term.epoch > fence.epoch
-        })
+        self.term.counts(fence)
     }
 
     /// Wall time, by the clock that is behind: one that runs ahead makes nothing old.

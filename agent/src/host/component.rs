@@ -686,6 +686,17 @@ impl Component {
         content.await.ok().flatten().map(|content| content.to_string())
     }
 
+    /// The content hash of what a step goes to. One that cannot be told may be anything.
+    pub(super) async fn content(&self, step: &Step) -> Result<String, String> {
+        let (release, exact) = (&step.release, target(step)?);
+        let content = self.stored(move |store, files| store.content_of(&files.component, exact));
+        content.await?.map(|content| content.to_string()).ok_or_else(|| {
+            format!(
+                "whether {release} was left as bad cannot be told: its content is not known here"
+            )
+        })
+    }
+
     /// What the app called its version when a snapshot was taken.
     async fn recorded_version(&self, exact: Hash) -> Result<Option<String>, String> {
         let rows = self.stored(|store, _| store.list()).await?;

@@ -241,7 +241,8 @@ impl World {
                 | Record::Observed { .. }
                 | Record::TurnedBack { .. }
                 | Record::UndoBegan { .. }
-                | Record::Dropped { .. } => continue,
+                | Record::Dropped { .. }
+                | Record::Trial { .. } => continue,
             };
             let mut tracks = ledger.tracks().into_iter().filter(is_theirs);
             let Some(track) = tracks.find(|track| track.order().key == *key) else { continue };
@@ -497,6 +498,9 @@ fn record_word(record: &Record) -> String {
             format!("end of {}: {:?} {}", key.stage, ending.end, ending.reason)
         }
         Record::Dropped { key } => format!("drop of {}", key.stage),
+        Record::Trial { key, trial } => {
+            format!("trial of {}: {} ms left, {:?}", key.stage, trial.left_ms, trial.over)
+        }
     }
 }
 

@@ -120,7 +120,17 @@ impl Machine {
             }
             Verb::Stop => part.1 = runs.unwrap_or(false),
             Verb::Start => part.1 = runs.unwrap_or(true),
-            _ => {}
+            Verb::Preflight
+            | Verb::Snapshot
+            | Verb::Stage
+            | Verb::Verify
+            | Verb::Discard
+            | Verb::Check
+            | Verb::Reload
+            | Verb::Hook
+            | Verb::Fetch
+            | Verb::SetWeights
+            | Verb::Drain => {}
         }
         state.done.push(format!("{} {} {to}", step.verb, step.component));
     }
@@ -139,7 +149,17 @@ impl Hands for Machine {
             Ok(match step.verb {
                 Verb::Stop | Verb::Start => Before::Running(running),
                 Verb::Switch => Before::Live(live),
-                _ => Before::Nothing,
+                Verb::Preflight
+                | Verb::Snapshot
+                | Verb::Stage
+                | Verb::Verify
+                | Verb::Discard
+                | Verb::Check
+                | Verb::Reload
+                | Verb::Hook
+                | Verb::Fetch
+                | Verb::SetWeights
+                | Verb::Drain => Before::Nothing,
             })
         })
     }

@@ -100,8 +100,11 @@ mod tests {
 
     const READY: Duration = Duration::from_secs(30);
 
-    /// Looks (second, what it saw, seconds left); what follows from the last one.
-    fn play(watch: &mut Watch, looks: &[(u64, &str, u64)]) -> Verdict {
+    /// The second, what it saw, and the seconds left.
+    type Look = (u64, &'static str, u64);
+
+    /// What follows from the last look.
+    fn play(watch: &mut Watch, looks: &[Look]) -> Verdict {
         let mut verdict = Verdict::GoesOn;
         for (at, word, left) in looks {
             assert_eq!(verdict, Verdict::GoesOn, "before {at}");
@@ -119,7 +122,7 @@ mod tests {
     #[test]
     fn a_trial_is_decided_by_its_checks() {
         let back = Verdict::Back("bad".to_owned());
-        let table: [(&str, &[(u64, &str, u64)], Verdict); 10] = [
+        let table: [(&str, &[Look], Verdict); 10] = [
             ("it holds", &[(0, "pass", 60), (30, "pass", 30), (60, "pass", 0)], Verdict::Passed),
             (
                 "one bad look is none",

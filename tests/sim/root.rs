@@ -84,7 +84,7 @@ impl World {
         }
     }
 
-    fn root_orders(&mut self, host: usize, order: LocalOrder) {
+    pub(crate) fn root_orders(&mut self, host: usize, order: LocalOrder) {
         let input = Input::Local { order: order.clone(), forbidden: None };
         let decision = worker::decide(&self.agents[host].ledger, input);
         let accepted = decision.records.iter().find_map(|record| match record {

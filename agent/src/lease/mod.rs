@@ -24,7 +24,7 @@
 mod shell;
 #[cfg(test)]
 mod tests;
-mod watch;
+pub mod watch;
 
 use std::time::Duration;
 

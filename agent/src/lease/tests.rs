@@ -690,6 +690,13 @@ async fn p05_what_it_goes_back_to_stays_and_so_does_its_track() {
     assert!(ledger.tracks.len() < 70, "others are dropped");
     let kept = retention::named(&ledger);
     assert!(kept.iter().any(|row| row.exact.to_string() == hash("v1") && row.component == CRM));
+    // A ledger that was written anew says the same.
+    agent.kill().await;
+    let (mut file, found) = LedgerFile::open(state.path()).unwrap();
+    file.compact(&found).unwrap();
+    drop(file);
+    let agent = Running::start(state.path(), &machine);
+    assert_eq!(agent.ledger().trials, ledger.trials);
     machine.breaks("v2");
     agent.until("it went back", is_idle).await;
     assert_eq!(machine.lock().parts[CRM], (hash("v1"), true));

@@ -21,7 +21,7 @@ const LOOK_EVERY_MIN: Duration = Duration::from_millis(250);
 
 /// What a look saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Seen {
+pub enum Seen {
     Passed,
     /// In the host's own words.
     Failed(String),
@@ -31,7 +31,7 @@ pub(super) enum Seen {
 
 /// What follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     GoesOn,
     /// Its time is over, and its checks pass.
     Passed,
@@ -40,7 +40,7 @@ pub(super) enum Verdict {
 
 /// The looks at one trial by this process. Times are since any fixed moment of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Watch {
+pub struct Watch {
     /// Nothing that would speak against it was seen before.
     since: Duration,
     failing: Option<Failing>,
@@ -54,12 +54,12 @@ struct Failing {
 
 impl Watch {
     /// Nobody has looked yet.
-    pub(super) fn new(now: Duration) -> Self {
+    pub fn new(now: Duration) -> Self {
         Self { since: now, failing: None }
     }
 
     /// What follows from a look that began at `now`, with so much of the lease left.
-    pub(super) fn look(
+    pub fn look(
         &mut self,
         seen: Seen,
         now: Duration,
@@ -89,7 +89,7 @@ impl Watch {
 }
 
 /// From one look to the next: often enough to see a failure in time, and at the end just then.
-pub(super) fn look_every(ready_within: Duration, left: Duration) -> Duration {
+pub fn look_every(ready_within: Duration, left: Duration) -> Duration {
     let every = (ready_within / 4).clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX);
     if left.is_zero() { every } else { every.min(left) }
 }

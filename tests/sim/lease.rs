@@ -125,7 +125,7 @@ impl World {
 
     /// Whether what was put live on this host fails once it was verified.
     fn fails_later(&self, host: usize) -> bool {
-        host % 3 == 0 || self.bad[host]
+        host.is_multiple_of(3) || self.bad[host]
     }
 
     fn moment(&self, host: usize) -> Moment {

@@ -1,5 +1,6 @@
 //! One component: its files, its services, its checks, and what each verb does to them.
 
+mod forward;
 pub(super) mod learner;
 
 use std::{
@@ -573,36 +574,6 @@ impl Component {
         tried
     }
 
-    /// Whether it runs and its checks pass now, each tried once in its own time, by what was measured of this snapshot.
-    pub(super) async fn holds(&self, snapshot: &str) -> Result<(), String> {
-        let failed = self.fails(snapshot).await;
-        match failed {
-            None => Ok(()),
-            Some(why) => Err(secrets::hide(&why, &[self.redactor().await])),
-        }
-    }
-
-    async fn fails(&self, snapshot: &str) -> Option<String> {
-        if let Err(why) = self.services.identities().await {
-            return Some(why);
-        }
-        let wanted =
-            Wanted { version: None, baselines: self.fit.baselines(snapshot.parse().ok()).await };
-        let tries = self.checks.iter().map(|check| {
-            let (prober, check, wanted) = (self.prober.clone(), check.clone(), wanted.clone());
-            tokio::spawn(async move { (prober.try_once(&check, &wanted).await, check.name) })
-        });
-        let tries: Vec<_> = tries.collect();
-        let mut failed = None;
-        for tried in tries {
-            let (tried, name) = tried.await.expect("a try does not panic");
-            if !tried.ok && failed.is_none() {
-                failed = Some(format!("check `{name}`: {}", tried.detail));
-            }
-        }
-        failed
-    }
-
     /// Makes a release of a backup. Its version is not known: nobody asked the app when it was made.
     pub(super) async fn import(&self, import: &Import) -> Result<Imported, String> {
         let label = Label {
@@ -684,17 +655,6 @@ impl Component {
     async fn content_of(&self, exact: Hash) -> Option<String> {
         let content = self.stored(move |store, files| store.content_of(&files.component, exact));
         content.await.ok().flatten().map(|content| content.to_string())
-    }
-
-    /// The content hash of what a step goes to. One that cannot be told may be anything.
-    pub(super) async fn content(&self, step: &Step) -> Result<String, String> {
-        let (release, exact) = (&step.release, target(step)?);
-        let content = self.stored(move |store, files| store.content_of(&files.component, exact));
-        content.await?.map(|content| content.to_string()).ok_or_else(|| {
-            format!(
-                "whether {release} was left as bad cannot be told: its content is not known here"
-            )
-        })
     }
 
     /// What the app called its version when a snapshot was taken.

@@ -162,7 +162,7 @@ pub fn problems(ledger: &Ledger, component: &str) -> Vec<Problem> {
                             "{release} did not hold ({why}); {lease} took it back by {operation}"
                         ),
                         format!(
-                            "find out why before it is deployed again; ctl release mark {release} bad"
+                            "find out why before it is deployed again; ctl release mark {release} bad --reason …"
                         ),
                     ),
                 }

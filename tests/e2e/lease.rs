@@ -56,14 +56,14 @@ impl World {
         world
     }
 
-    /// The app is healthy unless its version stands in `sick`.
+    /// The app is healthy unless its version stands in `sick`. Services outlive agents; this one ends with its directory.
     fn policy(&self, host: &str, lease: &str) -> Policy {
         let (tree, sick) = (self.tree(host), self.root().join(host).join("sick"));
         fs::write(&sick, "").unwrap();
         let (tree, sick) = (tree.display(), sick.display());
         let text = format!(
             "version: 1\nfleet: {FLEET}\nhost: {host}\ncomponents:\n  {COMPONENT}:\n    files: [{{ tree: {tree} }}]\n    \
-             services: [{{ name: app, process: {{ command: [/bin/sleep, \"1000\"], directory: / }} }}]\n    \
+             services: [{{ name: app, process: {{ command: [/bin/sh, -c, \"while test -e {sick}; do sleep 0.2; done\"], directory: / }} }}]\n    \
              checks: [{{ name: health, command: [/bin/sh, -c, \"! grep -qxf {sick} {tree}/version\"], every: 50ms, pass: 1 }}]\n    \
              lease: {lease}\n    ready_within: 1s\n    stable_for: 100ms\n"
         );

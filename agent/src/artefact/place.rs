@@ -6,7 +6,7 @@
 //! /var/tmp/lastgood-git-…/{config,repo}        a git repository for a user that may not see the state directory
 //! ```
 //!
-//! Invariant: what a crash leaves is known by its name in the state directory, and gone once the agent runs again.
+//! Invariant: what a crash leaves is known by its name in the state directory, and removed when the agent starts.
 //! Invariant: nothing here is ever used for a second fetch.
 
 use std::{
@@ -60,10 +60,13 @@ impl Places {
         })?;
         let holder = Dir::open(&state)?.ensure_dir(NAME.as_bytes())?;
         for name in holder.names()? {
-            if is_outside(&name) {
-                remove_outside(&Dir::open(Path::new(OUTSIDE))?, &name)?;
+            // A git that outlived the agent may still write there: no reason not to start.
+            if let Err(error) = remove_leftover(&holder, &name) {
+                tracing::warn!(
+                    reason = error.reason(),
+                    "what an earlier fetch left stays until the next start"
+                );
             }
-            remove::tree(&holder, &name)?;
         }
         Ok(Self { path: state.join(NAME) })
     }
@@ -72,7 +75,13 @@ impl Places {
     pub(super) fn fresh(&self) -> Result<Place, StoreError> {
         static FETCHES: AtomicU64 = AtomicU64::new(0);
         let holder = Dir::open(&self.path)?;
-        let name = format!("fetch-{}", FETCHES.fetch_add(1, Ordering::Relaxed));
+        let name = loop {
+            let name = format!("fetch-{}", FETCHES.fetch_add(1, Ordering::Relaxed));
+            // Only what could not be removed is in the way.
+            if holder.stat(name.as_bytes())?.is_none() {
+                break name;
+            }
+        };
         holder.make_dir(name.as_bytes())?;
         let dir = holder.dir(name.as_bytes())?;
         Ok(Place { holder, path: self.path.join(&name), name: name.into_bytes(), dir })
@@ -93,6 +102,13 @@ impl Places {
             .map_err(|errno| ArtefactError::io(format!("open {}", path.display()))(errno.into()))?;
         Ok(Outside { notes, holder, name, dir, path })
     }
+}
+
+fn remove_leftover(holder: &Dir, name: &[u8]) -> Result<(), StoreError> {
+    if is_outside(name) {
+        remove_outside(&Dir::open(Path::new(OUTSIDE))?, name)?;
+    }
+    remove::tree(holder, name)
 }
 
 fn is_outside(name: &[u8]) -> bool {

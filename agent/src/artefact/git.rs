@@ -355,12 +355,12 @@ impl Oids {
         chunk: &mut [u8],
     ) -> Result<Vec<u8>, ArtefactError> {
         // Git sorts a directory as if its name ended in a slash.
-        let mut rows: BTreeMap<Vec<u8>, (&str, Vec<u8>, Vec<u8>)> = BTreeMap::new();
+        let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
         for name in dir.names()? {
             let path = if above.is_empty() { name.clone() } else { [above, &name].join(&b'/') };
             let Some(stat) = dir.stat(&name)? else { continue };
             let mut key = name.clone();
-            let row = match FileType::from_raw_mode(stat.st_mode) {
+            let (mode, id) = match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
                     key.push(b'/');
                     ("40000", self.tree_bytes(&dir.dir(&name)?, &path, chunk)?)
@@ -376,12 +376,9 @@ impl Oids {
                     (mode, self.file(dir, &name, &path, chunk)?)
                 }
             };
-            rows.insert(key, (row.0, name, row.1));
+            rows.insert(key, [mode.as_bytes(), b" ", &name, b"\0", &id].concat());
         }
-        let body: Vec<u8> = rows
-            .into_values()
-            .flat_map(|(mode, name, id)| [mode.as_bytes(), b" ", &name, b"\0", &id].concat())
-            .collect();
+        let body: Vec<u8> = rows.into_values().flatten().collect();
         let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
         let mut context = begin(self.algorithm, "tree", length);
         context.update(&body);

@@ -16,6 +16,8 @@
 mod building;
 mod copy;
 mod digest;
+#[cfg(any(test, fuzzing))]
+pub mod door;
 mod error;
 mod git;
 mod https;
@@ -44,6 +46,7 @@ pub use self::{
     error::ArtefactError,
 };
 use crate::{
+    finding::Finding,
     order::Artefact,
     store::{StoreError, dir::Dir},
 };
@@ -157,6 +160,11 @@ impl Artefacts {
         git::fetch(source, &artefact.name, &digest, commit, &self.places, (place, root), rules)
             .await
     }
+}
+
+/// What is to be said of a policy's sources, for `agent check`.
+pub fn findings(sources: &BTreeMap<String, SourcePolicy>) -> Vec<Finding> {
+    sources.iter().flat_map(|(name, source)| source::findings(name, source)).collect()
 }
 
 /// Where and how it is built.

@@ -15,6 +15,8 @@ use proto::{
 
 use super::{building::Limits, error::ArtefactError};
 use crate::{
+    exec::{self, Spec},
+    finding::Finding,
     order::Artefact,
     store::{dir, dir::Dir},
 };
@@ -80,6 +82,39 @@ pub(super) fn wanted<'a>(
             other("`git:`", digest)
         }
     }
+}
+
+/// What of a source is not as it has to be; good ones are told, too. Nothing is asked over the network.
+pub(super) fn findings(name: &str, source: &SourcePolicy) -> Vec<Finding> {
+    let what = format!("source {name}");
+    let readable = |key: &str, file: &Option<PathBuf>| {
+        let file = file.as_ref()?;
+        let error = File::open(file).err()?;
+        let why = format!("{key} {} cannot be read: {error}", file.display());
+        Some(Finding::bad(&what, why, "put it there, readable by the agent's user only"))
+    };
+    let bad: Vec<Finding> = match source {
+        SourcePolicy::Directory(path) => {
+            let mend = "make the directory, or name the real one in the policy";
+            let error = Dir::open(path).err();
+            error.map(|error| Finding::bad(&what, error.reason(), mend)).into_iter().collect()
+        }
+        SourcePolicy::Https(https) => {
+            let files = [("bearer_file", &https.bearer_file), ("ca_file", &https.ca_file)];
+            files.into_iter().filter_map(|(key, file)| readable(key, file)).collect()
+        }
+        SourcePolicy::Git(git) => match super::git::program() {
+            None => {
+                let mend = "install it (Debian: apt-get install git)";
+                vec![Finding::bad(&what, "git is not installed on this host", mend)]
+            }
+            Some(program) => {
+                let spec = Spec::new([program]).as_user(Some(git.user.clone()));
+                exec::refusal(&spec).iter().map(|why| Finding::of_words(&what, why)).collect()
+            }
+        },
+    };
+    if bad.is_empty() { vec![Finding::ok(what)] } else { bad }
 }
 
 /// Copies an archive from below a directory, with no link on the way.

@@ -368,7 +368,7 @@ async fn a_links_tree_is_its_own_and_rights_are_given_by_tree() {
         let artefacts = &artefacts;
         async move {
             let fetched = artefacts.fetch(&artefact(name, &digest), trees, end).await;
-            fetched.err().expect("it is refused").reason()
+            fetched.expect_err("it is refused").reason()
         }
     };
     let digest = archive("out", both.clone().link("web/c", "../api/a"));

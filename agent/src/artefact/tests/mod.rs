@@ -1,5 +1,6 @@
 //! Artefacts of every source, good ones and hostile ones, in directories of the test's own.
 
+mod fuzzed;
 mod git;
 mod hostile;
 mod https;

@@ -110,7 +110,7 @@ impl Fetcher {
     }
 
     /// The declared files that the artefact does not give, so that they are as they are live.
-    fn from_live(&self, fetched: &Fetched) -> Vec<PathBuf> {
+    fn left_live(&self, fetched: &Fetched) -> Vec<PathBuf> {
         let given = |file: &Path| {
             let inside = self.trees.iter().find_map(|tree| {
                 let rest = file.strip_prefix(&tree.path).ok()?;
@@ -184,7 +184,7 @@ impl Component {
 
         let backup = self.fetcher.backup(&fetched);
         let made =
-            MadeOf { digest: artefact.digest.clone(), from_live: self.fetcher.from_live(&fetched) };
+            MadeOf { digest: artefact.digest.clone(), from_live: self.fetcher.left_live(&fetched) };
         let mut notes = self.fetcher.kept(&fetched);
         if fetched.built.without_xattrs {
             notes.push("extended attributes in the archive are left out".to_owned());

@@ -369,8 +369,7 @@ impl World {
                 Input::Looked { key, index, before }
             }
             Work::Perform { key, index } => {
-                let verified =
-                    step.verb != Verb::Verify || machine.is_on(&step.component, &step.snapshot);
+                let verified = step.verb != Verb::Verify || machine.is_as_wanted(step);
                 let bad = step.verb == Verb::Verify && self.bad[host];
                 let ok = fate == Fate::Fine && verified && !bad;
                 let evidence = if ok { machine.evidence(step, before.as_ref()) } else { None };

@@ -180,6 +180,8 @@ pub(crate) fn run(setup: Setup) -> Run {
     if world.watch.broken.is_none() {
         let verdict = world.p06_no_track_stays_open();
         world.watch.judge(verdict);
+        let verdict = if setup.hostile { Ok(()) } else { world.p07_no_host_is_left_out() };
+        world.watch.judge(verdict);
         let verdict = if setup.hostile { Ok(()) } else { world.p06_ended_for_each_host() };
         world.watch.judge(verdict);
     }

@@ -496,6 +496,7 @@ impl Operation {
                 for host in hosts {
                     self.retry(host)?;
                 }
+                self.traffic_again(hosts)?;
                 self.look_again(0)?;
                 self.go_back_to(0);
                 self.deadline = at.plus(self.plan.deadline_ms);
@@ -513,9 +514,62 @@ impl Operation {
             None => return Err(IllegalEvent::NoTrack { host: host.clone(), stage: 0 }),
         };
         for stage in stages {
-            self.advance(host, stage, &TrackEvent::Retried)?;
+            if !self.is_traffic(stage) {
+                self.advance(host, stage, &TrackEvent::Retried)?;
+            }
         }
         Ok(())
+    }
+
+    /// All edges move with a retry, or none: where the traffic was not moved, and around the hosts that go again.
+    fn traffic_again(&mut self, hosts: &[HostName]) -> Result<(), IllegalEvent> {
+        let stages = 0..self.plan.stages.len();
+        let traffic: Vec<usize> = stages.filter(|stage| self.is_traffic(*stage)).collect();
+        let mut edges = BTreeSet::new();
+        for stage in &traffic {
+            edges.extend(self.plan.stages[*stage].tracks().map(|track| track.host.clone()));
+        }
+        let fit = |host: &HostName| {
+            let state = &self.hosts[host];
+            state.taken.is_none() && !state.is_unknown()
+        };
+        if !edges.iter().all(fit) {
+            return Ok(());
+        }
+        let again: Vec<usize> =
+            traffic.into_iter().filter(|stage| self.moves_again(*stage, hosts)).collect();
+        for stage in again {
+            for host in &edges {
+                if self.hosts[host].tracks.contains_key(&stage) {
+                    self.advance(host, stage, &TrackEvent::Retried)?;
+                }
+            }
+        }
+        if let Some(again) = &mut self.again {
+            again.extend(edges);
+        }
+        Ok(())
+    }
+
+    /// Whether a stage that is about the traffic has not done its part on all edges, or stands around a host that goes
+    /// again.
+    fn moves_again(&self, stage: usize, hosts: &[HostName]) -> bool {
+        let goes = |stage: usize| {
+            let mut slots = hosts.iter().filter_map(|host| self.hosts[host].tracks.get(&stage));
+            slots.any(|slot| slot.state == TrackState::Waiting)
+        };
+        let held_until = |stage: usize| self.plan.stages[stage].held_until;
+        let before = held_until(stage).is_some_and(|until| (stage + 1..until).any(goes));
+        let after = (0..stage)
+            .any(|first| held_until(first) == Some(stage) && (first + 1..stage).any(goes));
+        let mut slots = self.hosts.values().filter_map(|state| state.tracks.get(&stage));
+        before || after || slots.any(|slot| slot.state != TrackState::Done)
+    }
+
+    /// Whether a stage only moves traffic.
+    fn is_traffic(&self, stage: usize) -> bool {
+        let mut steps = self.plan.stages[stage].tracks().flat_map(|track| &track.steps);
+        steps.all(|step| step.component.as_str() == Step::TRAFFIC)
     }
 
     /// What users get may be another thing once a host of an earlier stage moves again.

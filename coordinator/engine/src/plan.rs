@@ -127,7 +127,8 @@ pub struct Stage {
     /// Once it has ended well, no host that gets traffic runs what the plan leaves.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub mitigates: bool,
-    /// Its effect is meant for the stages before this one: where the run halts before that begins, it is taken back.
+    /// Its effect is meant for the stages before this one: where the run halts before that begins, or before it has done
+    /// on a host what it is to change there, it is taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_until: Option<usize>,
     /// Stages of one series share their budget: it is that of the hosts of all of them. The index of the first of them.

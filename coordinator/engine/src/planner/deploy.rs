@@ -78,7 +78,7 @@ pub fn deploy(inventory: &Inventory<'_>, request: &Deploy, now: Timestamp) -> Pl
     };
     let with = |component: &&Component| is_of(release, &component.name);
     for row in chosen.iter_mut().filter(|row| row.left_out.is_none()) {
-        if !row.components.iter().any(|component| with(&component)) {
+        if !row.components.iter().any(&with) {
             row.left_out = Some(format!("{name} has nothing for it"));
         }
     }
@@ -97,6 +97,7 @@ pub fn deploy(inventory: &Inventory<'_>, request: &Deploy, now: Timestamp) -> Pl
     let about = About {
         why: format!("{name} goes live, {}", strategy_words(request.strategy)),
         across_migrations: request.across_migrations,
+        whole_fleet: request.hosts.is_empty(),
         forward: true,
         last: record(inventory, &chosen, name, release).into_iter().collect(),
         ..About::going_to(Some(name.clone()))
@@ -381,8 +382,8 @@ fn users_release(inventory: &Inventory<'_>, edge: Option<&Edge<'_>>) -> Option<R
     let (fleet, edge) = (inventory.state.fleet.as_ref()?, edge?);
     let chosen = hosts::choose(fleet, &[]).ok()?;
     let mut served = hosts::listing(inventory, &chosen);
-    served.retain(|row| edge.now.reaches(&row.host, &row.group));
-    hosts::common_release(&served)
+    served.retain(|row| row.reachable && edge.now.reaches(&row.host, &row.group));
+    hosts::common_release_of(&served)
 }
 
 fn nothing_to_do(

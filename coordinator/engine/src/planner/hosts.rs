@@ -103,7 +103,14 @@ pub(super) fn common_release<'a>(
     hosts: impl IntoIterator<Item = &'a PlannedHost>,
 ) -> Option<ReleaseName> {
     let counted = |row: &&PlannedHost| row.left_out.is_none() && row.reachable;
-    let mut releases = hosts.into_iter().filter(counted).map(|row| &row.from);
+    common_release_of(hosts.into_iter().filter(counted))
+}
+
+/// The same of all of them, whether they have a part or not.
+pub(super) fn common_release_of<'a>(
+    hosts: impl IntoIterator<Item = &'a PlannedHost>,
+) -> Option<ReleaseName> {
+    let mut releases = hosts.into_iter().map(|row| &row.from);
     let first = releases.next()?.as_ref()?;
     releases.all(|other| other.as_ref() == Some(first)).then(|| first.clone())
 }

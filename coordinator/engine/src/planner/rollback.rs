@@ -240,6 +240,7 @@ pub(super) fn assemble<'a>(
         forward: about.forward,
         at_once: about.at_once,
         release: &release,
+        whole_fleet: about.whole_fleet,
         route,
     };
     let Staged { mut stages, looking, warnings } = stages::stages(inventory, fleet, moves, &how)?;
@@ -256,13 +257,19 @@ pub(super) fn assemble<'a>(
         about.warnings.push(ACROSS_MIGRATIONS.to_owned());
     }
     let hosts = hosts::listed(inventory, chosen, &stages);
+    let moves_traffic = before != after;
     let served = |row: &&PlannedHost| match &before {
-        Some(now) => now.reaches(&row.host, &row.group) || !traffic::is_backend(fleet, &row.group),
+        Some(now) if now.reaches(&row.host, &row.group) => true,
+        Some(_) => !moves_traffic && !traffic::is_backend(fleet, &row.group),
         None => true,
     };
-    let seen = hosts.iter().filter(|row| !looking.contains(&row.host)).filter(served);
-    let seen = seen.filter(|row| !fleet.components_of(&row.group).is_empty());
-    let from = hosts::common_release(seen);
+    let from = if moves_traffic {
+        // Whoever has a part or not: what users have is what the traffic leaves.
+        hosts::common_release_of(hosts.iter().filter(served).filter(|row| row.reachable))
+    } else {
+        let seen = hosts.iter().filter(|row| !looking.contains(&row.host)).filter(served);
+        hosts::common_release(seen.filter(|row| !fleet.components_of(&row.group).is_empty()))
+    };
     let draft = draft(fleet, kind, about, hosts, from, stages);
     let draft = PlanDraft { weights_before: before, weights_after: after, ..draft };
     Plan::new(draft).map_err(Refusal::Defect)

@@ -32,23 +32,20 @@ pub(super) fn moves(moves: &[Move<'_, '_>]) -> bool {
 pub(super) fn outage(
     fleet: &Fleet,
     rest: &mut BTreeMap<usize, Vec<&Move<'_, '_>>>,
+    writers: &BTreeSet<ComponentName>,
     how: &How<'_>,
     stages: &mut Vec<Stage>,
 ) {
-    let writers = writers(fleet);
-    let writes = |row: &Move<'_, '_>| row.1.iter().any(|go| writers.contains(&go.component.name));
-    let shares = |row: &Move<'_, '_>| {
-        row.1.iter().any(|go| go.component.shared && !go.there) && !writes(row)
-    };
+    let shares = |(_, goes): &Move<'_, '_>| goes.iter().any(|go| go.component.shared && !go.there);
     let mut stopped = Vec::new();
     let mut shared = Vec::new();
     for rows in rest.values_mut() {
         let taken = std::mem::take(rows);
         for row in taken {
-            if shares(row) {
-                shared.push(row);
-            } else if writes(row) {
+            if writes(row, writers) {
                 stopped.push(row);
+            } else if shares(row) {
+                shared.push(row);
             } else {
                 rows.push(row);
             }
@@ -64,7 +61,7 @@ pub(super) fn outage(
     let prepare =
         all().filter_map(|(row, goes)| tracks::prepare(row, goes, how.across_migrations)).collect();
     stages.push(prepared(fleet, "prepare", prepare));
-    let stops = stopped.iter().map(|row| stop(row, &writers));
+    let stops = stopped.iter().map(|row| stop(row, writers));
     let stops: Vec<Track> = stops.filter(|track| !track.steps.is_empty()).collect();
     let until = stages.len() + 2;
     if !stops.is_empty() {
@@ -73,7 +70,7 @@ pub(super) fn outage(
     let names = hosts::groups(shared.iter().map(|(row, _)| *row));
     let tracks = shared.iter().map(|(row, goes)| tracks::restore(row, goes)).collect();
     stages.push(at_once(&format!("restore {names}"), tracks));
-    let starts: Vec<Track> = stopped.iter().map(|row| start(row, &writers)).collect();
+    let starts: Vec<Track> = stopped.iter().map(|row| start(row, writers)).collect();
     if !starts.is_empty() {
         let started = at_once("start", starts);
         // The data is back by now: one host that does not start is no reason to stop the others again.
@@ -86,8 +83,13 @@ pub(super) fn outage(
     }
 }
 
+/// Whether something on a host needs what is shared.
+pub(super) fn writes((_, goes): &Move<'_, '_>, writers: &BTreeSet<ComponentName>) -> bool {
+    goes.iter().any(|go| writers.contains(&go.component.name))
+}
+
 /// Components that need, themselves or through others, what is shared.
-fn writers(fleet: &Fleet) -> BTreeSet<ComponentName> {
+pub(super) fn writers(fleet: &Fleet) -> BTreeSet<ComponentName> {
     let mut found = BTreeSet::new();
     loop {
         let before = found.len();

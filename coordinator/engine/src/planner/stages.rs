@@ -60,9 +60,17 @@ pub(super) struct How<'a> {
     pub(super) forward: bool,
     /// What is in place on the side that gets the traffic is looked at once, without the window.
     pub(super) at_once: bool,
-    /// What users get in the end.
+    /// What users get in the end, where the whole fleet goes there.
     pub(super) release: &'a ReleaseName,
+    pub(super) whole_fleet: bool,
     pub(super) route: Route<'a>,
+}
+
+impl How<'_> {
+    /// What happens to a host that moves.
+    fn word(&self) -> &'static str {
+        if self.forward { "deploy" } else { "restore" }
+    }
 }
 
 /// See the module.
@@ -106,7 +114,12 @@ fn as_ordered(
 ) -> Result<Staged, Refusal> {
     let levels = Levels::of(fleet);
     let moved = |(_, goes): &&Move<'_, '_>| !traffic::is_in_place(goes);
-    let looks = |row: &&Move<'_, '_>| !moved(row) && levels.needs_others(row.0.group);
+    let outage = shared::moves(moves);
+    let writers = shared::writers(fleet);
+    // Nothing looks on while what it needs goes back.
+    let waits = |row: &Move<'_, '_>| outage && shared::writes(row, &writers);
+    let looks =
+        |row: &&Move<'_, '_>| !moved(row) && levels.needs_others(row.0.group) && !waits(row);
     let mut by_level: BTreeMap<usize, Vec<&Move<'_, '_>>> = BTreeMap::new();
     for row in moves.iter().filter(|row| !looks(row)) {
         by_level.entry(levels.level(row.0.group)).or_default().push(row);
@@ -115,8 +128,8 @@ fn as_ordered(
     let mut warnings = circles(&levels);
     let mut stages = Vec::new();
     let mut rest = by_level;
-    if shared::moves(moves) {
-        shared::outage(fleet, &mut rest, how, &mut stages);
+    if outage {
+        shared::outage(fleet, &mut rest, &writers, how, &mut stages);
     } else if let Route::Shifted(edge, to) = &how.route {
         for rows in rest.values_mut() {
             let (receivers, others): (Vec<_>, Vec<_>) =
@@ -132,13 +145,13 @@ fn as_ordered(
     let prepare: Vec<Track> = left()
         .filter_map(|(row, goes)| tracks::prepare(row, goes, how.across_migrations))
         .collect();
-    if !prepare.is_empty() && !shared::moves(moves) {
+    if !prepare.is_empty() && !outage {
         stages.push(prepared(fleet, "prepare", prepare));
     }
     for rows in rest.values().filter(|rows| !rows.is_empty()) {
         let first = stages.iter().all(|stage| !stage.cuts_capacity);
         match &how.route {
-            Route::InPlace => stages.push(level(fleet, rows, first)),
+            Route::InPlace => stages.push(level(fleet, how, rows, first)),
             Route::Drained(edge) => {
                 drained(fleet, edge, rows, (how, first), &mut stages, &mut warnings);
             }
@@ -149,10 +162,10 @@ fn as_ordered(
                 let (idle, others): (Vec<_>, Vec<_>) =
                     rows.iter().copied().partition(|(row, _)| idle(row));
                 if !idle.is_empty() {
-                    stages.push(unused(fleet, &idle));
+                    stages.push(unused(fleet, how, &idle));
                 }
                 if !others.is_empty() {
-                    stages.push(level(fleet, &others, false));
+                    stages.push(level(fleet, how, &others, false));
                 }
             }
         }
@@ -189,11 +202,11 @@ fn ready(fleet: &Fleet, rows: &[&Move<'_, '_>], how: &How<'_>, stages: &mut Vec<
     let prepare =
         prepare.filter_map(|(row, goes)| tracks::prepare(row, goes, how.across_migrations));
     stages.push(prepared(fleet, &format!("prepare {groups}"), prepare.collect()));
-    stages.push(none(unused(fleet, rows)));
+    stages.push(none(unused(fleet, how, rows)));
 }
 
 /// Hosts that no traffic reaches: all at once.
-fn unused(fleet: &Fleet, rows: &[&Move<'_, '_>]) -> Stage {
+fn unused(fleet: &Fleet, how: &How<'_>, rows: &[&Move<'_, '_>]) -> Stage {
     let tracks: Vec<Track> = rows.iter().map(|(row, goes)| tracks::restore(row, goes)).collect();
     let groups = hosts::groups(rows.iter().map(|(row, _)| *row));
     if tracks.iter().all(Track::only_looks) {
@@ -208,7 +221,7 @@ fn unused(fleet: &Fleet, rows: &[&Move<'_, '_>]) -> Stage {
             unknown: strategy.budget_unknown,
             out: all,
         },
-        ..together(&format!("restore {groups}"), tracks)
+        ..together(&format!("{} {groups}", how.word()), tracks)
     }
 }
 
@@ -229,10 +242,10 @@ fn drained(
     let (idle, others): (Vec<_>, Vec<_>) =
         others.into_iter().partition(|(row, _)| edge.is_idle(fleet, row));
     if !idle.is_empty() {
-        stages.push(unused(fleet, &idle));
+        stages.push(unused(fleet, how, &idle));
     }
     if !others.is_empty() {
-        stages.push(level(fleet, &others, first));
+        stages.push(level(fleet, how, &others, first));
     }
     let strategy = &fleet.rollback;
     let out = strategy.budget_out.of(served.len());
@@ -243,7 +256,7 @@ fn drained(
         let hosts: Vec<HostName> = batch.tracks.iter().map(|track| track.host.clone()).collect();
         let names: Vec<&str> = hosts.iter().map(HostName::as_str).collect();
         let names = names.join(", ");
-        let last = index + 1 == count;
+        let last = index + 1 == count && how.whole_fleet;
         let around = edge.around(fleet, &hosts, how.release, (stages.len(), last));
         let (before, after) = around.unzip();
         if before.is_none() {
@@ -254,7 +267,7 @@ fn drained(
         stages.extend(before);
         let first = *series.get_or_insert(stages.len());
         stages.push(Stage {
-            name: format!("restore {names}"),
+            name: format!("{} {names}", how.word()),
             batches: vec![batch],
             budget: Budget {
                 failed: strategy.budget_failed,
@@ -302,7 +315,7 @@ pub(super) fn prepared(fleet: &Fleet, name: &str, tracks: Vec<Track>) -> Stage {
     }
 }
 
-fn level(fleet: &Fleet, rows: &[&Move<'_, '_>], first: bool) -> Stage {
+fn level(fleet: &Fleet, how: &How<'_>, rows: &[&Move<'_, '_>], first: bool) -> Stage {
     let tracks: Vec<Track> = rows.iter().map(|(row, goes)| tracks::restore(row, goes)).collect();
     if tracks.iter().all(Track::only_looks) {
         return together("verify", tracks);
@@ -311,9 +324,9 @@ fn level(fleet: &Fleet, rows: &[&Move<'_, '_>], first: bool) -> Stage {
     let out = strategy.budget_out.of(tracks.len());
     Stage {
         name: if first {
-            "restore".to_owned()
+            how.word().to_owned()
         } else {
-            format!("restore {}", hosts::groups(rows.iter().map(|(row, _)| *row)))
+            format!("{} {}", how.word(), hosts::groups(rows.iter().map(|(row, _)| *row)))
         },
         batches: tracks::batches(tracks, strategy, out),
         budget: Budget { failed: strategy.budget_failed, unknown: strategy.budget_unknown, out },

@@ -9,13 +9,13 @@ use engine::{
 use crate::worlds::{World, host, operation, release};
 
 /// A run of a real plan, driven by hand.
-struct Run {
-    operation: Operation,
-    now: Elapsed,
+pub(crate) struct Run {
+    pub(crate) operation: Operation,
+    pub(crate) now: Elapsed,
 }
 
 impl Run {
-    fn of(plan: Plan) -> Self {
+    pub(crate) fn of(plan: Plan) -> Self {
         let opened =
             Event::Opened { plan: Box::new(plan), by: "ada".to_owned(), reason: String::new() };
         let operation = Operation::open(operation("rb-0200"), &opened).unwrap();
@@ -24,19 +24,19 @@ impl Run {
         run
     }
 
-    fn input(&mut self, input: Input) {
+    pub(crate) fn input(&mut self, input: Input) {
         for event in decide(&self.operation, vec![input], self.now) {
             self.operation.apply(&event).unwrap();
         }
     }
 
-    fn ask(&mut self, ask: Ask) {
+    pub(crate) fn ask(&mut self, ask: Ask) {
         assert!(self.operation.allows(&ask), "{ask:?} in {:?}", self.operation.phase());
         self.input(Input::Asked { ask, by: "ada".to_owned() });
     }
 
     /// The orders in flight, with their stages: `b1/1→ b2/1←`.
-    fn orders(&self) -> String {
+    pub(crate) fn orders(&self) -> String {
         let word = |to: Command| match to.goal {
             Goal::Forward => format!("{}/{}→", to.host, to.stage),
             Goal::Undo => format!("{}/{}←", to.host, to.stage),
@@ -44,7 +44,7 @@ impl Run {
         self.operation.outstanding().into_iter().map(word).collect::<Vec<_>>().join(" ")
     }
 
-    fn end(&mut self, name: &str, end: TrackEnd, reason: &str) {
+    pub(crate) fn end(&mut self, name: &str, end: TrackEnd, reason: &str) {
         let mut mine = self.operation.outstanding().into_iter().filter(|to| to.host == host(name));
         let to = mine.next().unwrap_or_else(|| panic!("{name} has no order: {}", self.orders()));
         let (host, stage, attempt) = (to.host, to.stage, to.attempt);
@@ -52,7 +52,7 @@ impl Run {
     }
 
     /// Everything in flight ends well until these are in flight.
-    fn until(&mut self, orders: &str) {
+    pub(crate) fn until(&mut self, orders: &str) {
         for _ in 0..20 {
             let Some(to) = self.operation.outstanding().into_iter().next() else { break };
             if self.orders() == orders {

@@ -9,6 +9,9 @@
 //!                                                  results         which outcomes give which result
 //!                                                  edge_runs       runs of several stages that cut, case by case
 //!                                                  root_runs       root takes a host over, case by case
+//!                                                  traffic_tables  where the traffic goes in each plan, case by case
+//!                                                  traffic_runs    runs that move it, case by case
+//!                                                  traffic_laws    what holds for each of them
 //!                                                  run_laws        what holds for every run
 //! ```
 //!
@@ -29,4 +32,7 @@ mod results;
 mod root_runs;
 mod run_laws;
 mod tables;
+mod traffic_laws;
+mod traffic_runs;
+mod traffic_tables;
 mod worlds;

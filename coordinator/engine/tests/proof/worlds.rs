@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use engine::{
     Component, ComponentName, Fleet, FleetEvent, FleetName, FleetState, Group, GroupName, HostName,
     HostNow, Inventory, LateHosts, LiveNow, OnFailure, OperationId, Plan, ReleaseName, Rollback,
-    SeenSnapshot, Share, SnapshotHash, SnapshotNow, Standing, Step, Timestamp,
+    SeenSnapshot, Share, SnapshotHash, SnapshotNow, Standing, Step, Timestamp, Traffic, Weights,
 };
 
 /// A fleet's record and its connected hosts.
@@ -116,6 +116,54 @@ impl World {
         }
         world.live("v3");
         world
+    }
+
+    /// Two blue hosts with all the traffic and on v2, two green ones on v1, and an edge; both releases good.
+    pub(crate) fn with_traffic() -> Self {
+        let mut world = Self::new(
+            &[("blue", &["b1", "b2"]), ("green", &["g1", "g2"]), ("edge", &["lb"])],
+            &[("crm", &[])],
+        );
+        world.divided(&["blue", "green"]);
+        for (name, age) in [("v1", 1), ("v2", 2)] {
+            world.release(name, age);
+            world.proven(name, &["b1", "b2", "g1", "g2"], Standing::Good);
+        }
+        world.live_on(&["b1", "b2"], "v2");
+        world.live_on(&["g1", "g2"], "v1");
+        world.traffic(&[("blue", 100)]);
+        world
+    }
+
+    /// The app lives in these groups, and an edge divides the traffic between blue and green.
+    pub(crate) fn divided(&mut self, groups: &[&str]) {
+        let fleet = self.state.fleet.as_mut().unwrap();
+        fleet.components[0].groups = groups.iter().map(|name| group(name)).collect();
+        fleet.traffic = Some(Traffic {
+            edge: group("edge"),
+            slots: vec![group("blue"), group("green")],
+            drain_ms: 20_000,
+            warm_ms: 1_800_000,
+        });
+    }
+
+    /// Another edge that divides the traffic as the first one does.
+    pub(crate) fn second_edge(&mut self) {
+        let fleet = self.state.fleet.as_mut().unwrap();
+        fleet.groups.last_mut().unwrap().hosts.push(host("lb2"));
+        let now = self.hosts[&host("lb")].clone();
+        self.hosts.insert(host("lb2"), now);
+    }
+
+    /// How the edges divide the traffic now.
+    pub(crate) fn traffic(&mut self, shares: &[(&str, u32)]) {
+        let shares = shares.iter().map(|(name, percent)| (group(name), *percent));
+        let weights = Weights::new(shares, []).unwrap();
+        for name in ["lb", "lb2"] {
+            if let Some(edge) = self.hosts.get_mut(&host(name)) {
+                edge.weights = Some(weights.clone());
+            }
+        }
     }
 
     pub(crate) fn component(&mut self, name: &str) -> &mut Component {
@@ -245,7 +293,14 @@ pub(crate) fn show(plan: &Plan) -> String {
     line(format!("because: {}", plan.why_target));
     for stage in &plan.stages {
         let engine::Budget { failed, unknown, out } = stage.budget;
-        line(format!("stage {}: failed {failed}, unknown {unknown}, out {out}", stage.name));
+        let mitigates = if stage.mitigates { ", mitigates" } else { "" };
+        let held = stage
+            .held_until
+            .map_or(String::new(), |until| format!(", until `{}`", plan.stages[until].name));
+        line(format!(
+            "stage {}: failed {failed}, unknown {unknown}, out {out}{mitigates}{held}",
+            stage.name
+        ));
         for (number, batch) in stage.batches.iter().enumerate() {
             for track in &batch.tracks {
                 let steps: Vec<String> = track.steps.iter().map(step).collect();
@@ -276,5 +331,8 @@ fn step(step: &Step) -> String {
     let verb = format!("{:?}", step.verb).to_lowercase();
     let hook = step.hook.as_ref().map_or(String::new(), |hook| format!(" {hook} of"));
     let across = if step.across_migrations { " across migrations" } else { "" };
-    format!("{verb}{hook} {}{across}", step.component)
+    let weights = step.weights.as_ref().map_or(String::new(), |weights| format!(" ({weights})"));
+    let at_once = if step.at_once { " at once" } else { "" };
+    let forward = if step.forward { " forward" } else { "" };
+    format!("{verb}{hook} {}{across}{weights}{at_once}{forward}", step.component)
 }

@@ -82,9 +82,11 @@ impl Draft {
         let looks = edge && rng.random_bool(0.4);
         let is_edge = |host: usize| GROUPS[3].1.contains(&host);
         let there = |host| rng.random_range(0..12) == 0 || (looks && is_edge(host));
-        let there = (0..HOSTS).map(there).collect();
+        let there: Vec<bool> = (0..HOSTS).map(there).collect();
         let hooks = POINTS.into_iter().filter(|_| rng.random_bool(0.3)).collect();
-        let traffic = rng.random_bool(0.5);
+        // Where users are on the target already, there is no way back from what they have.
+        let users_are_there = GROUPS[1].1.clone().all(|host| host < away || there[host]);
+        let traffic = rng.random_bool(0.5) && !users_are_there;
         Self { strategy, components, away, there, hooks, traffic }
     }
 

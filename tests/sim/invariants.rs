@@ -144,7 +144,8 @@ impl Watch {
                 | Record::TurnedBack { .. }
                 | Record::UndoEnded { .. }
                 | Record::Ended { .. }
-                | Record::Dropped { .. } => {}
+                | Record::Dropped { .. }
+                | Record::Trial { .. } => {}
             }
         }
         Ok(())
@@ -193,7 +194,8 @@ impl Watch {
                 | Record::TurnedBack { .. }
                 | Record::UndoBegan { .. }
                 | Record::Ended { .. }
-                | Record::Dropped { .. } => continue,
+                | Record::Dropped { .. }
+                | Record::Trial { .. } => continue,
             };
             let id = (key.clone(), index, back);
             watch.in_doubt.remove(&id);

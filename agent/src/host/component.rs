@@ -1,6 +1,7 @@
 //! One component: its files, its services, its checks, and what each verb does to them.
 
 mod fetch;
+mod forward;
 pub(super) mod learner;
 
 use std::{

@@ -2,6 +2,7 @@
 
 mod fetch;
 mod learning;
+mod quarantine;
 mod real;
 
 use std::{

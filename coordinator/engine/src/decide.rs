@@ -522,7 +522,10 @@ fn is_held(operation: &Operation, host: &HostName, until: usize) -> bool {
         let slot = operation.hosts().get(host).and_then(|state| state.tracks.get(&until));
         slot.is_some_and(|slot| slot.state != TrackState::Done)
     };
-    operation.stage() < until || cuts(operation, until) && undone()
+    // Not by the stage in work: a retry looks at earlier ones again.
+    let mut slots = operation.hosts().values().filter_map(|state| state.tracks.get(&until));
+    let begun = slots.any(|slot| slot.state != TrackState::Waiting);
+    !begun || cuts(operation, until) && undone()
 }
 
 /// The hosts that have begun something in a stage.

@@ -147,6 +147,10 @@ fn of_hyper(error: &hyper::Error) -> Failure {
 
 fn of_io(error: &io::Error) -> Failure {
     use io::ErrorKind as Kind;
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "all else is told in the system's own words"
+    )]
     match error.kind() {
         Kind::ConnectionRefused => Failure::Refused,
         Kind::TimedOut => Failure::Timeout,

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! schedule: request n at n / rate ──▶ fresh: a connection of its own
-//!                                └──▶ kept: the one that has been idle longest ──none idle──▶ one more
+//!                                └──▶ kept: a new one until all are open, then the one that has been idle longest,
+//!                                     and where none is idle one more
 //!            every answer or failure ──▶ Tally ──▶ Report: versions, hosts, failures by kind, latency
 //! ```
 //!
@@ -130,7 +131,7 @@ impl Drop for Load {
 }
 
 async fn run(plan: Plan, tally: Arc<Mutex<Tally>>, over: Arc<AtomicBool>) {
-    let users = Arc::new(Users { idle: Mutex::default(), tally, plan });
+    let users = Arc::new(Users { pool: Mutex::default(), tally, plan });
     let (mut open, mut fresh, mut post) = (JoinSet::new(), Share::default(), [Share::default(); 2]);
     let begun = Instant::now();
     for number in 0..users.plan.requests.unwrap_or(u64::MAX) {
@@ -177,9 +178,33 @@ struct Ask {
 #[derive(Debug)]
 struct Users {
     plan: Plan,
-    /// Connections that wait for their next request, the longest idle first.
-    idle: Mutex<VecDeque<Connection>>,
+    pool: Mutex<Pool>,
     tally: Arc<Mutex<Tally>>,
+}
+
+/// Connections that are kept.
+#[derive(Debug, Default)]
+struct Pool {
+    /// Those that wait for their next request, the longest idle first.
+    idle: VecDeque<(Connection, Place)>,
+    places: Place,
+}
+
+/// Held by each connection that is kept, as long as it is; they are counted by it.
+type Place = Arc<()>;
+
+impl Pool {
+    fn open(&self) -> usize {
+        Arc::strong_count(&self.places) - 1
+    }
+
+    /// The next to use; a place for a new one where there are not enough.
+    fn next(&mut self, kept: usize) -> Result<(Connection, Place), Place> {
+        if self.open() < kept {
+            return Err(self.places.clone());
+        }
+        self.idle.pop_front().ok_or_else(|| self.places.clone())
+    }
 }
 
 impl Users {
@@ -201,24 +226,29 @@ impl Users {
             let connection = Connection::open(self.plan.server).await?;
             return Ok(connection.ask(&self.plan, ask).await?.0);
         }
-        let (got, connection) = loop {
-            let next = lock(&self.idle).pop_front();
-            let Some(idle) = next else {
-                lock(&self.tally).connected();
-                break Connection::open(self.plan.server).await?.ask(&self.plan, ask).await?;
+        let (got, connection, place) = loop {
+            let next = lock(&self.pool).next(self.plan.kept);
+            let (idle, place) = match next {
+                Ok(idle) => idle,
+                Err(place) => {
+                    lock(&self.tally).connected();
+                    let connection = Connection::open(self.plan.server).await?;
+                    let (got, connection) = connection.ask(&self.plan, ask).await?;
+                    break (got, connection, place);
+                }
             };
             // One that was closed meanwhile is no failure: nothing was sent by it.
             if idle.is_open() {
                 match idle.ask(&self.plan, ask).await {
                     Err(connection::Ended::NotSent) => {}
                     Err(connection::Ended::Failed(failed)) => return Err(failed),
-                    Ok(both) => break both,
+                    Ok((got, connection)) => break (got, connection, place),
                 }
             }
         };
-        let mut idle = lock(&self.idle);
-        if idle.len() < self.plan.kept {
-            idle.push_back(connection);
+        let mut pool = lock(&self.pool);
+        if pool.open() <= self.plan.kept {
+            pool.idle.push_back((connection, place));
         }
         Ok(got)
     }

@@ -21,8 +21,9 @@ use tokio::{
 
 use crate::{
     hands::Hands,
-    ledger::{Found, Ledger, LedgerError, LedgerFile, Record, StepResult},
-    order::{Before, Fence, LocalOrder, Order, Verb},
+    lease,
+    ledger::{Found, Ledger, LedgerError, LedgerFile, Moment, Record, StepResult},
+    order::{Before, Fence, LocalOrder, Order, TrackKey, Verb},
     text::shortened,
     trace,
     worker::{self, Input, Reply, Work},
@@ -56,6 +57,11 @@ enum Message {
     /// A session begins: its coordinator's term, where reports go from here on, and who waits for what the ledger
     /// holds just before the first of them.
     Welcomed(Fence, mpsc::Sender<Report>, oneshot::Sender<Result<Arc<Ledger>, String>>),
+    /// A release on trial was looked at: when, and whether its time is over and it is kept; and who waits for that being
+    /// on record.
+    Tried(TrackKey, Moment, bool, oneshot::Sender<()>),
+    /// Whether a session with a coordinator is up.
+    HasSession(oneshot::Sender<bool>),
 }
 
 /// The way to the core.
@@ -92,6 +98,22 @@ impl CoreHandle {
         let (sender, receiver) = oneshot::channel();
         self.messages.send(Message::Welcomed(fence, reports, sender)).await.ok()?;
         receiver.await.ok()
+    }
+
+    /// A release on trial goes on to be, or is kept; answered once that is on record. Where the core is gone, the next one
+    /// looks.
+    pub async fn tried(&self, key: &TrackKey, at: Moment, kept: bool) {
+        let (sender, receiver) = oneshot::channel();
+        if self.messages.send(Message::Tried(key.clone(), at, kept, sender)).await.is_ok() {
+            receiver.await.ok();
+        }
+    }
+
+    /// Whether a session with a coordinator is up.
+    pub async fn has_session(&self) -> bool {
+        let (sender, receiver) = oneshot::channel();
+        let asked = self.messages.send(Message::HasSession(sender)).await.is_ok();
+        asked && receiver.await.unwrap_or(false)
     }
 
     /// The ledger as it is, and as it changes.
@@ -162,12 +184,25 @@ impl<H: Hands> Core<H> {
                             self.reports = None;
                         }
                     }
+                    Some(Message::Tried(key, at, kept, answer)) => {
+                        let decision = worker::decide(&self.ledger, Input::Tried { key, at, kept });
+                        self.commit(decision.records).await?;
+                        // Who asked may be gone: it looks again where it is started again.
+                        answer.send(()).ok();
+                    }
+                    Some(Message::HasSession(answer)) => {
+                        let up = self.reports.as_ref().is_some_and(|reports| !reports.is_closed());
+                        answer.send(up).ok();
+                    }
                     None => return Ok(()),
                 },
                 ended = done(&mut at_work) => {
                     at_work = None;
-                    let decision = worker::decide(&self.ledger, ended);
-                    self.commit(decision.records).await?;
+                    let mut records = worker::decide(&self.ledger, ended).records;
+                    let lease = |component: &str| self.hands.lease(component);
+                    let now = || self.hands.moment();
+                    records.extend(lease::begins(&self.ledger, &records, lease, now));
+                    self.commit(records).await?;
                 }
             }
         }
@@ -394,5 +429,6 @@ fn log(record: &Record) {
         | Record::UndoBegan { .. }
         | Record::UndoEnded { .. }
         | Record::Dropped { .. } => tracing::debug!(?record, "recorded"),
+        Record::Trial { key, trial } => lease::log(key, trial),
     }
 }

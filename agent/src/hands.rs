@@ -2,9 +2,11 @@
 
 use crate::{
     drivers::Doing,
-    ledger::{Found, StepResult},
+    lease::Lease,
+    ledger::{Found, Moment, StepResult},
     local::{Import, Imported, Shape},
     order::{Before, Evidence, Step},
+    quarantine,
     retention::{Ask, Report},
     status::HostStatus,
 };
@@ -39,11 +41,37 @@ pub trait Hands: Send + Sync + 'static {
     /// How the host is now.
     fn status(&self) -> Doing<'_, HostStatus>;
 
+    /// How long a release of a component is on trial that a deploy put there; none where it is not.
+    fn lease(&self, _component: &str) -> Option<Lease> {
+        None
+    }
+
+    /// Whether a component on trial holds now, on this snapshot: its services run and its checks pass, each tried once. Why
+    /// not, where it does not.
+    fn holds<'a>(
+        &'a self,
+        component: &'a str,
+        _snapshot: &'a str,
+    ) -> Doing<'a, Result<(), String>> {
+        Box::pin(async move { Err(format!("nothing says how {component} is")) })
+    }
+
+    /// The host's clock, by which a trial's time passes.
+    fn moment(&self) -> Moment {
+        Moment::now()
+    }
+
     /// Which host it is, and what a plan has to know of its components.
     fn about(&self) -> About;
 
     /// Makes a release of a backup that a person has. Nothing live is touched.
     fn import<'a>(&'a self, import: &'a Import) -> Doing<'a, Result<Imported, String>>;
+
+    /// Takes up what was left as bad: the host does not go forward to it from here on. One that goes nowhere has no use for
+    /// it.
+    fn quarantine<'a>(&'a self, _told: &'a quarantine::Told) -> Doing<'a, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
 
     /// Removes the snapshots that the host's own rules let go, but for what must stay. Nothing live is touched.
     fn prune<'a>(&'a self, ask: &'a Ask) -> Doing<'a, Result<Report, String>>;

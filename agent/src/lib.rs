@@ -25,6 +25,7 @@ pub mod hands;
 pub mod host;
 pub mod http;
 pub mod join;
+pub mod lease;
 pub mod ledger;
 pub mod local;
 mod lock;
@@ -32,6 +33,7 @@ pub mod order;
 pub mod policy;
 mod postgres;
 pub mod probe;
+pub mod quarantine;
 mod redact;
 pub mod renewal;
 pub mod retention;
@@ -57,6 +59,7 @@ use crate::{
     hands::Hands,
     host::{Host, learning::Pace},
     join::Join,
+    lease::Leases,
     ledger::{Ledger, LedgerError, LedgerFile},
     local::{Service, socket},
     renewal::Renewal,
@@ -72,6 +75,8 @@ pub struct Agent {
     renewal: JoinHandle<()>,
     local: JoinHandle<()>,
     retention: JoinHandle<()>,
+    /// Goes back where what is on trial does not hold.
+    leases: JoinHandle<()>,
     /// Looks the host over.
     look_over: Option<JoinHandle<()>>,
     /// Learns what others deploy.
@@ -116,6 +121,7 @@ impl Agent {
         let ledger = handle.ledger();
         let (kept, told) = watch::channel(None);
         let retention = Retention { hands: hands.clone(), ledger: handle.ledger(), kept: told };
+        let leases = Leases { hands: hands.clone(), core: handle.clone() };
         let session =
             Session { coordinator, identity, hands, core: handle, renewed: renewals, kept };
         Ok(Self {
@@ -124,6 +130,7 @@ impl Agent {
             renewal: tokio::spawn(renewal.run()),
             local,
             retention: tokio::spawn(retention.run()),
+            leases: tokio::spawn(leases.run()),
             look_over: None,
             learning: None,
             ledger,
@@ -151,6 +158,7 @@ impl Drop for Agent {
             task.abort();
         }
         self.retention.abort();
+        self.leases.abort();
         self.local.abort();
         self.session.abort();
         self.renewal.abort();

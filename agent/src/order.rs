@@ -18,6 +18,16 @@ pub struct Fence {
     pub sequence: u64,
 }
 
+impl Fence {
+    /// Whether what a coordinator of this term says counts on a host with that fence.
+    pub fn counts(&self, fence: Option<&Fence>) -> bool {
+        fence.is_none_or(|fence| {
+            let same = self.epoch == fence.epoch && self.instance == fence.instance;
+            same || self.epoch > fence.epoch
+        })
+    }
+}
+
 /// The steps of one stage on this host, whatever the attempt.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TrackKey {
@@ -116,6 +126,8 @@ pub struct LocalOrder {
     pub plan_hash: String,
     pub steps: Vec<Step>,
     pub on_failure: OnFailure,
+    /// Where nobody asked, but a release on trial did not hold: the track that put it live, and what spoke against it.
+    pub trial: Option<(TrackKey, String)>,
 }
 
 impl LocalOrder {

@@ -86,10 +86,7 @@ pub struct Row {
 impl Kept {
     /// Whether it still counts on a host with this fence.
     pub fn counts(&self, fence: Option<&Fence>) -> bool {
-        fence.is_none_or(|fence| {
-            let same = self.term.epoch == fence.epoch && self.term.instance == fence.instance;
-            same || self.term.epoch > fence.epoch
-        })
+        self.term.counts(fence)
     }
 
     /// Wall time, by the clock that is behind: one that runs ahead makes nothing old.
@@ -107,13 +104,14 @@ impl Kept {
     }
 }
 
-/// Every snapshot that an operation names which runs, was the newest that changed what serves, or was root's own: where
-/// it went from, where it goes to, and what it replaced.
+/// Every snapshot that an operation names which runs, was the newest that changed what serves, was root's own, or put
+/// something live that is on trial: where it went from, where it goes to, and what it replaced.
 pub fn named(ledger: &Ledger) -> Vec<KeptRow> {
     let tracks = ledger.tracks();
     let cuts = |track: &&&Track| track.order().steps.iter().any(|step| step.verb.cuts());
     let newest = tracks.iter().rev().find(cuts).copied();
     let heads = ledger.open().into_iter().chain(newest).chain(ledger.newest_local());
+    let heads = heads.chain(ledger.trials().map(|(_, _, track)| track));
     let operations: BTreeSet<&str> =
         heads.map(|track| track.order().key.operation.as_str()).collect();
     let mut rows = Vec::new();

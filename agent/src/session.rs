@@ -275,11 +275,13 @@ impl<H: Hands> Talk<'_, H> {
                 Ok(())
             }
             Some(v1::session_response::Message::Prune(prune)) => self.prune(prune).await,
-            Some(
-                v1::session_response::Message::Welcome(_)
-                | v1::session_response::Message::Quarantine(_),
-            )
-            | None => {
+            Some(v1::session_response::Message::Quarantine(told)) => {
+                if let Err(why) = self.quarantine(told).await {
+                    tracing::warn!(why, "what was left as bad was told, and is not taken");
+                }
+                Ok(())
+            }
+            Some(v1::session_response::Message::Welcome(_)) | None => {
                 tracing::warn!("the coordinator sent what has no place here");
                 Ok(())
             }
@@ -294,6 +296,16 @@ impl<H: Hands> Talk<'_, H> {
             return Ok(kept);
         }
         Err(format!("epoch {} has no say here any more", kept.term.epoch))
+    }
+
+    /// Takes up what was left as bad, if its sender has a say here. What counted before still does where it is not taken.
+    async fn quarantine(&self, told: v1::Quarantine) -> Result<(), String> {
+        let told = from_proto::quarantine(told).map_err(|error| error.to_string())?;
+        let ledger = self.session.core.ledger().borrow().clone();
+        if !told.term.counts(ledger.fence()) {
+            return Err(format!("epoch {} has no say here any more", told.term.epoch));
+        }
+        self.session.hands.quarantine(&told).await
     }
 
     /// Begins to prune; answers at once where that cannot be.
@@ -465,7 +477,8 @@ fn changes_host(report: &Report) -> bool {
         | Record::TurnedBack { .. }
         | Record::UndoBegan { .. }
         | Record::UndoEnded { .. }
-        | Record::Dropped { .. } => None,
+        | Record::Dropped { .. }
+        | Record::Trial { .. } => None,
     });
     let changes = |verb: Verb| verb.cuts() || verb == Verb::Snapshot;
     let mut tracks =

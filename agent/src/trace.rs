@@ -76,7 +76,8 @@ pub fn recorded(ledger: &Ledger, record: &Record, steps: &Held) {
         | Record::TurnedBack { .. }
         | Record::UndoBegan { .. }
         | Record::UndoEnded { .. }
-        | Record::Dropped { .. } => {}
+        | Record::Dropped { .. }
+        | Record::Trial { .. } => {}
     }
 }
 
@@ -92,7 +93,8 @@ pub fn log_span_of(ledger: &Ledger, record: &Record) -> tracing::Span {
         | Record::UndoBegan { key, .. }
         | Record::UndoEnded { key, .. }
         | Record::Ended { key, .. }
-        | Record::Dropped { key } => key,
+        | Record::Dropped { key }
+        | Record::Trial { key, .. } => key,
     };
     let track = ledger.tracks().into_iter().find(|track| track.order().key == *key);
     track.map_or_else(tracing::Span::none, |track| log_span(track.order()))
@@ -159,7 +161,8 @@ fn result(input: &Input) -> Result<(), &'static str> {
         | Input::Observed { .. }
         | Input::Welcomed(_)
         | Input::Order { .. }
-        | Input::Local { .. } => Ok(()),
+        | Input::Local { .. }
+        | Input::Tried { .. } => Ok(()),
     }
 }
 

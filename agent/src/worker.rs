@@ -16,9 +16,10 @@
 //! said to be as it was before.
 //! Invariant: what root orders on the host goes first: an open track of a coordinator is taken back, and what was
 //! planned before is not begun here any more.
+//! Invariant: a release on trial goes back once: that it does is on record with the order for it, in one append.
 
 use crate::{
-    ledger::{Found, Ledger, Record, StepResult, Track},
+    ledger::{Found, Ledger, Moment, Over, Record, StepResult, Track, Trial},
     order::{
         Before, End, Ending, Evidence, Fence, Goal, LocalOrder, OnFailure, Order, Origin, TrackKey,
         Verb,
@@ -72,6 +73,12 @@ pub enum Input {
         key: TrackKey,
         index: usize,
         result: StepResult,
+    },
+    /// A release on trial was looked at.
+    Tried {
+        key: TrackKey,
+        at: Moment,
+        kept: bool,
     },
 }
 
@@ -157,7 +164,15 @@ pub fn decide(ledger: &Ledger, input: Input) -> Decision {
             )
             | None => Vec::new(),
         }),
+        Input::Tried { key, at, kept } => records(tried(ledger, key, &at, kept)),
     }
+}
+
+/// How much of its lease a release on trial has left, or that it is kept.
+fn tried(ledger: &Ledger, key: TrackKey, at: &Moment, kept: bool) -> Vec<Record> {
+    let Some((trial, _)) = ledger.on_trial(&key) else { return Vec::new() };
+    let over = kept.then_some(Over::Kept);
+    vec![Record::Trial { key, trial: Trial { over, ..trial.at(at) } }]
 }
 
 /// The one thing to do next: the same after a crash as before it, but that what was open is looked at first.
@@ -193,10 +208,17 @@ fn refuse(why: String) -> Decision {
 fn welcomed(ledger: &Ledger, fence: Fence) -> Decision {
     match outranked(ledger, &fence) {
         Some(why) => refuse(why),
-        None if newer(ledger, &fence) && ledger.open().is_none() => {
-            records(vec![Record::Fenced(fence)])
+        None => {
+            let idle = newer(ledger, &fence) && ledger.open().is_none();
+            let fenced = idle.then_some(Record::Fenced(fence));
+            let first = |trial: &Trial| trial.over.is_none() && !trial.welcomed;
+            let trials = ledger.trials.iter().filter(|(_, trial)| first(trial));
+            let welcomed = trials.map(|(key, trial)| {
+                let trial = Trial { welcomed: true, ..trial.clone() };
+                Record::Trial { key: key.clone(), trial }
+            });
+            records(fenced.into_iter().chain(welcomed).collect())
         }
-        None => Decision::default(),
     }
 }
 
@@ -261,8 +283,13 @@ fn overtaken(ledger: &Ledger, order: &Order) -> Option<String> {
 /// What root orders goes first. A coordinator's open track is taken back by an order for the same track, so that no
 /// service is left stopped; the local one is accepted once nothing is open.
 fn local_came(ledger: &Ledger, order: LocalOrder, forbidden: Option<String>) -> Decision {
-    if let Some(why) = forbidden {
-        return refuse(why);
+    if order.trial.as_ref().is_some_and(|(tried, _)| ledger.on_trial(tried).is_none()) {
+        return refuse("that trial is over".to_owned());
+    }
+    if let Some(refused) = forbidden {
+        let not_begun = |why| Over::NotBegun { why, refused: refused.clone() };
+        let records = trial_ends(ledger, &order, not_begun);
+        return Decision { records, ..refuse(refused) };
     }
     let fence = local_fence(ledger, order.overtakes());
     let key = order.key();
@@ -271,6 +298,8 @@ fn local_came(ledger: &Ledger, order: LocalOrder, forbidden: Option<String>) -> 
         if ledger.tracks.contains_key(&key) {
             return refuse(format!("{} was begun already", key.operation));
         }
+        let back = |why| Over::Back { operation: key.operation.clone(), why };
+        let mut records = trial_ends(ledger, &order, back);
         let LocalOrder { plan_hash, steps, on_failure, .. } = order;
         let (goal, traceparent) = (Goal::Forward, String::new());
         let (attempt, after) = (1, String::new());
@@ -287,8 +316,14 @@ fn local_came(ledger: &Ledger, order: LocalOrder, forbidden: Option<String>) -> 
             after,
             taken: None,
         };
-        return accept(ledger, order);
+        let accepted = accept(ledger, order);
+        records.extend(accepted.records);
+        return Decision { records, ..accepted };
     };
+    // What changes something that serves ends soon, and may well be the way back that is wanted.
+    if order.trial.is_some() && open.order.steps.iter().any(|step| step.verb.cuts()) {
+        return refuse(format!("this host is at work on {}", open.order.key.operation));
+    }
     match open.order.origin.made_here() {
         Some(made) if made.operation == key.operation => {
             return Decision { records: Vec::new(), reply: Some(Reply::Waits) };
@@ -303,6 +338,18 @@ fn local_came(ledger: &Ledger, order: LocalOrder, forbidden: Option<String>) -> 
     let attempt = open.order.attempt.saturating_add(1);
     let back = Order { attempt, fence, goal: Goal::Undo, origin, ..open.order.clone() };
     Decision { reply: Some(Reply::Waits), ..accept(ledger, back) }
+}
+
+/// How the trial ends that an order was made for, where it was.
+fn trial_ends(
+    ledger: &Ledger,
+    order: &LocalOrder,
+    over: impl FnOnce(String) -> Over,
+) -> Vec<Record> {
+    let Some((key, why)) = &order.trial else { return Vec::new() };
+    let Some((trial, _)) = ledger.on_trial(key) else { return Vec::new() };
+    let trial = Trial { over: Some(over(why.clone())), ..trial.clone() };
+    vec![Record::Trial { key: key.clone(), trial }]
 }
 
 /// Under the term that is on record. What changes nothing that serves does not rise above its coordinator.
@@ -344,7 +391,9 @@ fn accept(ledger: &Ledger, order: Order) -> Decision {
         .into_iter()
         .filter(|track| track.ending.is_some() && track.order.key != key)
         // Without it an order from before it could not be told from one after it.
-        .filter(|track| ledger.newest_local().is_none_or(|local| local.accepted != track.accepted));
+        .filter(|track| ledger.newest_local().is_none_or(|local| local.accepted != track.accepted))
+        // It says what the release on trial goes back to.
+        .filter(|track| ledger.on_trial(&track.order.key).is_none());
     let surplus = ledger.tracks.len().saturating_sub(TRACKS_KEPT);
     new.extend(ended.take(surplus).map(|track| Record::Dropped { key: track.order.key.clone() }));
     new.push(Record::Accepted(Box::new(order)));

@@ -64,6 +64,8 @@ pub struct ComponentStatus {
     pub verbs: Vec<engine::Verb>,
     /// What would keep a rollback of it from working.
     pub problems: Vec<Problem>,
+    /// Until when what a deploy put there is on trial, by the host's clock.
+    pub lease_until: Option<Timestamp>,
 }
 
 /// Something on a host that is not as it has to be, and what mends it.
@@ -333,6 +335,7 @@ mod tests {
             held: false,
             verbs: Vec::new(),
             problems: Vec::new(),
+            lease_until: None,
         };
         let held = HeldSnapshot {
             component,

@@ -24,6 +24,7 @@ pub mod host;
 pub mod identities;
 pub mod journal;
 pub mod operations;
+pub mod quarantine;
 pub mod registrar;
 pub mod retention;
 pub mod roles;

@@ -1,8 +1,9 @@
-//! What every host is told to keep: pins, the last good release, the way back, and what an operation in work names.
+//! What every host is told to keep: pins, the last good release, the way back, and what an operation in work names. And
+//! what it is not to go forward to.
 //!
 //! ```text
-//! fleets change ─┐
-//! session opens ─┼─▶ Keeper ─ rows ─▶ Sessions::keep ─▶ agent: prunes by its own rules, but never these
+//! fleets change ─┐          ┌─ rows ──▶ Sessions::keep ─▶ agent: prunes by its own rules, but never these
+//! session opens ─┼─▶ Keeper ┴─ barred ▶ Sessions::bar ──▶ agent: see `quarantine`
 //! a while passes ┘
 //! ```
 //!
@@ -21,6 +22,7 @@ use crate::{
     fleets::Fleets,
     host::HostStatus,
     operations::{Operations, inventory},
+    quarantine::{self, Barred},
     sessions::Sessions,
 };
 
@@ -70,6 +72,9 @@ impl Keeper {
             for (host, rows) in rows(&self.fleets, &self.sessions, &self.operations, &fleet).await {
                 self.sessions.keep(&host, rows);
             }
+            for (host, rows) in barred(&self.fleets, &self.sessions, &fleet).await {
+                self.sessions.bar(&host, rows);
+            }
         }
     }
 }
@@ -97,6 +102,22 @@ pub async fn rows(
             Some((host.clone(), known.rows(&seen.status)))
         });
         told.collect()
+    };
+    fleets.read(fleet, read).await.unwrap_or_default()
+}
+
+/// What each connected host of a fleet does not go forward to.
+async fn barred(
+    fleets: &Fleets,
+    sessions: &Sessions,
+    fleet: &FleetName,
+) -> BTreeMap<HostName, Vec<Barred>> {
+    let read = |state: &FleetState| {
+        let told = quarantine::rows(state);
+        let hosts = state.fleet.iter().flat_map(|fleet| fleet.hosts());
+        let up = hosts.filter(|(host, _)| sessions.generation(host).is_some());
+        up.map(|(host, group)| (host.clone(), told.get(group).cloned().unwrap_or_default()))
+            .collect()
     };
     fleets.read(fleet, read).await.unwrap_or_default()
 }

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     host::{Hello, HostStatus, wall},
     journal::Epoch,
+    quarantine::Barred,
     retention::Kept,
 };
 
@@ -58,6 +59,7 @@ pub enum Down {
     Look,
     Keep(Keep),
     Prune(Box<Prune>),
+    Quarantine(Quarantine),
 }
 
 /// What a host must keep, and by whose word.
@@ -66,6 +68,13 @@ pub struct Keep {
     pub epoch: Epoch,
     pub at: Timestamp,
     pub rows: Vec<Kept>,
+}
+
+/// What a host does not go forward to, and by whose word.
+#[derive(Clone, Debug)]
+pub struct Quarantine {
+    pub epoch: Epoch,
+    pub rows: Vec<Barred>,
 }
 
 /// What a host is asked to prune.
@@ -169,6 +178,8 @@ struct Link {
     down: mpsc::Sender<Down>,
     /// What it was told last to keep.
     kept: Option<Vec<Kept>>,
+    /// What it was told last not to go forward to.
+    barred: Option<Vec<Barred>>,
 }
 
 impl Host {
@@ -214,7 +225,7 @@ impl Sessions {
             agent_version: hello.agent_version,
             certificate_ends,
             last_seen: wall(),
-            link: Some(Link { generation, down, kept: None }),
+            link: Some(Link { generation, down, kept: None, barred: None }),
             sequence,
             heard: self.next_word(),
         };
@@ -335,6 +346,19 @@ impl Sessions {
         let keep = Keep { epoch: self.epoch.clone(), at: wall(), rows: rows.clone() };
         // A full queue is tried again: what it was told before may be too little.
         link.kept = link.down.try_send(Down::Keep(keep)).ok().map(|()| rows);
+    }
+
+    /// Tells a host what it does not go forward to, where it was told something else before in its session.
+    pub fn bar(&self, host: &HostName, rows: Vec<Barred>) {
+        let mut inner = self.lock();
+        if inner.fenced.is_some() {
+            return;
+        }
+        let link = inner.hosts.get_mut(host).and_then(|host| host.link.as_mut());
+        let Some(link) = link.filter(|link| link.barred.as_ref() != Some(&rows)) else { return };
+        let told = Quarantine { epoch: self.epoch.clone(), rows: rows.clone() };
+        // A full queue is tried again.
+        link.barred = link.down.try_send(Down::Quarantine(told)).ok().map(|()| rows);
     }
 
     /// Asks a host to prune its store and waits for its answer, for `within` at most.
@@ -539,7 +563,7 @@ mod tests {
         };
         let told = |down: &mut mpsc::Receiver<Down>| match down.try_recv() {
             Ok(Down::Keep(keep)) => Some(keep.rows.len()),
-            Ok(Down::Order(_) | Down::Look | Down::Prune(_)) | Err(_) => None,
+            Ok(Down::Order(_) | Down::Look | Down::Prune(_) | Down::Quarantine(_)) | Err(_) => None,
         };
         let (_, mut down) = open(&sessions, "h1");
         sessions.keep(&host("h1"), Vec::new());
@@ -551,5 +575,33 @@ mod tests {
         let (_, mut down) = open(&sessions, "h1");
         sessions.keep(&host("h1"), rows("last good"));
         assert_eq!(told(&mut down), Some(1));
+    }
+
+    #[tokio::test]
+    async fn a_host_is_told_what_is_in_quarantine_when_it_changed_and_anew_in_each_session() {
+        let sessions = sessions();
+        let rows = |why: &str| {
+            let component = ComponentName::new("crm").unwrap();
+            vec![Barred { component, content: "ab".to_owned(), why: why.to_owned() }]
+        };
+        let told = |down: &mut mpsc::Receiver<Down>| match down.try_recv() {
+            Ok(Down::Quarantine(told)) => Some((told.epoch.counter, told.rows.len())),
+            Ok(Down::Order(_) | Down::Look | Down::Prune(_) | Down::Keep(_)) | Err(_) => None,
+        };
+        let (_, mut down) = open(&sessions, "h1");
+        sessions.bar(&host("h1"), Vec::new());
+        assert_eq!(told(&mut down), Some((1, 0)), "that nothing is any more is a word too");
+        sessions.bar(&host("h1"), rows("left"));
+        assert_eq!(told(&mut down), Some((1, 1)));
+        sessions.bar(&host("h1"), rows("left"));
+        assert_eq!(told(&mut down), None);
+        let (_, mut down) = open(&sessions, "h1");
+        sessions.bar(&host("h1"), rows("left"));
+        assert_eq!(told(&mut down), Some((1, 1)));
+        // A coordinator whose term is over says nothing more.
+        let higher = (2, "b".to_owned());
+        assert!(sessions.fence_if_outranked(&host("h1"), Some(&higher)));
+        sessions.bar(&host("h1"), Vec::new());
+        assert_eq!(told(&mut down), None);
     }
 }

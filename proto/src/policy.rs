@@ -100,15 +100,16 @@ pub struct ComponentPolicy {
     pub stable_for: Span,
 }
 
-/// A release that was put live is on trial: where its checks do not pass when the time is over, the host goes back by
-/// itself to what it replaced, whether or not anybody can be asked.
+/// A release that was put live by a deploy is on trial: where its checks fail for as long as `ready_within`, or do not pass
+/// when the time is over, the host goes back by itself to what it replaced, whether or not anybody can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LeasePolicy {
     /// How long the trial lasts, from the switch on. It goes on through a restart and a reboot.
     #[serde(rename = "for")]
     pub lasting: Span,
-    /// What follows where the checks pass but no coordinator was heard for the whole time. Default: `hold`.
+    /// What follows where the checks pass, but no session with a coordinator began during the whole time, and none is up
+    /// when it is over. Default: `hold`.
     #[serde(default)]
     pub without_coordinator: WithoutCoordinator,
 }
@@ -674,6 +675,21 @@ components:
                 "file: /srv/app/.env,",
                 "tree: /srv/app/lib }, { file: /srv/app/.env,",
                 "6:55: tree `/srv/app/lib` lies inside",
+            ),
+            (
+                "ready_within: 1m",
+                "lease: { for: 9s }\n    ready_within: 1m",
+                "9:19: a release cannot show what it is worth in that time",
+            ),
+            (
+                "ready_within: 1m",
+                "lease: { for: 10s, without_coordinator: hold }\n    ready_within: 1m",
+                "9:19: it would be over before the checks have held for `stable_for: 10s`",
+            ),
+            (
+                "checks: [{ name: up, tcp: \"127.0.0.1:80\" }]",
+                "lease: { for: 10m }",
+                "8:12: nothing says whether what runs is good",
             ),
             (
                 "app.service",

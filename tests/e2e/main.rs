@@ -6,6 +6,7 @@ mod doctor;
 mod golden;
 mod join;
 mod learning;
+mod lease;
 mod local;
 mod operations;
 mod refusals;

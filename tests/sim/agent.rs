@@ -5,7 +5,10 @@
 //!                                                           └─▶ worker::work ─▶ half, whole, result
 //! ```
 
+use std::collections::BTreeMap;
+
 use agent::{
+    lease::watch::Watch,
     ledger::{Found, Ledger, Record, StepResult, Track},
     order::{Before, End, Ending, Fence, LocalOrder, Order, Step, TrackKey, Verb},
     worker::{self, Input, Reply, Work},
@@ -31,6 +34,8 @@ pub(crate) struct Agent {
     pub(crate) session: Option<Link>,
     /// What root ordered, while a track is taken back for it.
     pub(crate) waiting: Option<LocalOrder>,
+    /// What it saw of what is on trial.
+    pub(crate) watches: BTreeMap<TrackKey, Watch>,
     job: Option<Job>,
     jobs: u64,
 }
@@ -70,6 +75,7 @@ impl Agent {
             ledger: Ledger::default(),
             session: None,
             waiting: None,
+            watches: BTreeMap::new(),
             job: None,
             jobs: 0,
         }
@@ -89,6 +95,8 @@ impl World {
         let verdict = self.watch.p08_told_is_on_record(host, &self.agents[host].ledger);
         self.watch.judge(verdict);
         self.pursue(host);
+        let life = self.agents[host].life;
+        self.looks_at_trials(host, life);
         self.dial(host);
     }
 
@@ -97,6 +105,7 @@ impl World {
         self.note(|| format!("h{host} dies"));
         let agent = &mut self.agents[host];
         (agent.alive, agent.job, agent.waiting) = (false, None, None);
+        agent.watches.clear();
         agent.life += 1;
         agent.ledger = Ledger::replay(&agent.records);
         if let Some(link) = agent.session.take() {
@@ -147,6 +156,9 @@ impl World {
         {
             order.fence = Fence { sequence: fence.sequence + 1, ..fence.clone() };
         }
+        if self.leases {
+            order.steps.iter_mut().for_each(|step| step.forward = true);
+        }
         let input = Input::Order { order, forbidden: None };
         let decision = worker::decide(&self.agents[host].ledger, input);
         if !self.record(host, decision.records, Some(&wire)) {
@@ -186,6 +198,8 @@ impl World {
         if records.is_empty() {
             return true;
         }
+        let mut records = records;
+        records.extend(self.trial_begins(host, &records));
         let tells_first = self.mutant == Some(Mutant::AgentTellsFirst);
         if tells_first {
             let mut scratch = self.agents[host].ledger.clone();
@@ -241,7 +255,8 @@ impl World {
                 | Record::Observed { .. }
                 | Record::TurnedBack { .. }
                 | Record::UndoBegan { .. }
-                | Record::Dropped { .. } => continue,
+                | Record::Dropped { .. }
+                | Record::Trial { .. } => continue,
             };
             let mut tracks = ledger.tracks().into_iter().filter(is_theirs);
             let Some(track) = tracks.find(|track| track.order().key == *key) else { continue };
@@ -369,8 +384,7 @@ impl World {
                 Input::Looked { key, index, before }
             }
             Work::Perform { key, index } => {
-                let verified =
-                    step.verb != Verb::Verify || machine.is_on(&step.component, &step.snapshot);
+                let verified = step.verb != Verb::Verify || machine.is_as_wanted(step);
                 let bad = step.verb == Verb::Verify && self.bad[host];
                 let ok = fate == Fate::Fine && verified && !bad;
                 let evidence = if ok { machine.evidence(step, before.as_ref()) } else { None };
@@ -497,6 +511,9 @@ fn record_word(record: &Record) -> String {
             format!("end of {}: {:?} {}", key.stage, ending.end, ending.reason)
         }
         Record::Dropped { key } => format!("drop of {}", key.stage),
+        Record::Trial { key, trial } => {
+            format!("trial of {}: {} ms left, {:?}", key.stage, trial.left_ms, trial.over)
+        }
     }
 }
 

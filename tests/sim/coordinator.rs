@@ -447,10 +447,17 @@ fn step(step: &engine::Step) -> order::Step {
         deadline_ms: step.deadline_ms,
         hook: step.hook.clone().unwrap_or_default(),
         across_migrations: step.across_migrations,
-        weights: None,
+        weights: step.weights.as_ref().map(|weights| order::Weights {
+            groups: weights
+                .groups()
+                .iter()
+                .map(|(group, percent)| (group.to_string(), *percent))
+                .collect(),
+            out: weights.out().iter().map(ToString::to_string).collect(),
+        }),
         artefact: None,
-        at_once: false,
-        forward: false,
+        at_once: step.at_once,
+        forward: step.forward,
     }
 }
 

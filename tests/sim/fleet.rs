@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use engine::{
     Component, ComponentName, Fleet, FleetEvent, FleetName, FleetState, Group, GroupName, Hook,
     HookPoint, HostName, HostNow, Inventory, LateHosts, LiveNow, OnFailure, Plan, ReleaseName,
-    Rollback, SeenSnapshot, Share, SnapshotHash, SnapshotNow, Standing, Timestamp, planner,
+    Rollback, SeenSnapshot, Share, SnapshotHash, SnapshotNow, Standing, Timestamp, Traffic,
+    Weights, planner,
 };
 use rand::{RngExt as _, rngs::StdRng};
 
@@ -28,6 +29,8 @@ pub(crate) struct Draft {
     there: Vec<bool>,
     /// What every component runs beside its steps.
     hooks: Vec<HookPoint>,
+    /// Whether its edge divides the traffic: all of it goes to blue.
+    traffic: bool,
 }
 
 const GROUPS: [(&str, std::ops::Range<usize>); 4] =
@@ -79,9 +82,12 @@ impl Draft {
         let looks = edge && rng.random_bool(0.4);
         let is_edge = |host: usize| GROUPS[3].1.contains(&host);
         let there = |host| rng.random_range(0..12) == 0 || (looks && is_edge(host));
-        let there = (0..HOSTS).map(there).collect();
+        let there: Vec<bool> = (0..HOSTS).map(there).collect();
         let hooks = POINTS.into_iter().filter(|_| rng.random_bool(0.3)).collect();
-        Self { strategy, components, away, there, hooks }
+        // Where users are on the target already, there is no way back from what they have.
+        let users_are_there = GROUPS[1].1.clone().all(|host| host < away || there[host]);
+        let traffic = rng.random_bool(0.5) && !users_are_there;
+        Self { strategy, components, away, there, hooks, traffic }
     }
 
     fn fleet(&self) -> Fleet {
@@ -115,7 +121,14 @@ impl Draft {
             components: self.components.iter().enumerate().map(component).collect(),
             rollback: self.strategy.clone(),
             policy_hashes: BTreeMap::new(),
-            traffic: None,
+            traffic: self.traffic.then(|| Traffic {
+                edge: GroupName::new("edge").expect("a fixed name is valid"),
+                slots: ["blue", "green"]
+                    .map(|name| GroupName::new(name).expect("a fixed name is valid"))
+                    .to_vec(),
+                drain_ms: 2_000,
+                warm_ms: 60_000,
+            }),
         };
         fleet.check().expect("the drawn fleet is whole");
         fleet
@@ -165,6 +178,11 @@ impl Draft {
             };
             now.snapshots.entry(component_name(component)).or_default().push(kept);
         }
+        for host in (away..HOSTS).filter(|host| self.divides(*host)) {
+            let now = hosts.entry(host_name(host)).or_default();
+            now.weights =
+                Some(Weights::all_to(GroupName::new("blue").expect("a fixed name is valid")));
+        }
         let inventory = Inventory { state: &state, hosts };
         planner::rollback(&inventory, &planner::Request::default())
             .expect("a whole fleet with a good release has a way back")
@@ -172,6 +190,10 @@ impl Draft {
 
     fn live(&self, host: usize) -> &'static str {
         if self.there[host] { "v1" } else { "v2" }
+    }
+
+    fn divides(&self, host: usize) -> bool {
+        self.traffic && GROUPS[3].1.contains(&host)
     }
 
     /// Every component on every host of its groups.
@@ -183,8 +205,12 @@ impl Draft {
     }
 
     pub(crate) fn machines(&self) -> Vec<Machine> {
-        let mut machines: Vec<Machine> =
-            (0..HOSTS).map(|_| Machine { parts: BTreeMap::new() }).collect();
+        let mut machines: Vec<Machine> = (0..HOSTS)
+            .map(|host| Machine {
+                parts: BTreeMap::new(),
+                weights: self.divides(host).then(weights),
+            })
+            .collect();
         for (host, component) in self.places() {
             let running = services(component).into_iter().map(|name| (name, true)).collect();
             let part = Part {
@@ -202,6 +228,11 @@ impl Draft {
         let target = |(name, _): &(&str, Vec<&str>)| ((*name).to_owned(), snapshot(name, "v1"));
         self.components.iter().map(target).collect()
     }
+}
+
+fn weights() -> agent::order::Weights {
+    let groups = BTreeMap::from([("blue".to_owned(), 100)]);
+    agent::order::Weights { groups, out: Default::default() }
 }
 
 fn hook(at: &HookPoint) -> Hook {

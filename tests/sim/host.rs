@@ -14,13 +14,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use agent::{
     ledger::Found,
-    order::{Before, Evidence, Step, Verb},
+    order::{Before, Evidence, Step, Verb, Weights},
 };
 
 /// One machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Machine {
     pub(crate) parts: BTreeMap<String, Part>,
+    /// How its proxy divides the traffic, where it is an edge.
+    pub(crate) weights: Option<Weights>,
 }
 
 /// One component on it.
@@ -61,6 +63,9 @@ impl Machine {
 
     /// How things are before a step.
     pub(crate) fn look(&self, step: &Step) -> Before {
+        if step.component == Step::TRAFFIC {
+            return Before::Weights(self.weights.clone());
+        }
         let part = &self.parts[&step.component];
         match step.verb {
             Verb::Stop | Verb::Start => Before::Running(part.running()),
@@ -84,6 +89,12 @@ impl Machine {
 
     /// What a step does. An error is a broken promise, not a failed step.
     pub(crate) fn perform(&mut self, step: &Step, extent: Extent) -> Result<(), String> {
+        if step.component == Step::TRAFFIC {
+            if step.verb == Verb::SetWeights && extent == Extent::Whole {
+                self.weights.clone_from(&step.weights);
+            }
+            return Ok(());
+        }
         match step.verb {
             Verb::Stage if extent == Extent::Whole => {
                 self.part(step).staged.insert(step.snapshot.clone());
@@ -129,6 +140,12 @@ impl Machine {
         extent: Extent,
     ) -> Result<(), String> {
         match before {
+            Before::Weights(weights) => {
+                if step.verb == Verb::SetWeights && extent == Extent::Whole {
+                    self.weights.clone_from(weights);
+                }
+                Ok(())
+            }
             Before::Live(tree) => {
                 let part = self.part(step);
                 part.switch(tree, extent)?;
@@ -138,13 +155,13 @@ impl Machine {
                 Ok(())
             }
             Before::Running(services) if extent == Extent::Whole => {
-                if step.verb == Verb::Stop {
+                if step.verb == Verb::Stop && !services.is_empty() {
                     self.p04_nothing_starts_on_a_mix(step)?;
                 }
                 self.part(step).run(|name| services.contains(name));
                 Ok(())
             }
-            Before::Running(_) | Before::Nothing | Before::Weights(_) => Ok(()),
+            Before::Running(_) | Before::Nothing => Ok(()),
         }
     }
 
@@ -174,6 +191,10 @@ impl Machine {
 
     /// How far a step got.
     pub(crate) fn observe(&self, step: &Step) -> Found {
+        if step.component == Step::TRAFFIC {
+            let done = step.verb == Verb::SetWeights && self.weights == step.weights;
+            return if done { Found::Done } else { Found::NotDone };
+        }
         let part = &self.parts[&step.component];
         let done = match step.verb {
             Verb::Stage => part.staged.contains(&step.snapshot),
@@ -196,6 +217,10 @@ impl Machine {
 
     /// How far the undo of a step got.
     pub(crate) fn observe_undo(&self, step: &Step, before: &Before) -> Found {
+        if let Before::Weights(weights) = before {
+            let done = step.verb != Verb::SetWeights || self.weights == *weights;
+            return if done { Found::Done } else { Found::NotDone };
+        }
         let part = &self.parts[&step.component];
         match before {
             Before::Live(tree) if part.read.as_ref().is_some_and(|read| read != tree) => {
@@ -223,6 +248,14 @@ impl Machine {
         self.parts.values().any(|part| part.services.values().any(|runs| !*runs))
     }
 
+    /// Whether what a verify looks at is as the step wants it.
+    pub(crate) fn is_as_wanted(&self, step: &Step) -> bool {
+        if step.component == Step::TRAFFIC {
+            return self.weights == step.weights;
+        }
+        self.is_on(&step.component, &step.snapshot)
+    }
+
     /// Between two releases, or with a service down.
     pub(crate) fn is_torn(&self) -> bool {
         self.parts.values().any(Part::is_between) || self.is_down()
@@ -230,6 +263,9 @@ impl Machine {
 
     /// What a step shows: the digest for a switch.
     pub(crate) fn evidence(&self, step: &Step, before: Option<&Before>) -> Option<Evidence> {
+        if step.component == Step::TRAFFIC {
+            return None;
+        }
         let Tree::Whole(live) = &self.parts[&step.component].live else { return None };
         let replaced = match before {
             Some(Before::Live(tree)) => Some(tree.clone()),
@@ -344,7 +380,7 @@ mod tests {
             staged: ["new".to_owned()].into(),
             services: BTreeMap::from([("proxy".to_owned(), true)]),
         };
-        Machine { parts: BTreeMap::from([("proxy".to_owned(), part)]) }
+        Machine { parts: BTreeMap::from([("proxy".to_owned(), part)]), weights: None }
     }
 
     /// Whatever put the tree there: what starts reads what stands there then.

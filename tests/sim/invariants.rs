@@ -144,7 +144,8 @@ impl Watch {
                 | Record::TurnedBack { .. }
                 | Record::UndoEnded { .. }
                 | Record::Ended { .. }
-                | Record::Dropped { .. } => {}
+                | Record::Dropped { .. }
+                | Record::Trial { .. } => {}
             }
         }
         Ok(())
@@ -193,7 +194,8 @@ impl Watch {
                 | Record::TurnedBack { .. }
                 | Record::UndoBegan { .. }
                 | Record::Ended { .. }
-                | Record::Dropped { .. } => continue,
+                | Record::Dropped { .. }
+                | Record::Trial { .. } => continue,
             };
             let id = (key.clone(), index, back);
             watch.in_doubt.remove(&id);
@@ -337,13 +339,15 @@ impl Watch {
             };
             let cuts = track.order().steps.iter().any(|step| step.verb.cuts());
             for step in track.order().steps.iter().filter(|_| cuts) {
-                let on = machine.is_on(&step.component, &step.snapshot);
+                let on = step.verb == agent::order::Verb::Drain || machine.is_as_wanted(step);
                 if ending.end == End::Done && !on {
                     return Err(format!("p03: h{host} says done, but {} is not", step.component));
                 }
             }
-            // A track that cuts nothing takes nothing back of what others did.
-            let first = self.hosts[host].first.as_ref().filter(|_| cuts);
+            // A track takes nothing back of what others did: neither one that cuts nothing, nor one that moves traffic.
+            let steps = &track.order().steps;
+            let moves = cuts && steps.iter().any(|s| s.component != agent::order::Step::TRAFFIC);
+            let first = self.hosts[host].first.as_ref().filter(|_| moves);
             if ending.end == End::Undone && first.is_some_and(|first| !same_service(first, machine))
             {
                 return Err(format!("p03: h{host} says undone, but is not as it was"));
@@ -469,6 +473,32 @@ impl World {
         Ok(())
     }
 
+    /// Promise 7: in the end, where no edge failed, is unknown or was taken by root, all edges divide the traffic alike and
+    /// leave nobody out.
+    pub(crate) fn p07_no_host_is_left_out(&self) -> Result<(), String> {
+        let outcomes = self.coordinator.operation.outcomes();
+        let edges = || {
+            let rows = outcomes.iter().map(|row| (host_index(&row.host), row.outcome));
+            rows.filter(|(host, _)| self.machines[*host].weights.is_some())
+        };
+        let lost = |(host, outcome): (usize, Outcome)| {
+            let failed = matches!(outcome, Outcome::Failed | Outcome::Unknown);
+            failed || self.watch.hosts[host].taken
+        };
+        if edges().any(lost) {
+            return Ok(());
+        }
+        let mut first = None;
+        for (host, _) in edges() {
+            let now = self.machines[host].weights.as_ref();
+            let first = *first.get_or_insert(now);
+            if now != first || now.is_some_and(|now| !now.out.is_empty()) {
+                return Err(format!("p07: in the end h{host} divides the traffic as {now:?}"));
+            }
+        }
+        Ok(())
+    }
+
     /// A stage begins when no host is at work in an earlier one, but for those that were unknown and came late: what
     /// an edge needs is there, or is known not to come.
     pub(crate) fn stages_follow_each_other(&self, stage: usize) -> Result<(), String> {
@@ -496,6 +526,9 @@ impl World {
         {
             let (host, step) = step;
             let component = step.component.as_str();
+            if component == engine::Step::TRAFFIC {
+                continue;
+            }
             if !self.machines[host].is_on(component, &self.targets[component]) {
                 return Err(format!("{component} of h{host} is not on target when {stage} begins"));
             }
@@ -512,7 +545,11 @@ impl World {
         let mixed = machine.parts.values().any(|part| matches!(part.live, Tree::Mixed { .. }));
         let open = self.agents[host].ledger.open();
         let cutting = open.is_some_and(|track| {
-            let cuts = |index: usize| track.order().steps[index].verb.cuts();
+            // An edge that divides the traffic anew goes on serving.
+            let cuts = |index: usize| {
+                let step = &track.order().steps[index];
+                step.verb.cuts() && step.component != agent::order::Step::TRAFFIC
+            };
             track
                 .steps()
                 .any(|(index, step)| cuts(index) && step.undo().is_none_or(|undo| !undo.ok))

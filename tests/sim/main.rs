@@ -19,6 +19,7 @@ mod faults;
 mod fleet;
 mod host;
 mod invariants;
+mod lease;
 mod network;
 mod root;
 mod world;
@@ -51,6 +52,7 @@ fn explain(setup: Setup, broken: &str) -> ! {
     let test = match setup.crash.map(|crash| crash.who) {
         Some(Who::Coordinator) => "p08_a_coordinator",
         Some(Who::Agent(_)) => "p02_an_agent",
+        None if setup.leases => "p12_a_host_on_trial",
         None if setup.calm => "p06_a_calm",
         None if setup.hostile => "against_any_orders",
         None => "in_random_runs",
@@ -150,6 +152,19 @@ fn crashes(calm: Setup, who: Who, appends: u64) -> Vec<Setup> {
 fn p01_p02_hold_against_any_orders() {
     let setups = seeds(SEEDS / 2).map(|seed| Setup { seed, hostile: true, ..Setup::default() });
     all_hold(setups.collect());
+}
+
+/// The same promises where what is put live is on trial: it fails on some hosts once it was verified, and those go back.
+#[test]
+fn p12_a_host_on_trial_goes_back_where_it_fails_and_only_there() {
+    let seeds = seeds(SEEDS / 2);
+    let many = seeds.clone().count() as u64 >= SEEDS / 2;
+    let setups = seeds.map(|seed| Setup { seed, leases: true, ..Setup::default() });
+    let ended = all_hold(setups.collect());
+    let [kept, back] = [0, 1].map(|way| ended.iter().map(|run| run.trials[way]).sum::<usize>());
+    println!("{kept} kept, {back} went back");
+    // Runs with faults say something only while both still happen.
+    assert!(!many || (kept > 200 && back > 200), "{kept} kept, {back} went back");
 }
 
 /// A run in which nothing goes wrong restores every host.

@@ -71,7 +71,7 @@ impl World {
         self.note(|| format!("root comes to h{host}: {}", made.operation));
         self.root_orders(
             host,
-            LocalOrder { made, plan_hash: "local".to_owned(), steps, on_failure },
+            LocalOrder { made, plan_hash: "local".to_owned(), steps, on_failure, trial: None },
         );
     }
 
@@ -84,7 +84,7 @@ impl World {
         }
     }
 
-    fn root_orders(&mut self, host: usize, order: LocalOrder) {
+    pub(crate) fn root_orders(&mut self, host: usize, order: LocalOrder) {
         let input = Input::Local { order: order.clone(), forbidden: None };
         let decision = worker::decide(&self.agents[host].ledger, input);
         let accepted = decision.records.iter().find_map(|record| match record {
@@ -97,7 +97,8 @@ impl World {
             | Record::UndoBegan { .. }
             | Record::UndoEnded { .. }
             | Record::Ended { .. }
-            | Record::Dropped { .. } => None,
+            | Record::Dropped { .. }
+            | Record::Trial { .. } => None,
         });
         if !self.record(host, decision.records, accepted.as_ref()) {
             return;

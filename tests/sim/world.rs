@@ -102,6 +102,7 @@ pub(crate) enum Due {
     PersonAsks,
     HostileOrder { host: usize },
     RootActs { host: usize },
+    LooksAtTrials { host: usize, life: u64 },
     Heal,
 }
 
@@ -115,6 +116,8 @@ pub(crate) struct Setup {
     pub(crate) mutant: Option<Mutant>,
     /// No coordinator: orders of any term, attempt and goal come out of nowhere.
     pub(crate) hostile: bool,
+    /// What is put live is on trial.
+    pub(crate) leases: bool,
     /// Keep the lines of what happened.
     pub(crate) trace: bool,
 }
@@ -127,6 +130,8 @@ pub(crate) struct Run {
     pub(crate) result: Option<RunResult>,
     /// How often each wrote.
     pub(crate) appends: BTreeMap<Who, u64>,
+    /// How many trials ended with what was kept, and with a way back.
+    pub(crate) trials: [usize; 2],
 }
 
 /// Everything.
@@ -152,6 +157,8 @@ pub(crate) struct World {
     pub(crate) budgets: Vec<(BTreeSet<usize>, usize)>,
     /// Nothing goes wrong.
     pub(crate) calm: bool,
+    /// What is put live is on trial.
+    pub(crate) leases: bool,
     /// Hosts on which the wanted release never verifies.
     pub(crate) bad: Vec<bool>,
     /// Hosts on which taking back fails as often as anything else.
@@ -180,6 +187,10 @@ pub(crate) fn run(setup: Setup) -> Run {
     if world.watch.broken.is_none() {
         let verdict = world.p06_no_track_stays_open();
         world.watch.judge(verdict);
+        let verdict = world.p12_what_fails_goes_back_and_what_holds_stays();
+        world.watch.judge(verdict);
+        let verdict = if setup.hostile { Ok(()) } else { world.p07_no_host_is_left_out() };
+        world.watch.judge(verdict);
         let verdict = if setup.hostile { Ok(()) } else { world.p06_ended_for_each_host() };
         world.watch.judge(verdict);
     }
@@ -187,8 +198,9 @@ pub(crate) fn run(setup: Setup) -> Run {
         Phase::Ended(result) => Some(result),
         Phase::Running | Phase::Paused | Phase::Halting | Phase::Aborting(_) => None,
     };
+    let trials = world.trials_ended();
     let (broken, appends) = (world.watch.broken, world.appends);
-    Run { broken, trace: world.trace.unwrap_or_default(), result, appends }
+    Run { broken, trace: world.trace.unwrap_or_default(), result, appends, trials }
 }
 
 /// The name of a host.
@@ -248,6 +260,7 @@ impl World {
             targets: fleet.targets(),
             budgets,
             calm: setup.calm && setup.crash.is_none(),
+            leases: setup.leases,
             bad,
             unmendable,
             healed: None,
@@ -317,6 +330,7 @@ impl World {
             Due::PersonAsks => self.person_asks(),
             Due::HostileOrder { host } => self.hostile_order(host),
             Due::RootActs { host } => self.root_acts(host),
+            Due::LooksAtTrials { host, life } => self.looks_at_trials(host, life),
             Due::Heal => self.heal(),
         }
     }
@@ -386,12 +400,14 @@ impl World {
             | Due::SomebodyDies
             | Due::Turn { .. }
             | Due::HostileOrder { .. }
-            | Due::RootActs { .. } => false,
+            | Due::RootActs { .. }
+            | Due::LooksAtTrials { .. } => false,
         };
         self.healed.is_some()
             && ended
             && self.coordinator.is_quiet(HOSTS)
             && self.agents.iter().all(idle)
+            && self.no_trials()
             && !self.queue.values().any(flying)
     }
 

@@ -7,6 +7,7 @@ use proto::v1;
 use crate::{
     local::OPERATION_PREFIX,
     order::{Artefact, Fence, Goal, OnFailure, Order, Origin, Step, TrackKey, Verb, Weights},
+    quarantine,
     retention::{Ask, Kept, KeptRow},
     store::Hash,
 };
@@ -159,6 +160,20 @@ pub fn keep(message: v1::Keep) -> Result<Kept, WireError> {
         rows: message.rows.into_iter().map(row).collect::<Result<_, _>>()?,
         at_unix_ms: message.at_unix_ms,
         heard: tokio::time::Instant::now(),
+    })
+}
+
+/// What was left as bad. A list that is not understood in full is none.
+pub fn quarantine(message: v1::Quarantine) -> Result<quarantine::Told, WireError> {
+    let epoch = message.epoch.ok_or(WireError::Missing("epoch"))?;
+    let (counter, instance) = (epoch.counter, short("instance", epoch.instance)?);
+    let row = |row: v1::QuarantineRow| {
+        let (component, why) = (short("component", row.component)?, long("why", row.why)?);
+        Ok(quarantine::Row { component, content: short("content", row.content)?, why })
+    };
+    Ok(quarantine::Told {
+        term: Fence { epoch: counter, instance, sequence: 0 },
+        rows: message.rows.into_iter().map(row).collect::<Result<_, _>>()?,
     })
 }
 

@@ -4,7 +4,8 @@ use proto::v1;
 
 use crate::{
     core::{DETAIL_BYTES_MAX, Report},
-    ledger::{Ledger, Record, StepResult, StepState, Track},
+    lease,
+    ledger::{Ledger, Moment, Record, StepResult, StepState, Track},
     local::{self, LocalOperation},
     order::{End, Evidence, Fence, Goal, Order, TrackKey, Verb, Weights},
     retention,
@@ -119,15 +120,17 @@ fn fact(ledger: &Ledger, record: &Record, host: &str) -> Option<v1::Report> {
         | Record::Observed { .. }
         | Record::TurnedBack { .. }
         | Record::UndoBegan { .. }
-        | Record::Dropped { .. } => None,
+        | Record::Dropped { .. }
+        | Record::Trial { .. } => None,
     }
 }
 
 /// How the host is, with all that the ledger holds.
 pub fn host_status(status: &HostStatus, ledger: &Ledger, host: &str) -> v1::HostStatus {
+    let now = Moment::now();
     v1::HostStatus {
         policy_hash: status.policy_hash.clone(),
-        components: status.components.iter().map(component).collect(),
+        components: status.components.iter().map(|row| component(row, ledger, &now)).collect(),
         snapshots: status.snapshots.iter().map(snapshot).collect(),
         tracks: ledger
             .tracks()
@@ -176,7 +179,8 @@ fn local_operation(row: &LocalOperation) -> v1::LocalOperation {
     }
 }
 
-fn component(row: &ComponentStatus) -> v1::ComponentStatus {
+fn component(row: &ComponentStatus, ledger: &Ledger, now: &Moment) -> v1::ComponentStatus {
+    let did_not_hold = lease::problems(ledger, &row.component);
     let services = row.services.iter().map(|service| v1::ServiceStatus {
         service: service.service.clone(),
         driver: service.driver.clone(),
@@ -198,8 +202,9 @@ fn component(row: &ComponentStatus) -> v1::ComponentStatus {
         checks: checks.collect(),
         held: row.held,
         verbs: row.verbs.iter().map(|v| verb(*v).into()).collect(),
-        problems: row.problems.iter().map(problem).collect(),
+        problems: row.problems.iter().chain(&did_not_hold).map(problem).collect(),
         content: row.content.clone(),
+        lease_until_unix_ms: lease::until_unix_ms(ledger, &row.component, now).unwrap_or(0),
     }
 }
 

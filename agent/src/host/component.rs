@@ -1,5 +1,6 @@
 //! One component: its files, its services, its checks, and what each verb does to them.
 
+mod forward;
 pub(super) mod learner;
 
 use std::{

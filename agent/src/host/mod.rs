@@ -53,10 +53,12 @@ use crate::{
     facts::Facts,
     hands::{About, Hands},
     http::HttpError,
+    lease::Lease,
     ledger::{Found, Ledger, StepResult},
     local::{Import, Imported, Shape},
     order::{Before, Evidence, Step, Verb},
     probe::Prober,
+    quarantine::{self, Quarantine, QuarantineError},
     retention::{self, Ask},
     status::{self, HostStatus, Snapshot},
     store::{Store, StoreError},
@@ -118,6 +120,8 @@ pub struct Host {
     components: BTreeMap<String, Arc<Component>>,
     store: Arc<Store>,
     state: PathBuf,
+    /// What it does not go forward to.
+    quarantine: Arc<Quarantine>,
     /// As the last look found them.
     problems: Mutex<Vec<Problem>>,
     /// What learning found in its way, by component.
@@ -154,6 +158,7 @@ impl Host {
             components,
             store,
             state: state.to_owned(),
+            quarantine: Arc::new(Quarantine::open(state)),
             problems: Mutex::default(),
             restless: Mutex::default(),
         })
@@ -344,6 +349,19 @@ impl Hands for Host {
         })
     }
 
+    fn lease(&self, component: &str) -> Option<Lease> {
+        Lease::of(self.policy.components.get(component)?)
+    }
+
+    fn holds<'a>(&'a self, component: &'a str, snapshot: &'a str) -> Doing<'a, Result<(), String>> {
+        Box::pin(async move {
+            match self.components.get(component) {
+                Some(component) => component.holds(snapshot).await,
+                None => Err("it is not in this host's policy any more".to_owned()),
+            }
+        })
+    }
+
     fn about(&self) -> About {
         self.about.clone()
     }
@@ -361,6 +379,20 @@ impl Hands for Host {
                     ))
                 }
             }
+        })
+    }
+
+    fn quarantine<'a>(&'a self, told: &'a quarantine::Told) -> Doing<'a, Result<(), String>> {
+        Box::pin(async move {
+            let (list, told) = (self.quarantine.clone(), told.clone());
+            let taken = tokio::task::spawn_blocking(move || list.take(told)).await;
+            taken.expect("writing a list does not panic").map_err(|error| {
+                if matches!(error, QuarantineError::Fsync { .. }) {
+                    tracing::error!(%error, "a sync failed; the process ends");
+                    std::process::abort()
+                }
+                error.to_string()
+            })
         })
     }
 
@@ -386,7 +418,22 @@ impl Host {
         before: &Before,
     ) -> Result<(String, Option<Evidence>), String> {
         let component = self.component(step)?;
+        if step.forward {
+            self.admit(component, step).await?;
+        }
         component.shown(step, Self::try_on(component, step, before)).await
+    }
+
+    /// Content that was left as bad does not come back by going forward, whatever it is called now.
+    async fn admit(&self, component: &Component, step: &Step) -> Result<(), String> {
+        if self.quarantine.is_empty() || step.snapshot.is_empty() {
+            return Ok(());
+        }
+        let content = component.content(step).await?;
+        match self.quarantine.refuses(&step.component, &content) {
+            Some(why) => Err(why),
+            None => Ok(()),
+        }
     }
 
     async fn try_on(

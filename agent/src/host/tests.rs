@@ -1,6 +1,7 @@
 //! A host whose one component has an env file, a database and a slow or quick app.
 
 mod learning;
+mod quarantine;
 mod real;
 
 use std::{

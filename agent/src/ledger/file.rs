@@ -220,6 +220,10 @@ impl Ledger {
                 records.push(Record::Ended { key: key.clone(), ending });
             }
         }
+        let trials = self.trials.iter();
+        records.extend(
+            trials.map(|(key, trial)| Record::Trial { key: key.clone(), trial: trial.clone() }),
+        );
         records.extend(self.fence().cloned().map(Record::Fenced));
         records
     }

@@ -8,12 +8,14 @@
 //! Invariant: at most one track is open at a time.
 
 mod file;
+mod trial;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 pub use file::{LedgerError, LedgerFile};
+pub use trial::{Moment, Over, Switched, Trial};
 
 use crate::order::{Before, Ending, Evidence, Fence, Goal, Order, Step, TrackKey};
 
@@ -62,6 +64,11 @@ pub enum Record {
     Dropped {
         key: TrackKey,
     },
+    /// What this track put live is on trial: as it stands now, or how that ended.
+    Trial {
+        key: TrackKey,
+        trial: Trial,
+    },
 }
 
 /// How far a step was found to be, by looking.
@@ -93,6 +100,8 @@ pub struct Ledger {
     pub(crate) open: Option<TrackKey>,
     /// This process did not begin the open step: it must look before it acts.
     pub(crate) doubt: bool,
+    /// What is on trial, by the track that put it live.
+    pub(crate) trials: BTreeMap<TrackKey, Trial>,
     /// Grows with each acceptance; tells which tracks are oldest.
     accepted: u64,
 }
@@ -174,10 +183,13 @@ impl Ledger {
                 if let Some(track) = self.tracks.get_mut(key) {
                     track.ending = Some(ending.clone());
                 }
+                self.end_trials(key);
             }
             Record::Dropped { key } => {
                 self.tracks.remove(key);
+                self.trials.remove(key);
             }
+            Record::Trial { key, trial } => self.try_out(key, trial),
         }
     }
 

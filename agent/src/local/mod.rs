@@ -21,7 +21,7 @@ pub mod wire;
 
 pub use import::{Import, Imported, Owner};
 pub use plan::{Hook, Shape, is_release};
-pub use service::Service;
+pub use service::{Service, fresh_id};
 
 use crate::{
     ledger::{Ledger, Track},

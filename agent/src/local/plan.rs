@@ -15,6 +15,8 @@ mod target;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use proto::policy::{ComponentPolicy, HookPoint};
 use serde::{Deserialize, Serialize};
 
@@ -228,6 +230,31 @@ pub fn make(view: View<'_>, ask: &Ask) -> Result<Plan, Refusal> {
             Ok(Plan { from, first, warnings, leave: *leave, ..base })
         }
     }
+}
+
+/// The steps of going back to exactly these snapshots (release and exact hash, by component), and of nothing else. A
+/// component that the policy no longer has is named all the same: the host refuses it.
+pub fn back(view: View<'_>, to: &BTreeMap<String, (String, String)>) -> Vec<Step> {
+    let snapshots = to.iter().map(|(name, (_, exact))| (name.clone(), exact.clone())).collect();
+    let (release, why) = (String::new(), String::new());
+    let target = target::Target { release, snapshots, why, warnings: Vec::new() };
+    let shapes = in_order(view).into_iter().filter(|shape| to.contains_key(&shape.name));
+    let goes: Vec<Goes<'_>> =
+        shapes.map(|shape| goes(view.status, shape, &target, false)).collect();
+    let unknown = to.keys().filter(|name| goes.iter().all(|go| go.shape.name != **name));
+    let mut all: Vec<Step> =
+        unknown.map(|name| step(Verb::Preflight, name, "", &to[name].1, PREFLIGHT_MS)).collect();
+    all.extend(steps(&goes, ""));
+    for step in &mut all {
+        step.release.clone_from(&to[&step.component].0);
+    }
+    all
+}
+
+/// Tells two lists of steps apart.
+pub fn hash_of(steps: &[Step]) -> String {
+    let bytes = serde_json::to_vec(steps).expect("steps have only strings, numbers and lists");
+    blake3::hash(&bytes).to_hex().to_string()
 }
 
 /// The release that is live, where all components agree and none was changed.

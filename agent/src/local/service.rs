@@ -151,14 +151,7 @@ impl<H: Hands> Service<H> {
 
 fn order(ledger: &Ledger, plan: &Plan, by: &str) -> LocalOrder {
     let now = jiff::Timestamp::now();
-    let stem = format!("{OPERATION_PREFIX}{}", now.strftime("%Y%m%d-%H%M%S"));
-    let taken = |id: &String| {
-        let mut tracks = ledger.tracks().into_iter();
-        tracks.any(|track| track.order().key.operation == *id)
-    };
-    // Twice within a second.
-    let mut ids = std::iter::once(stem.clone()).chain((2u32..).map(|n| format!("{stem}-{n}")));
-    let operation = ids.find(|id| !taken(id)).expect("there is always a next number");
+    let operation = fresh_id(ledger);
     let printable: String = by.chars().filter(|c| !c.is_control()).collect();
     LocalOrder {
         made: MadeHere {
@@ -170,7 +163,20 @@ fn order(ledger: &Ledger, plan: &Plan, by: &str) -> LocalOrder {
         plan_hash: plan.hash(),
         steps: plan.steps.clone(),
         on_failure: plan.on_failure(),
+        trial: None,
     }
+}
+
+/// A name for a local operation that begins now.
+pub fn fresh_id(ledger: &Ledger) -> String {
+    let stem = format!("{OPERATION_PREFIX}{}", jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S"));
+    let taken = |id: &String| {
+        let mut tracks = ledger.tracks().into_iter();
+        tracks.any(|track| track.order().key.operation == *id)
+    };
+    // Twice within a second.
+    let mut ids = std::iter::once(stem.clone()).chain((2u32..).map(|n| format!("{stem}-{n}")));
+    ids.find(|id| !taken(id)).expect("there is always a next number")
 }
 
 /// What was told of each step of a local operation, the coordinator's track that is taken back for it included.

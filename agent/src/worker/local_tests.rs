@@ -52,6 +52,7 @@ fn local(operation: &str, verbs: &[Verb]) -> LocalOrder {
         plan_hash: "l".to_owned(),
         steps: verbs.iter().copied().map(step).collect(),
         on_failure: OnFailure::Restore,
+        trial: None,
     }
 }
 

@@ -15,10 +15,12 @@
 //! they are, and tell.
 //!
 //! Halt, and abort with leave. What a stage did only for those after it - hosts taken out of the traffic, writers
-//! stopped, a part of the edges - is taken back when nothing is in work any more.
+//! stopped, a part of the edges - is taken back when nothing is in work any more; on a host
+//! that tells late, when it tells.
 //!
 //! Retry. Only the hosts that were named go on, and those that come back late; hosts that had not begun wait for a
-//! retry that names them. Hosts that only look, look again: what users get may have changed.
+//! retry that names them. Edges move the traffic again, all of them or none. Hosts that only look, look again: what
+//! users get may have changed.
 //!
 //! Root. A host that root took over is asked for nothing more, whatever follows: no undo, no retry, no other look. It
 //! counts as failed from the stage on that it had come to, not in those that had ended well there before.
@@ -167,7 +169,8 @@ fn told_end(
     let forward = matches!(slot.state, TrackState::Unknown { goal: Goal::Forward, .. });
     let moved = matches!(ending.end, TrackEnd::Done | TrackEnd::Left);
     let mut events = Vec::new();
-    if over && forward && moved && !slot.looks && cuts(operation, stage) && restoring(operation) {
+    let taken_back = restoring(operation) || is_left_held(operation, &host, stage);
+    if over && forward && moved && !slot.looks && cuts(operation, stage) && taken_back {
         let host = host.clone();
         events.push(Event::SeenInWork { host, stage, attempt, at });
     }
@@ -505,6 +508,13 @@ fn give_back(operation: &Operation, now: Elapsed) -> Vec<Event> {
     end_if_idle(operation, now)
 }
 
+/// Whether a host that tells late holds what was meant only for stages that did not come any more.
+fn is_left_held(operation: &Operation, host: &HostName, stage: usize) -> bool {
+    let stopped = operation.halted().is_some() || operation.aborted().is_some();
+    let until = operation.plan().stages.get(stage).and_then(|stage| stage.held_until);
+    stopped && until.is_some_and(|until| is_held(operation, host, until))
+}
+
 /// Whether what is held until a stage still is, on a host: that one has not begun, or would change something there and
 /// did not.
 fn is_held(operation: &Operation, host: &HostName, until: usize) -> bool {
@@ -512,7 +522,10 @@ fn is_held(operation: &Operation, host: &HostName, until: usize) -> bool {
         let slot = operation.hosts().get(host).and_then(|state| state.tracks.get(&until));
         slot.is_some_and(|slot| slot.state != TrackState::Done)
     };
-    operation.stage() < until || cuts(operation, until) && undone()
+    // Not by the stage in work: a retry looks at earlier ones again.
+    let mut slots = operation.hosts().values().filter_map(|state| state.tracks.get(&until));
+    let begun = slots.any(|slot| slot.state != TrackState::Waiting);
+    !begun || cuts(operation, until) && undone()
 }
 
 /// The hosts that have begun something in a stage.

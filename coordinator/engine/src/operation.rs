@@ -6,6 +6,7 @@
 //! Invariant: a track that only looks changes nothing: forward it ends as `done` or `left`, whatever its agent says.
 
 mod outcome;
+mod retry;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -496,47 +497,13 @@ impl Operation {
                 for host in hosts {
                     self.retry(host)?;
                 }
+                self.traffic_again(hosts)?;
                 self.look_again(0)?;
                 self.go_back_to(0);
                 self.deadline = at.plus(self.plan.deadline_ms);
             }
         }
         self.reached(at);
-        Ok(())
-    }
-
-    fn retry(&mut self, host: &HostName) -> Result<(), IllegalEvent> {
-        let stages: Vec<usize> = match self.hosts.get(host) {
-            // No retry brings back what root took over.
-            Some(state) if state.taken.is_some() => Vec::new(),
-            Some(state) => state.tracks.keys().copied().collect(),
-            None => return Err(IllegalEvent::NoTrack { host: host.clone(), stage: 0 }),
-        };
-        for stage in stages {
-            self.advance(host, stage, &TrackEvent::Retried)?;
-        }
-        Ok(())
-    }
-
-    /// What users get may be another thing once a host of an earlier stage moves again.
-    fn look_again(&mut self, after: usize) -> Result<(), IllegalEvent> {
-        let mut again = Vec::new();
-        for (host, state) in self.hosts.iter().filter(|(_, state)| state.taken.is_none()) {
-            let tracks = state.tracks.range(after..).filter(|(_, slot)| slot.looks);
-            let over = |slot: &Slot| match slot.state {
-                TrackState::Done | TrackState::Undone { .. } | TrackState::Left { .. } => true,
-                TrackState::Waiting
-                | TrackState::InWork { .. }
-                | TrackState::Unknown { .. }
-                | TrackState::Stuck { .. } => false,
-            };
-            let over = tracks
-                .filter(|(stage, slot)| !self.plan.stages[**stage].cuts_capacity && over(slot));
-            again.extend(over.map(|(stage, _)| (host.clone(), *stage)));
-        }
-        for (host, stage) in again {
-            self.advance(&host, stage, &TrackEvent::Retried)?;
-        }
         Ok(())
     }
 

@@ -10,6 +10,8 @@
 //! Invariant: content that a good release has, too, is not quarantined: one component of several may not have changed.
 //! What was only learned to be good does not count for that.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -41,6 +43,48 @@ impl std::fmt::Display for Quarantined {
 }
 
 impl FleetState {
+    /// Everything that [`Self::quarantined`] knows of, in one pass: component, content, and why.
+    pub fn quarantine(&self) -> Vec<(ComponentName, String, Quarantined)> {
+        let (mut good, mut bad) = (BTreeSet::new(), BTreeMap::new());
+        for (name, release) in &self.releases {
+            let found = Quarantined { release: name.clone(), which: self.found(name) };
+            for (host, row) in &release.hosts {
+                let contents = row.snapshots.iter().map(|(name, seen)| (name, &*seen.content));
+                match release.standing_on(host) {
+                    (Standing::Good, Some(StandingSource::Operated | StandingSource::Marked)) => {
+                        good.extend(contents);
+                    }
+                    (Standing::Bad, _) => {
+                        contents.for_each(|key| _ = bad.entry(key).or_insert(found.clone()));
+                    }
+                    (Standing::Good | Standing::Unproven, _) => {}
+                }
+            }
+        }
+        let stands = self.releases.iter().map(|(name, release)| (name, release.standing().0));
+        let stands: BTreeMap<&ReleaseName, Standing> = stands.collect();
+        let left = self.left.iter().filter(|row| stands.get(&row.release) == Some(&Standing::Bad));
+        bad.extend(left.map(|row| ((&row.component, &*row.content), self.by_leaving(row))));
+        let listed = bad.into_iter().filter(|(key, _)| !key.1.is_empty() && !good.contains(key));
+        listed.map(|((name, content), why)| (name.clone(), content.to_owned(), why)).collect()
+    }
+
+    /// A release that is bad, by what a person or else an operation said of it.
+    fn found(&self, release: &ReleaseName) -> String {
+        self.marked(release).unwrap_or_else(|| "an operation found bad".to_owned())
+    }
+
+    fn by_leaving(&self, left: &Left) -> Quarantined {
+        let by = || format!("was left bad by {}", left.operation);
+        let release = left.release.clone();
+        Quarantined { which: self.marked(&release).unwrap_or_else(by), release }
+    }
+
+    fn marked(&self, release: &ReleaseName) -> Option<String> {
+        let (_, reason) = self.releases.get(release)?.marked.as_ref()?;
+        Some(format!("is marked bad: {reason}"))
+    }
+
     /// The bad release that has this content of a component; none where there is none, or a good one has it, too.
     pub fn quarantined(&self, component: &ComponentName, content: &str) -> Option<Quarantined> {
         if content.is_empty() {
@@ -57,10 +101,6 @@ impl FleetState {
         if rows().any(|row| is_good(&row)) {
             return None;
         }
-        let marked = |release: &ReleaseName| {
-            let (_, reason) = self.releases.get(release)?.marked.as_ref()?;
-            Some(format!("is marked bad: {reason}"))
-        };
         let mut left = self.left.iter().rev();
         let left = left.find(|row| {
             let release = self.releases.get(&row.release);
@@ -68,15 +108,11 @@ impl FleetState {
             row.component == *component && row.content == content && bad
         });
         if let Some(left) = left {
-            let release = left.release.clone();
-            let by = || format!("was left bad by {}", left.operation);
-            return Some(Quarantined { which: marked(&release).unwrap_or_else(by), release });
+            return Some(self.by_leaving(left));
         }
         let (release, _, _) =
             rows().find(|(_, row, host)| row.standing_on(host).0 == Standing::Bad)?;
-        let release = release.clone();
-        let found = || "an operation found bad".to_owned();
-        Some(Quarantined { which: marked(&release).unwrap_or_else(found), release })
+        Some(Quarantined { release: release.clone(), which: self.found(release) })
     }
 }
 

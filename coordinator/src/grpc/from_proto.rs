@@ -105,6 +105,8 @@ fn component_status(message: v1::ComponentStatus) -> Wire<ComponentStatus> {
         release: optional("release", message.release, ReleaseName::new)?,
         snapshot: optional("snapshot", message.snapshot, SnapshotHash::new)?,
         content: message.content,
+        lease_until: (message.lease_until_unix_ms > 0)
+            .then_some(Timestamp(message.lease_until_unix_ms)),
         changed: message.changed,
         version: (!message.version.is_empty()).then_some(message.version),
         services: message.services.into_iter().map(service).collect(),

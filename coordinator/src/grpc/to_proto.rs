@@ -15,9 +15,10 @@ use crate::{
     identities::{HostIdentity, Origin},
     journal::Epoch,
     operations::PLAN_VALID,
+    quarantine::Barred,
     retention::Kept,
     runner::{Entry, View},
-    sessions::{Down, Keep, Order, Prune, Pruned, PrunedRow},
+    sessions::{Down, Keep, Order, Prune, Pruned, PrunedRow, Quarantine},
 };
 
 fn text<T: ToString>(value: Option<&T>) -> String {
@@ -62,6 +63,7 @@ pub fn down(down: &Down) -> v1::session_response::Message {
         Down::Look => v1::session_response::Message::Look(v1::Look {}),
         Down::Keep(told) => v1::session_response::Message::Keep(keep(told)),
         Down::Prune(asked) => v1::session_response::Message::Prune(prune(asked)),
+        Down::Quarantine(told) => v1::session_response::Message::Quarantine(quarantine(told)),
     }
 }
 
@@ -76,6 +78,15 @@ fn keep(keep: &Keep) -> v1::Keep {
         at_unix_ms: keep.at.0,
         rows: keep.rows.iter().map(row).collect(),
     }
+}
+
+fn quarantine(told: &Quarantine) -> v1::Quarantine {
+    let row = |row: &Barred| v1::QuarantineRow {
+        component: row.component.to_string(),
+        content: row.content.clone(),
+        why: row.why.clone(),
+    };
+    v1::Quarantine { epoch: Some(epoch(&told.epoch)), rows: told.rows.iter().map(row).collect() }
 }
 
 fn prune(prune: &Prune) -> v1::Prune {
@@ -541,6 +552,7 @@ fn component_status(row: &ComponentStatus) -> v1::ComponentStatus {
         verbs: row.verbs.iter().map(|v| verb(*v).into()).collect(),
         problems: row.problems.iter().map(problem).collect(),
         content: row.content.clone(),
+        lease_until_unix_ms: row.lease_until.map_or(0, |until| until.0),
     }
 }
 

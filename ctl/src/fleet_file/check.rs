@@ -152,6 +152,12 @@ fn component(
     if let Some(retention) = component.retention {
         check::retention(retention, at.key("retention"), report);
     }
+    if let Some(lease) = component.lease {
+        let mut on_hosts = of_component(fleet, component).map(|host| component_on(component, host));
+        let lacks = |on: &ComponentPolicy| on.checks.is_empty();
+        let on = on_hosts.find(lacks).unwrap_or_else(|| component_on(component, ""));
+        check::lease(lease, component.stable_for, &on.checks, at.key("lease"), report);
+    }
     overrides(fleet, name, component, at.key("overrides"), report);
 }
 

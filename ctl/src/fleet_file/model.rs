@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use proto::{
     policy::{
-        CapturePolicy, CheckPolicy, FilesPolicy, HookPolicy, MigrationsPolicy, RetentionPolicy,
-        ServicePolicy, VersionProbe, default_nginx_unit,
+        CapturePolicy, CheckPolicy, FilesPolicy, HookPolicy, LeasePolicy, MigrationsPolicy,
+        RetentionPolicy, ServicePolicy, VersionProbe, default_nginx_unit,
     },
     span::Span,
 };
@@ -107,6 +107,9 @@ pub struct Component {
     pub migrations: Option<MigrationsPolicy>,
     /// What of its snapshots each host keeps. Default: the newest 10 releases.
     pub retention: Option<RetentionPolicy>,
+    /// How long a release that was deployed is on trial: where its checks fail in that time, a host goes back by itself.
+    /// Default: it does not.
+    pub lease: Option<LeasePolicy>,
     /// All slots use the same one, like a database: while it goes back, nothing that needs it runs. Default: false.
     #[serde(default)]
     pub shared: bool,

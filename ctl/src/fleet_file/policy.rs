@@ -106,7 +106,7 @@ pub(super) fn component_on(component: &Component, host: &str) -> ComponentPolicy
         migrations: component.migrations.clone(),
         capture: component.capture.clone(),
         retention: component.retention,
-        lease: None,
+        lease: component.lease,
         ready_within: component.ready_within,
         stable_for: component.stable_for,
     }

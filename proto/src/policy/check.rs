@@ -17,9 +17,9 @@ use std::{
 use tonic::codegen::http::Uri;
 
 use super::{
-    CapturePolicy, CheckPolicy, CommandProbe, FilesPolicy, HookPolicy, HttpProbe, MigrationsPolicy,
-    Policy, ProbePolicy, ProcessPolicy, RetentionPolicy, ScriptPolicy, ServiceDriver,
-    ServicePolicy,
+    CapturePolicy, CheckPolicy, CommandProbe, FilesPolicy, HookPolicy, HttpProbe, LeasePolicy,
+    MigrationsPolicy, Policy, ProbePolicy, ProcessPolicy, RetentionPolicy, ScriptPolicy,
+    ServiceDriver, ServicePolicy,
     yaml::{At, Problem, Report, mend_word},
 };
 use crate::span::Span;
@@ -32,6 +32,9 @@ const OWN: [&str; 2] = ["/etc/lastgood", "/var/lib/lastgood"];
 
 /// What goes by age is at least so old.
 const YOUNGEST: Duration = Duration::from_secs(3600);
+
+/// The shortest lease: one that is over before anybody can have used the release says nothing.
+const SHORTEST_LEASE: Duration = Duration::from_secs(10);
 
 /// Checks a whole policy. Fails with every problem.
 pub fn policy(policy: &Policy, at: At<'_>) -> Result<(), Vec<Problem>> {
@@ -54,6 +57,9 @@ pub fn policy(policy: &Policy, at: At<'_>) -> Result<(), Vec<Problem>> {
         }
         if let Some(here) = component.retention {
             retention(here, at.key("retention"), &mut report);
+        }
+        if let Some(here) = component.lease {
+            lease(here, component.stable_for, &component.checks, at.key("lease"), &mut report);
         }
         positive(component.ready_within, at.key("ready_within"), &mut report);
         placed.push(Placed {
@@ -252,6 +258,30 @@ pub fn capture(
     }
     if files.is_empty() {
         report.add(at, "there are no files to record", "add `files`, or leave `capture` out");
+    }
+}
+
+/// Checks how long a new release of a component is on trial: its checks decide, and the verify of the operation itself has
+/// to end before.
+pub fn lease(
+    lease: LeasePolicy,
+    stable_for: Span,
+    checks: &[CheckPolicy],
+    at: At<'_>,
+    report: &mut Report,
+) {
+    if lease.lasting.0 < SHORTEST_LEASE {
+        let what = "a release cannot show what it is worth in that time";
+        report.add(at.key("for"), what, "write at least `10s`, better `10m`");
+    }
+    if lease.lasting <= stable_for {
+        let what =
+            format!("it would be over before the checks have held for `stable_for: {stable_for}`");
+        report.add(at.key("for"), what, "write more than `stable_for`");
+    }
+    if checks.is_empty() {
+        let mend = "add `checks`, or leave `lease` out";
+        report.add(at, "nothing says whether what runs is good", mend);
     }
 }
 

@@ -78,7 +78,7 @@ pub fn deploy(inventory: &Inventory<'_>, request: &Deploy, now: Timestamp) -> Pl
     };
     let with = |component: &&Component| is_of(release, &component.name);
     for row in chosen.iter_mut().filter(|row| row.left_out.is_none()) {
-        if !row.components.iter().any(|component| with(component)) {
+        if !row.components.iter().any(&with) {
             row.left_out = Some(format!("{name} has nothing for it"));
         }
     }

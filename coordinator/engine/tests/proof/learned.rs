@@ -238,3 +238,32 @@ fn a_rollback_records_once_what_its_hosts_replaced() {
     }
     assert_eq!(left(&consequences(&run, &state, Timestamp(100))), []);
 }
+
+/// What hosts are told is what each question about a content is answered with, and nothing is missing.
+#[test]
+fn the_list_of_what_is_in_quarantine_is_what_each_question_is_answered_with() {
+    let contents = ["good", "bad", "left", "shared", "lifted", ""];
+    let mut world = world(&[]);
+    let asked = |world: &World, wanted: &[&str]| {
+        let listed = world.state.quarantine();
+        let crm = component("crm");
+        for content in contents {
+            let row = listed.iter().find(|row| row.0 == crm && row.1 == content);
+            assert_eq!(row.map(|row| row.2.to_string()), world.alarm(content), "{content}");
+        }
+        let listed: Vec<&str> = listed.iter().map(|row| row.1.as_str()).collect();
+        assert_eq!(listed, wanted);
+    };
+    asked(&world, &[]);
+    world.content("v1", "good");
+    world.content("v2", "bad");
+    world.proven("v2", &["b1"], Standing::Bad);
+    world.left("v2", "left");
+    world.left("v2", "good");
+    asked(&world, &["bad", "left"]);
+    // One component of several may not have changed.
+    world.content("v2", "good");
+    asked(&world, &["left"]);
+    world.marked("v2", Standing::Unproven, "it was the proxy");
+    asked(&world, &[]);
+}

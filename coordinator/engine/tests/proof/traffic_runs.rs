@@ -1,7 +1,7 @@
 //! Runs that move the traffic, case by case: when users are safe, and what becomes of it where something fails.
 
 use engine::{
-    Elapsed, FleetEvent, Outcome, Phase, RunResult, Timestamp, TrackEnd, consequences,
+    Ask, Elapsed, FleetEvent, Outcome, Phase, RunResult, Timestamp, TrackEnd, consequences,
     planner::{self, Deploy, Request, Strategy},
 };
 
@@ -103,6 +103,45 @@ fn stages_of_one_series_share_their_budget() {
     run.until("b2/6→");
     run.end("b2", TrackEnd::Undone, "the checks did not pass");
     assert_eq!(run.orders(), "lb/5←", "but not two");
+}
+
+#[test]
+fn a_retry_that_halts_does_not_take_users_back_to_what_is_bad() {
+    let mut world = World::with_traffic();
+    world.strategy().budget_failed = 1;
+    let mut run = rollback(&world);
+    run.until("b1/4→ b2/4→");
+    run.end("b1", TrackEnd::Done, "");
+    run.end("b2", TrackEnd::Stuck, "the disk is full");
+    assert!(matches!(run.operation.phase(), Phase::Ended(_)), "{}", run.orders());
+    run.ask(Ask::Retry(vec![host("b2")]));
+    assert_eq!(run.orders(), "g1/0→ g2/0→", "what users get is looked at again");
+    run.end("g1", TrackEnd::Left, "backend answers 503");
+    run.end("g2", TrackEnd::Done, "");
+    let halted = "1 host failed; the budget of stage `check green` is 0";
+    assert_eq!((run.operation.halted(), run.orders().as_str()), (Some(halted), ""));
+    assert!(matches!(run.operation.phase(), Phase::Ended(_)), "the edge keeps its division");
+}
+
+#[test]
+fn a_retry_drains_the_host_that_goes_again_and_no_other() {
+    let mut world = World::with_traffic();
+    world.release("v3", 3);
+    world.strategy().budget_failed = 1;
+    world.strategy().budget_out = engine::Share::Hosts(2);
+    let mut run = rolling(&world);
+    run.until("b2/6→");
+    run.end("b2", TrackEnd::Undone, "the checks did not pass");
+    run.until("");
+    run.ask(Ask::Retry(vec![host("b2")]));
+    let mut orders = Vec::new();
+    while let Some(order) = Some(run.orders()).filter(|orders| !orders.is_empty()) {
+        let name = order.split('/').next().unwrap().to_owned();
+        orders.push(order);
+        run.end(&name, TrackEnd::Done, "");
+    }
+    assert_eq!(orders, ["b2/0→", "lb/5→", "b2/6→", "lb/7→"]);
+    assert_eq!(run.operation.phase(), Phase::Ended(RunResult::Verified));
 }
 
 #[test]

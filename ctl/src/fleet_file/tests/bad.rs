@@ -167,6 +167,11 @@ const EDITS: &[(&str, &str, &str)] = &[
         "needs: [shop]",
         "needs: [shop]\n    retention: { releases: 0, age: 5m, disk: 0B }",
     ),
+    (
+        "a lease that is over at once, and that nothing decides",
+        "needs: [shop]",
+        "needs: [shop]\n    stable_for: 30s\n    lease: { for: 5s }",
+    ),
     ("a canary that falls", "weight: 50 }", "weight: 3 }"),
     ("a canary of too much", "weight: 50 }", "weight: 101 }"),
     ("slots that are not groups", "slots: [blue, edge]", "slots: [blue, green]"),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <root>/ca  <root>/coordinator/{identity,state}  <root>/operator  <root>/fleet.yaml
-//! <root>/hosts/<host>/{agent/identity, policy.yaml, www/ace-crm}
+//! <root>/hosts/<host>/{agent/identity, policy.yaml, www/ace-crm or edge}
 //! ```
 //!
 //! Each host has an address of its own in 127.0.0.0/8, so that the app has its usual ports on each.
@@ -19,6 +19,7 @@ use anyhow::Context as _;
 use proto::tls::{Ca, Identity, Role, Validity};
 use serde_json::{Value, json};
 
+use super::edge::{EdgeArgs, Listen};
 use crate::fleet_file;
 
 /// The name of the fleet, its domain and its context.
@@ -64,6 +65,15 @@ impl SandboxHost {
     /// The agent's policy file.
     pub(super) fn policy(&self) -> PathBuf {
         self.dir.join("policy.yaml")
+    }
+
+    /// The proxy that users come through, where this is the edge.
+    pub(super) fn edge(&self) -> EdgeArgs {
+        let listen = SERVICES.map(|(name, port)| Listen {
+            port: name.to_owned(),
+            at: SocketAddr::new(self.address, port),
+        });
+        EdgeArgs { state: self.dir.join("edge"), listen: listen.into() }
     }
 
     /// Where one of its services answers.

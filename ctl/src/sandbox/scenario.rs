@@ -19,7 +19,7 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use proto::v1::{self, watch_operation_response::Event};
 
 use super::{
-    Scenario, context,
+    Scenario, context, edge,
     layout::{BAD, FLEET, GOOD, Layout, SandboxHost},
     own_binary, pipeline,
     prober::Prober,
@@ -120,11 +120,13 @@ pub(super) async fn run(
 struct Running {
     coordinator: Process,
     agents: BTreeMap<&'static str, Process>,
+    edges: Vec<Process>,
 }
 
 impl Running {
     fn ended(&mut self) -> Option<String> {
-        self.coordinator.ended().or_else(|| self.agents.values_mut().find_map(Process::ended))
+        let agents = self.agents.values_mut();
+        self.coordinator.ended().or_else(|| agents.chain(&mut self.edges).find_map(Process::ended))
     }
 }
 
@@ -159,10 +161,22 @@ async fn up(layout: &Layout, session: &mut Session) -> anyhow::Result<Running> {
     let applied = client.apply_fleet(v1::ApplyFleetRequest { control, dry_run: false }).await;
     applied.map_err(|status| anyhow!("applying the fleet file: {}", status.message()))?;
     let mut agents = BTreeMap::new();
+    let mut edges = Vec::new();
     for host in &layout.hosts {
+        if !host.has_app() {
+            edges.push(Process::edge(&ctl, layout, host)?);
+        }
         agents.insert(host.name, Process::agent(&ctl, layout, host)?);
     }
-    let mut running = Running { coordinator, agents };
+    let mut running = Running { coordinator, agents, edges };
+    for host in layout.hosts.iter().filter(|host| !host.has_app()) {
+        let control = edge::socket(&host.edge().state);
+        let what = format!("the proxy of {} answers", host.name);
+        until(&what, &mut || running.ended(), async || {
+            edge::ask(&control, "GET", "/ports", None).await.ok()
+        })
+        .await?;
+    }
     until("all agents are connected", &mut || running.ended(), async || {
         let fleet = client.get_fleet(v1::GetFleetRequest::default()).await.ok()?.into_inner();
         fleet.hosts.iter().all(|host| host.connected).then_some(())

@@ -13,6 +13,7 @@
 
 pub mod app;
 pub mod edge;
+mod forward;
 mod layout;
 mod pipeline;
 mod prober;
@@ -27,6 +28,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
 
 use crate::{
     context::{Config, Context},
@@ -51,11 +53,14 @@ pub struct SandboxArgs {
 }
 
 /// What happens in a sandbox.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Scenario {
-    /// A bad release, and back
+    /// A bad release, and back: users first, hosts after
     #[default]
     Rollback,
+    /// A good release on the side without traffic, the switch to it, and the switch back
+    BlueGreen,
     /// The coordinator is killed in mid-rollback
     CoordinatorCrash,
     /// An agent is killed in its own switch
@@ -64,18 +69,6 @@ pub enum Scenario {
     HostLost,
     /// The snapshot to go back to is damaged on one host
     BadTarget,
-}
-
-impl Scenario {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Rollback => "rollback",
-            Self::CoordinatorCrash => "coordinator-crash",
-            Self::AgentCrash => "agent-crash",
-            Self::HostLost => "host-lost",
-            Self::BadTarget => "bad-target",
-        }
-    }
 }
 
 /// The processes that a sandbox is made of.

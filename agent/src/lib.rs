@@ -6,12 +6,14 @@
 //!                              └─ hands ── host ─┬─ store      files: snapshot, stage, switch, hold
 //!                                                ├─ drivers    services: start, stop, status
 //!                                                ├─ probe      checks: what "good" means
+//!                                                ├─ artefact   what a deploy brings: fetched, checked, unpacked
 //!                                                └─ facts      what was measured while it was good
 //! ```
 //!
 //! Invariant: it dials; it listens to nobody but root on its own host, on a socket in its state directory.
 //! Invariant: every step is written down before it begins and after it ends.
 
+pub mod artefact;
 pub mod check;
 pub mod config;
 pub mod core;

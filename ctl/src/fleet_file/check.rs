@@ -40,6 +40,7 @@ pub(super) fn check(fleet: &FleetFile, at: At<'_>) -> Result<(), Vec<Problem>> {
     }
     cycles(&fleet.components, at.key("components"), &mut report);
     hosts_side_by_side(fleet, at.key("components"), &mut report);
+    check::sources(&fleet.sources, at.key("sources"), &mut report);
 
     sections::rollback(&fleet.rollback, at.key("rollback"), &mut report);
     if let Some(traffic) = &fleet.traffic {

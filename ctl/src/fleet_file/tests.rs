@@ -103,6 +103,24 @@ fn a_host_that_is_not_of_the_fleet_has_no_policy() {
 }
 
 #[test]
+fn sources_go_to_every_host_with_a_component_and_to_no_coordinator() {
+    let text = "version: 1\nfleet: f\nenvironment: e\napp: a\nhosts: { g: [h], idle: [i] }\n\
+        sources:\n  builds: { directory: /srv/builds }\n  code: { git: { repository: /srv/git/a, user: deploy } }\n\
+        components: { a: { hosts: [g], files: [{ tree: /srv/a, from: dist }] } }\n";
+    let fleet = read(text);
+    let here = policy(&fleet, "h").unwrap();
+    assert_eq!(here.sources.keys().collect::<Vec<_>>(), ["builds", "code"]);
+    assert_eq!(Policy::parse(&render_policy(&here)).unwrap(), here);
+    assert!(policy(&fleet, "i").unwrap().sources.is_empty());
+    let control = format!("{:?}", control(&fleet, &hashes(&fleet)));
+    assert!(!control.contains("/srv") && !control.contains("deploy,"), "{control}");
+    let bad = text.replace("/srv/builds", "builds").replace("from: dist", "from: ../dist");
+    let told = shown(&parse(&bad).unwrap_err());
+    assert!(told.contains("path `builds` is not absolute"), "{told}");
+    assert!(told.contains("`../dist` is no directory of an artefact"), "{told}");
+}
+
+#[test]
 fn an_override_replaces_its_lists_on_its_host_only() {
     let fleet = read(TWO_HOSTS);
     let driver =

@@ -8,6 +8,8 @@
 //! Invariant: what an agent accepts, `ctl` accepted before it, for both ask here.
 //! Invariant: no problem repeats a value that may be secret.
 
+mod sources;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Component as Part, Path, PathBuf},
@@ -16,6 +18,7 @@ use std::{
 
 use tonic::codegen::http::Uri;
 
+pub use self::sources::sources;
 use super::{
     CapturePolicy, CheckPolicy, CommandProbe, FilesPolicy, HookPolicy, HttpProbe, LeasePolicy,
     MigrationsPolicy, Policy, ProbePolicy, ProcessPolicy, RetentionPolicy, ScriptPolicy,
@@ -71,6 +74,7 @@ pub fn policy(policy: &Policy, at: At<'_>) -> Result<(), Vec<Problem>> {
         });
     }
     side_by_side(&placed, &mut report);
+    sources(&policy.sources, at.key("sources"), &mut report);
     report.finish()
 }
 
@@ -154,6 +158,9 @@ pub fn files(files: &[FilesPolicy], at: At<'_>, report: &mut Report) {
                 not_our_own(&tree.tree, at.key("tree"), report);
                 kept(&tree.keep, at.key("keep"), report);
                 not_kept(&tree.tree, &tree.keep, files, at.key("keep"), report);
+                if let Some(from) = &tree.from {
+                    sources::below_an_artefact(from, at.key("from"), report);
+                }
             }
             FilesPolicy::File(file) => {
                 absolute(&file.file, at.key("file"), report);

@@ -34,7 +34,7 @@ fn the_ace_crm_example_is_read_and_says_what_is_not_acted_upon() {
     assert_eq!(fleet.all_hosts().count(), 6);
     assert_eq!(fleet.group_of("crm-g2"), Some("green"));
     assert_eq!(fleet.rollback, Rollback::default(), "the example writes the defaults out");
-    assert_eq!(fleet.not_acted_upon(), ["traffic", "canary", "triggers", "approvals", "notify"]);
+    assert_eq!(fleet.not_acted_upon(), ["canary", "triggers", "approvals", "notify"]);
     assert_eq!(read(TWO_HOSTS).not_acted_upon(), [""; 0]);
 }
 

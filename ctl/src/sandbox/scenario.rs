@@ -27,7 +27,10 @@ use super::{
     report::{HostReport, Killed, Report, Users},
 };
 use crate::{
-    commands::rollback::{self, RollbackArgs},
+    commands::{
+        planned::Asked,
+        rollback::{self, RollbackArgs},
+    },
     error::CtlError,
     exit::Exit,
     fleet_file,
@@ -96,10 +99,10 @@ pub(super) async fn run(
     saboteur.begin();
     let begun = Instant::now();
     let before = prober.all();
+    let reason = "5xx after the deploy".to_owned();
     let args = RollbackArgs {
-        yes: true,
         in_place: scenario != Scenario::Rollback,
-        reason: "5xx after the deploy".to_owned(),
+        asked: Asked { yes: true, reason, ..Asked::default() },
         ..RollbackArgs::default()
     };
     let ran = rollback::execute(&args, session, &mut |event| saboteur.see(event)).await;

@@ -79,10 +79,10 @@ pub struct SwitchArgs {
 /// # Errors
 /// No connection; the coordinator's refusal; not confirmed.
 pub async fn deploy(args: &DeployArgs, session: &mut Session) -> Result<Exit, CtlError> {
-    if args.asked.plan.is_none() {
-        if let Some(ran) = fetched(args, session).await? {
-            return run::show(session, &ran);
-        }
+    if args.asked.plan.is_none()
+        && let Some(ran) = fetched(args, session).await?
+    {
+        return run::show(session, &ran);
     }
     let strategy = match args.strategy {
         Some(strategy) => strategy,

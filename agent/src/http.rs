@@ -10,6 +10,7 @@
 
 use std::{
     error::Error,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -95,6 +96,16 @@ pub enum HttpError {
     Ask(reqwest::Error),
 }
 
+impl HttpError {
+    /// Nobody listens there.
+    pub fn is_unheard(&self) -> bool {
+        match self {
+            Self::Ask(error) => error.is_connect(),
+            Self::SetUp(_) | Self::Url(_) | Self::Method(_) | Self::TimedOut(_) => false,
+        }
+    }
+}
+
 /// The one HTTP client. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client(reqwest::Client);
@@ -113,6 +124,15 @@ impl Client {
             );
             builder().tls_certs_only([]).build()
         });
+        built.map(Self).map_err(HttpError::SetUp)
+    }
+
+    /// One whose every request goes to this socket on the host, whatever its URL names.
+    ///
+    /// # Errors
+    /// It cannot be set up.
+    pub fn on_socket(socket: &Path) -> Result<Self, HttpError> {
+        let built = builder().tls_certs_only([]).unix_socket(socket).build();
         built.map(Self).map_err(HttpError::SetUp)
     }
 

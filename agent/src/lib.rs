@@ -6,7 +6,8 @@
 //!                              └─ hands ── host ─┬─ store      files: snapshot, stage, switch, hold
 //!                                                ├─ drivers    services: start, stop, status
 //!                                                ├─ probe      checks: what "good" means
-//!                                                └─ facts      what was measured while it was good
+//!                                                ├─ facts      what was measured while it was good
+//!                                                └─ traffic    an edge: how its proxy divides the fleet's traffic
 //! ```
 //!
 //! Invariant: it dials; it listens to nobody but root on its own host, on a socket in its state directory.
@@ -43,6 +44,7 @@ pub mod status;
 pub mod store;
 mod text;
 pub mod trace;
+pub mod traffic;
 pub mod worker;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};

@@ -5,7 +5,8 @@
 //! coordinator ─────┤
 //! policy ──────────┼──▶ Finding… ──▶ one line each, `ok …` or `bad …: why; mend: …`; exit 1 where one is bad
 //! state, rights ───┤
-//! host::problems ──┘
+//! host::problems ──┤
+//! traffic ─────────┘
 //! ```
 //!
 //! Neither store nor ledger is opened: both are a running agent's.
@@ -27,6 +28,7 @@ use crate::{
     host::problems,
     policy::{self, LoadError},
     store::own,
+    traffic::Traffic,
 };
 
 /// A certificate that ends sooner is named: renewal is late.
@@ -57,6 +59,12 @@ pub async fn findings(config: &Config) -> Vec<Finding> {
             what: format!("{component}: {}", finding.what),
             ..finding
         }));
+        if let Some(traffic) = &policy.traffic {
+            found.extend(match Traffic::new(traffic, &config.state) {
+                Ok(traffic) => traffic.findings().await,
+                Err(error) => vec![Finding::of_words("traffic", &words(&error))],
+            });
+        }
     }
     found
 }

@@ -11,6 +11,7 @@
 
 use std::{
     error::Error,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -107,6 +108,24 @@ pub enum HttpError {
     Keep(std::io::Error),
 }
 
+impl HttpError {
+    /// Nobody listens there.
+    pub fn is_unheard(&self) -> bool {
+        match self {
+            Self::Ask(error) => error.is_connect(),
+            Self::SetUp(_)
+            | Self::Url(_)
+            | Self::Method(_)
+            | Self::TimedOut(_)
+            | Self::Roots(_)
+            | Self::Status { .. }
+            | Self::TooLarge { .. }
+            | Self::Short { .. }
+            | Self::Keep(_) => false,
+        }
+    }
+}
+
 /// The one HTTP client. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client(reqwest::Client);
@@ -190,6 +209,15 @@ impl Client {
             Some(wanted) if wanted != got => Err(HttpError::Short { got, wanted }),
             Some(_) | None => Ok(got),
         }
+    }
+
+    /// One whose every request goes to this socket on the host, whatever its URL names.
+    ///
+    /// # Errors
+    /// It cannot be set up.
+    pub fn on_socket(socket: &Path) -> Result<Self, HttpError> {
+        let built = builder().tls_certs_only([]).unix_socket(socket).build();
+        built.map(Self).map_err(HttpError::SetUp)
     }
 
     /// Asks once.

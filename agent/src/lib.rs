@@ -7,7 +7,8 @@
 //!                                                ├─ drivers    services: start, stop, status
 //!                                                ├─ probe      checks: what "good" means
 //!                                                ├─ artefact   what a deploy brings: fetched, checked, unpacked
-//!                                                └─ facts      what was measured while it was good
+//!                                                ├─ facts      what was measured while it was good
+//!                                                └─ traffic    an edge: how its proxy divides the fleet's traffic
 //! ```
 //!
 //! Invariant: it dials; it listens to nobody but root on its own host, on a socket in its state directory.
@@ -45,6 +46,7 @@ pub mod status;
 pub mod store;
 mod text;
 pub mod trace;
+pub mod traffic;
 pub mod worker;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};

@@ -200,6 +200,18 @@ pub struct Weights {
     pub out: BTreeSet<String>,
 }
 
+impl fmt::Display for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let share = |(group, percent): (&String, &u32)| format!("{group} {percent} %");
+        f.write_str(&self.groups.iter().map(share).collect::<Vec<_>>().join(", "))?;
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let out: Vec<&str> = self.out.iter().map(String::as_str).collect();
+        write!(f, " without {}", out.join(", "))
+    }
+}
+
 /// What a release is made of, in one component.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artefact {

@@ -40,8 +40,12 @@ use crate::exec::{self, ExecError, Spec, last_lines};
 
 /// The program that tests the files. A policy cannot name another.
 const PROGRAM: &str = "/usr/sbin/nginx";
+/// Runs a test among files of its own.
+const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
 /// How long a look may take.
 const LOOK_WITHIN: Duration = Duration::from_secs(5);
+/// The last look is taken so long before the deadline, so that it is what ends the verb.
+const LAST_LOOK: Duration = Duration::from_millis(500);
 /// How often the workers are looked at during a reload.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How many of nginx's lines a failure quotes.
@@ -56,16 +60,69 @@ pub struct NginxDriver {
     hold: Hold,
 }
 
+/// nginx's processes at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Processes {
+    pub(crate) master: i32,
+    /// Workers that take connections.
+    pub(crate) accepting: Vec<i32>,
+    /// Workers that only end the connections that they have.
+    pub(crate) ending: Vec<i32>,
+}
+
 impl NginxDriver {
     /// The driver of the nginx that `unit` runs.
     pub fn new(unit: &str, context: &Context) -> Self {
         Self { unit: unit.to_owned(), hold: Hold::new(unit, context) }
     }
 
-    async fn test(&self, unit: &Unit, deadline: Instant) -> Result<(), DriverError> {
-        let spec = Spec::new(test_argv(&unit.argv));
+    /// Whether nginx would take its files with `candidate` in the place of `file`, which has to be there. Nobody else sees
+    /// it there: systemd binds it for the one process.
+    pub(crate) async fn accepts_with(
+        &self,
+        file: &Path,
+        candidate: &Path,
+        deadline: Instant,
+    ) -> Result<(), DriverError> {
+        let bus = Bus::connect(deadline).await?;
+        let unit = Unit::look(&bus, &self.unit).await?;
         let within = deadline.saturating_duration_since(Instant::now());
-        let output = exec::run(&spec, within).await.map_err(|error| not_run(&error))?;
+        let argv = bound_argv(file, candidate, within, test_argv(&unit.argv))?;
+        self.run_test(&Spec::new(argv), deadline).await
+    }
+
+    /// Its processes; none where it does not run.
+    pub(crate) async fn processes(&self) -> Result<Option<Processes>, DriverError> {
+        let bus = Bus::connect(Instant::now() + LOOK_WITHIN).await?;
+        let unit = Unit::look(&bus, &self.unit).await?;
+        if unit.main_pid == 0 {
+            return Ok(None);
+        }
+        let master = master(&unit)?;
+        let workers = self.workers(master)?;
+        let accepting = workers.accepting.into_iter().map(|(pid, _)| pid).collect();
+        Ok(Some(Processes { master, accepting, ending: workers.ending }))
+    }
+
+    /// What of its unit would keep it from being reloaded.
+    pub(crate) async fn unit_problems(&self) -> Vec<String> {
+        let looked = async {
+            let bus = Bus::connect(Instant::now() + LOOK_WITHIN).await?;
+            Unit::look(&bus, &self.unit).await
+        };
+        match looked.await {
+            Ok(unit) => self.problems_of(&unit),
+            Err(error) => vec![error.to_string()],
+        }
+    }
+
+    async fn test(&self, unit: &Unit, deadline: Instant) -> Result<(), DriverError> {
+        self.run_test(&Spec::new(test_argv(&unit.argv)), deadline).await
+    }
+
+    async fn run_test(&self, spec: &Spec, deadline: Instant) -> Result<(), DriverError> {
+        let within = deadline.saturating_duration_since(Instant::now());
+        let output = exec::run(spec, within).await.map_err(|error| not_run(&error))?;
         if output.timed_out {
             return Err(DriverError::TimedOut(
                 "`nginx -t` was not done by its deadline".to_owned(),
@@ -75,6 +132,11 @@ impl NginxDriver {
             return Ok(());
         }
         let lines = last_lines(&output.stderr, LINES_QUOTED).join(" | ");
+        if !lines.contains("nginx:") {
+            let ended = exec::status_words(output.status);
+            let why = format!("`nginx -t` could not be run ({ended}): {lines}");
+            return Err(DriverError::Permanent(why));
+        }
         Err(DriverError::Permanent(format!("nginx refuses its files: {lines}")))
     }
 
@@ -92,6 +154,7 @@ impl NginxDriver {
         let master = master(&unit)?;
         let before = self.workers(master)?;
         let log = ErrorLog::of(master);
+        let last_look = deadline.checked_sub(LAST_LOOK).unwrap_or(deadline);
         let result = systemd::run(&bus, "ReloadUnit", &self.unit).await?;
         if result != JobEnd::Done {
             return Err(self.kept(&log, &format!("systemd's reload job ended as {result:?}")));
@@ -111,7 +174,7 @@ impl NginxDriver {
             if log.since().iter().any(|line| is_final(line)) {
                 return Err(self.kept(&log, "nginx kept its old files"));
             }
-            if Instant::now() >= deadline {
+            if Instant::now() >= last_look {
                 let why = "its old workers still accepted connections at the deadline";
                 return Err(DriverError::TimedOut(self.kept(&log, why).to_string()));
             }
@@ -155,6 +218,12 @@ impl NginxDriver {
     async fn try_problems(&self) -> Result<Vec<String>, DriverError> {
         let bus = Bus::connect(Instant::now() + LOOK_WITHIN).await?;
         let unit = Unit::look(&bus, &self.unit).await?;
+        let mut problems = self.problems_of(&unit);
+        problems.extend(self.hold.problem(&bus, &unit).await?);
+        Ok(problems)
+    }
+
+    fn problems_of(&self, unit: &Unit) -> Vec<String> {
         let mut problems: Vec<String> = unit.unstartable().into_iter().collect();
         let name = &self.unit;
         if !Path::new(PROGRAM).exists() {
@@ -174,8 +243,7 @@ impl NginxDriver {
                 ));
             }
         }
-        problems.extend(self.hold.problem(&bus, &unit).await?);
-        Ok(problems)
+        problems
     }
 }
 
@@ -250,6 +318,33 @@ fn test_argv(started_with: &[String]) -> Vec<String> {
     argv
 }
 
+/// The same test in a mount namespace where `candidate` stands in the place of `file`. A path that means something else
+/// to systemd than itself is refused.
+fn bound_argv(
+    file: &Path,
+    candidate: &Path,
+    within: Duration,
+    test: Vec<String>,
+) -> Result<Vec<String>, DriverError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
+    let mut shown = Vec::new();
+    for path in [candidate, file] {
+        let text = path.display().to_string();
+        if !text.chars().all(plain) {
+            let why = format!("{text} cannot be bound for a test; use letters, digits and `._-+@`");
+            return Err(DriverError::Permanent(why));
+        }
+        shown.push(text);
+    }
+    let mut argv: Vec<String> =
+        [SYSTEMD_RUN, "--quiet", "--pipe", "--wait", "--collect"].map(str::to_owned).into();
+    argv.push(format!("--property=BindReadOnlyPaths={}", shown.join(":")));
+    argv.push(format!("--property=RuntimeMaxSec={}", within.as_secs().max(1)));
+    argv.push("--".to_owned());
+    argv.extend(test);
+    Ok(argv)
+}
+
 fn master(unit: &Unit) -> Result<i32, DriverError> {
     match i32::try_from(unit.main_pid) {
         Ok(pid) if pid > 0 => Ok(pid),
@@ -322,6 +417,30 @@ mod tests {
         let wanted = ["/usr/sbin/nginx", "-t", "-c", "/srv/edge/nginx.conf", "-g", "daemon on;"];
         assert_eq!(argv, wanted);
         assert_eq!(test_argv(&[]), ["/usr/sbin/nginx", "-t"]);
+    }
+
+    #[test]
+    fn a_candidate_is_tested_in_the_place_of_a_file() {
+        let bound = |file: &str| {
+            let candidate = Path::new("/var/lib/lastgood/candidate.conf");
+            bound_argv(Path::new(file), candidate, Duration::from_secs(20), test_argv(&[]))
+        };
+        let wanted = [
+            "/usr/bin/systemd-run",
+            "--quiet",
+            "--pipe",
+            "--wait",
+            "--collect",
+            "--property=BindReadOnlyPaths=/var/lib/lastgood/candidate.conf:/etc/nginx/conf.d/crm.conf",
+            "--property=RuntimeMaxSec=20",
+            "--",
+            "/usr/sbin/nginx",
+            "-t",
+        ];
+        assert_eq!(bound("/etc/nginx/conf.d/crm.conf").unwrap(), wanted);
+        for path in ["/etc/%h.conf", "/etc/a:b.conf", "/etc/a b.conf"] {
+            assert!(bound(path).unwrap_err().to_string().contains("cannot be bound"), "{path}");
+        }
     }
 
     #[test]

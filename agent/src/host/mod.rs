@@ -13,6 +13,8 @@
 //! verify      digest after the window, keys    the same processes throughout    pass, hold, version, speed
 //! ```
 //!
+//! A step on `traffic` is the edge's: see [`crate::traffic`].
+//!
 //! Invariant: nothing is touched that the policy does not name.
 //! Invariant: every verb may be done again; what is done already is done.
 
@@ -64,6 +66,7 @@ use crate::{
     retention::{self, Ask},
     status::{self, HostStatus, Snapshot},
     store::{Store, StoreError},
+    traffic::Traffic,
 };
 
 /// What a component can do; the planner asks for nothing else.
@@ -120,6 +123,8 @@ pub struct Host {
     policy_hash: String,
     about: About,
     components: BTreeMap<String, Arc<Component>>,
+    /// Where this host divides the fleet's traffic.
+    traffic: Option<Traffic>,
     store: Arc<Store>,
     state: PathBuf,
     /// What it does not go forward to.
@@ -155,11 +160,14 @@ impl Host {
         let components = components.collect();
         let shapes = policy.components.iter().map(|(name, policy)| Shape::of(name, policy));
         let about = About { host: policy.host.clone(), shapes: shapes.collect() };
+        let traffic = policy.traffic.as_ref().map(|traffic| Traffic::new(traffic, state));
+        let traffic = traffic.transpose().map_err(HostError::Checks)?;
         Ok(Self {
             policy: policy.clone(),
             policy_hash,
             about,
             components,
+            traffic,
             store,
             state: state.to_owned(),
             quarantine: Arc::new(Quarantine::open(state)),
@@ -210,6 +218,12 @@ impl Host {
         }
     }
 
+    /// The traffic, where a step stands on it.
+    fn traffic(&self, step: &Step) -> Option<Result<&Traffic, String>> {
+        let none = || "this host divides no traffic: its policy has no `traffic`".to_owned();
+        (step.component == Step::TRAFFIC).then(|| self.traffic.as_ref().ok_or_else(none))
+    }
+
     fn component(&self, step: &Step) -> Result<&Arc<Component>, String> {
         let known = || format!("component `{}` is not in this host's policy", step.component);
         self.components.get(&step.component).ok_or_else(known)
@@ -256,6 +270,9 @@ impl Host {
 
 impl Hands for Host {
     fn forbidden(&self, step: &Step) -> Option<String> {
+        if let Some(traffic) = self.traffic(step) {
+            return traffic.map_or_else(Some, |traffic| traffic.forbidden(step));
+        }
         match self.component(step) {
             Ok(component) => component.forbidden(step),
             Err(why) => Some(why),
@@ -268,6 +285,9 @@ impl Hands for Host {
         staged: Option<String>,
     ) -> Doing<'a, Result<Before, String>> {
         Box::pin(async move {
+            if let Some(traffic) = self.traffic(step) {
+                return traffic?.look(step).await;
+            }
             let component = self.component(step)?;
             match step.verb {
                 Verb::Stop | Verb::Start => component.running().await.map(Before::Running),
@@ -298,9 +318,10 @@ impl Hands for Host {
         undo: bool,
     ) -> Doing<'a, (Found, Option<Evidence>)> {
         Box::pin(async move {
-            let observed = match self.component(step) {
-                Ok(component) => component.observe(step, before, undo).await,
-                Err(why) => Err(why),
+            let observed = match (self.traffic(step), self.component(step)) {
+                (Some(Ok(traffic)), _) => traffic.observe(step, before, undo).await,
+                (None, Ok(component)) => component.observe(step, before, undo).await,
+                (Some(Err(why)), _) | (None, Err(why)) => Err(why),
             };
             observed.unwrap_or_else(|why| (Found::Unknown(why), None))
         })
@@ -308,12 +329,13 @@ impl Hands for Host {
 
     fn undo<'a>(&'a self, step: &'a Step, before: &'a Before) -> Doing<'a, StepResult> {
         Box::pin(async move {
-            let undone = match self.component(step) {
-                Ok(component) => {
+            let undone = match (self.traffic(step), self.component(step)) {
+                (Some(Ok(traffic)), _) => traffic.undo(step, before).await,
+                (None, Ok(component)) => {
                     let undone = component.undo(step, before);
                     component.shown(step, async { undone.await.map(|detail| (detail, None)) }).await
                 }
-                Err(why) => Err(why),
+                (Some(Err(why)), _) | (None, Err(why)) => Err(why),
             };
             result(undone)
         })
@@ -348,7 +370,10 @@ impl Hands for Host {
                 components,
                 snapshots: self.snapshots().await,
                 free_bytes,
-                traffic: None,
+                traffic: match &self.traffic {
+                    Some(traffic) => Some(traffic.status().await),
+                    None => None,
+                },
             }
         })
     }
@@ -421,6 +446,9 @@ impl Host {
         step: &Step,
         before: &Before,
     ) -> Result<(String, Option<Evidence>), String> {
+        if let Some(traffic) = self.traffic(step) {
+            return traffic?.perform(step).await;
+        }
         let component = self.component(step)?;
         if step.forward {
             self.admit(component, step).await?;

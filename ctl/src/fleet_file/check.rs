@@ -35,7 +35,7 @@ pub(super) fn check(fleet: &FleetFile, at: At<'_>) -> Result<(), Vec<Problem>> {
     }
     for (name, component) in &fleet.components {
         let at = at.key("components").name(name);
-        check::name(name, "component", at, &mut report);
+        check::component_name(name, at, &mut report);
         self::component(fleet, name, component, at, &mut report);
     }
     cycles(&fleet.components, at.key("components"), &mut report);

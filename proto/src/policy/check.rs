@@ -3,12 +3,14 @@
 //! ```text
 //! each list by itself:      files, services, checks
 //! what meets on one host:   side_by_side (trees that overlap, files and units that two would handle)
+//! an edge's proxy:          traffic
 //! ```
 //!
 //! Invariant: what an agent accepts, `ctl` accepted before it, for both ask here.
 //! Invariant: no problem repeats a value that may be secret.
 
 mod sources;
+mod traffic;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,6 +21,7 @@ use std::{
 use tonic::codegen::http::Uri;
 
 pub use self::sources::sources;
+pub use self::traffic::{component_name, traffic};
 use super::{
     CapturePolicy, CheckPolicy, CommandProbe, FilesPolicy, HookPolicy, HttpProbe, LeasePolicy,
     MigrationsPolicy, Policy, ProbePolicy, ProcessPolicy, RetentionPolicy, ScriptPolicy,
@@ -47,7 +50,7 @@ pub fn policy(policy: &Policy, at: At<'_>) -> Result<(), Vec<Problem>> {
     let mut placed = Vec::new();
     for (component_name, component) in &policy.components {
         let at = at.key("components").name(component_name);
-        name(component_name, "component", at, &mut report);
+        traffic::component_name(component_name, at, &mut report);
         files(&component.files, at.key("files"), &mut report);
         services(&component.services, at.key("services"), &mut report);
         checks(&component.checks, at.key("checks"), &mut report);
@@ -75,6 +78,9 @@ pub fn policy(policy: &Policy, at: At<'_>) -> Result<(), Vec<Problem>> {
     }
     side_by_side(&placed, &mut report);
     sources(&policy.sources, at.key("sources"), &mut report);
+    if let Some(here) = &policy.traffic {
+        traffic(here, &placed, at.key("traffic"), &mut report);
+    }
     report.finish()
 }
 

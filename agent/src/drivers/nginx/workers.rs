@@ -23,7 +23,7 @@ pub(super) struct Workers {
     /// Those that take connections.
     pub(super) accepting: BTreeSet<(i32, u64)>,
     /// Those that only end the connections that they have.
-    pub(super) ending: usize,
+    pub(super) ending: Vec<i32>,
 }
 
 impl Workers {
@@ -36,7 +36,7 @@ impl Workers {
                 Role::Accepts => {
                     workers.accepting.insert((proc.pid, proc.start_time));
                 }
-                Role::Ends => workers.ending += 1,
+                Role::Ends => workers.ending.push(proc.pid),
                 Role::Other => {}
             }
         }
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     fn workers(accepting: &[(i32, u64)]) -> Workers {
-        Workers { accepting: accepting.iter().copied().collect(), ending: 0 }
+        Workers { accepting: accepting.iter().copied().collect(), ending: Vec::new() }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use tokio::{
 
 pub use self::{
     times::{NOISE, Times, compares},
-    verify::{LastTry, NotVerified, Verified, Windows},
+    verify::{LastTry, NotVerified, Verified, Windows, asked},
 };
 use crate::{
     exec::{self, ExecError, Spec},

@@ -167,14 +167,14 @@ fn a_kept_sandbox_answers_ctl_until_it_is_stopped() {
     assert_eq!(again.status.code(), Some(0), "{}", String::from_utf8_lossy(&again.stderr));
     assert_eq!(json(&again)["changed"], false);
     // Without a terminal and without a confirmation nothing starts.
-    let asked = ctl(&["rollback", "--undo", "rb-0002"]);
+    let asked = ctl(&["rollback", "--undo", "rb-0003"]);
     assert_eq!(asked.status.code(), Some(2), "{}", String::from_utf8_lossy(&asked.stderr));
     assert!(String::from_utf8_lossy(&asked.stderr).contains("--confirm sandbox"));
     // Every byte of the good release is still there.
     let verified = ctl(&["snapshot", "verify", "v1.0.0"]);
     assert_eq!(verified.status.code(), Some(0), "{}", String::from_utf8_lossy(&verified.stderr));
     let history = ctl(&["history"]);
-    assert_eq!(json(&history)["operations"].as_array().unwrap().len(), 3);
+    assert_eq!(json(&history)["operations"].as_array().unwrap().len(), 4);
     let stopped = sandbox(&["--stop"], temporary.path());
     assert_eq!(stopped.status.code(), Some(0), "{}", String::from_utf8_lossy(&stopped.stderr));
     std::fs::remove_file(temporary.path().join("config.yaml")).unwrap();

@@ -46,7 +46,7 @@ fn assert_rollback(spans: &[Received]) -> &Received {
     let run: Vec<_> = spans.iter().filter(|span| span.name == "RUN rollback").collect();
     let [run] = run[..] else { panic!("one rollback: {run:?}") };
     assert_eq!(run.ok, Some(true));
-    assert_eq!(run.attributes["cicd.pipeline.run.id"], "rb-0002");
+    assert_eq!(run.attributes["cicd.pipeline.run.id"], "rb-0003");
     assert_eq!(run.attributes["cicd.pipeline.result"], "success");
     assert_eq!(run.attributes["rollback.release.to"], "v1.0.0");
     let caller = spans.iter().find(|span| span.span == run.parent).unwrap();
@@ -145,7 +145,7 @@ fn the_id_of_the_trace_is_told_everywhere() {
             .output()
             .unwrap()
     };
-    let undone = ctl(&["rollback", "--undo", "rb-0002", "--confirm", "sandbox"]);
+    let undone = ctl(&["rollback", "--undo", "rb-0003", "--confirm", "sandbox"]);
     let (said, told) =
         (String::from_utf8_lossy(&undone.stdout), String::from_utf8_lossy(&undone.stderr));
     let document: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}{told}"));

@@ -32,7 +32,7 @@ use crate::{
     ledger::Found,
     local::{Import, Imported, Owner},
     order::{Before, Evidence, Step, Verb},
-    probe::{Prober, Tried, Wanted, Windows},
+    probe::{self, Prober, Tried, Wanted, Windows},
     redact::Redactor,
     retention,
     status::{CheckStatus, ComponentStatus},
@@ -329,7 +329,8 @@ impl Component {
         let wanted = Wanted { version, baselines: self.fit.baselines(to).await };
         let identities = self.services.identities().await?;
         let still = || self.services.still(&identities);
-        let verified = match self.prober.verify(&self.checks, &wanted, self.windows, still).await {
+        let (checks, windows) = probe::asked(&self.checks, self.windows, step.at_once);
+        let verified = match self.prober.verify(&checks, &wanted, windows, still).await {
             Ok(verified) => verified,
             Err(failed) => {
                 return Err(format!("{}{}", failed.reason, self.services.logs().await));

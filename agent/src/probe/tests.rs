@@ -502,3 +502,22 @@ async fn without_checks_only_the_processes_are_watched() {
     let dead = async || Err("service `web` does not run".to_owned());
     assert!(prober().verify(&[], &Wanted::default(), SHORT, dead).await.is_err());
 }
+
+#[test]
+fn what_has_been_running_all_along_is_asked_once() {
+    let check = CheckPolicy {
+        name: "up".to_owned(),
+        probe: ProbePolicy::Tcp(proto::policy::TcpProbe { tcp: "127.0.0.1:1".to_owned() }),
+        every: proto::span::Span::seconds(1),
+        pass: 3,
+        timeout: proto::span::Span::seconds(1),
+    };
+    let long = Duration::from_secs(60);
+    let windows = Windows { ready_within: long, stable_for: long };
+    let checks = [check];
+    let (same, kept) = asked(&checks, windows, false);
+    assert_eq!((same[0].pass, kept.ready_within, kept.stable_for), (3, long, long));
+    let (once, short) = asked(&checks, windows, true);
+    assert_eq!((once[0].pass, short.stable_for), (1, Duration::ZERO));
+    assert!(short.ready_within < long);
+}

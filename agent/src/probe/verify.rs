@@ -9,7 +9,7 @@
 //! Invariant: one failing try in the stability window is a failure; there is no majority.
 //! Invariant: what is called verified was looked at when the window ended, not only before.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use proto::policy::CheckPolicy;
 use tokio::{
@@ -24,6 +24,8 @@ use super::{Prober, Times, Tried, Wanted};
 const EVERY_MIN: Duration = Duration::from_millis(10);
 /// How often the processes are looked at in the stability window. A restart between two looks shows all the same.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// What has been running all along has no more time to answer than this.
+const AT_ONCE_WITHIN: Duration = Duration::from_secs(5);
 /// Tries that may wait to be judged: the judge only ever waits for a look.
 const TRIES_MAX: usize = 64;
 
@@ -34,6 +36,20 @@ pub struct Windows {
     pub ready_within: Duration,
     /// How long they must then hold.
     pub stable_for: Duration,
+}
+
+/// What a verification asks. At once: every check once, without the window, for what has been running all along.
+pub fn asked(
+    checks: &[CheckPolicy],
+    windows: Windows,
+    at_once: bool,
+) -> (Cow<'_, [CheckPolicy]>, Windows) {
+    if !at_once {
+        return (Cow::Borrowed(checks), windows);
+    }
+    let once = |check: &CheckPolicy| CheckPolicy { pass: 1, ..check.clone() };
+    let ready_within = windows.ready_within.min(AT_ONCE_WITHIN);
+    (checks.iter().map(once).collect(), Windows { ready_within, stable_for: Duration::ZERO })
 }
 
 /// The evidence that a component is good.

@@ -22,6 +22,7 @@ use proto::{
 };
 
 use crate::{
+    artefact,
     config::Config,
     finding::Finding,
     host::problems,
@@ -52,6 +53,7 @@ pub async fn findings(config: &Config) -> Vec<Finding> {
     found.push(rights());
     found.extend(state(&config.state));
     if let Some(policy) = policy {
+        found.extend(artefact::findings(&policy.sources));
         let of_components = problems::findings(&policy, &config.state).await;
         found.extend(of_components.into_iter().map(|(component, finding)| Finding {
             what: format!("{component}: {}", finding.what),
@@ -261,6 +263,24 @@ mod tests {
         assert!(has(&lines, "is open to others (mode 755); mend: chmod 0700"), "{lines:?}");
         assert!(has(&lines, "bad  identity in "), "{lines:?}");
         assert!(lines.iter().all(|line| line.starts_with("ok") || line.contains("; mend: ")));
+    }
+
+    #[tokio::test]
+    async fn sources_that_cannot_be_asked_are_told() {
+        let bed = Bed::new(&format!(
+            "{POLICY}sources:\n  here: {{ directory: /usr }}\n  gone: {{ directory: /nowhere/builds }}\n  \
+             web: {{ https: {{ url: \"https://builds.example.com/\", ca_file: /nowhere/ca.pem }} }}\n  \
+             code: {{ git: {{ repository: /srv/git/crm, user: no-such-user }} }}\n"
+        ));
+        let lines = bed.lines().await;
+        for words in [
+            "ok   source here",
+            "bad  source gone: could not open /nowhere/builds",
+            "bad  source web: ca_file /nowhere/ca.pem cannot be read",
+            "bad  source code: user `no-such-user` is not in /etc/passwd",
+        ] {
+            assert!(has(&lines, words), "{words}: {lines:?}");
+        }
     }
 
     #[test]

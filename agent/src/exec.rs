@@ -3,6 +3,7 @@
 //! ```text
 //! Spec --prepare--> Prepared (argv, environment, group, user) --> drivers::process: services
 //!   \---run------> child --exit or deadline--> TERM, KILL of its group --> reaped --> Output --> CommandFailure
+//!   \---run_into:      the same, but what it says goes into a file (artefact::git: an archive)
 //!   \---run_and_leave: the same, but what it started goes on after a good end (drivers::script: start scripts)
 //! ```
 //!
@@ -33,7 +34,7 @@ use std::{
 
 use rustix::process::{Gid, Signal, geteuid};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt as _},
     process::Child,
     time::timeout,
 };
@@ -180,6 +181,14 @@ pub enum ExecError {
     },
     #[error("process {pid} is still there after KILL; it hangs in the kernel")]
     Unkillable { pid: i32 },
+    #[error("cannot keep what `{program}` writes")]
+    Pour {
+        program: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("`{program}` wrote more than {bytes_max} bytes and was ended")]
+    TooMuch { program: String, bytes_max: u64 },
 }
 
 impl ExecError {
@@ -195,7 +204,9 @@ impl ExecError {
             | Self::NoUser(_)
             | Self::NoDirectory(_)
             | Self::Untrusted { .. }
-            | Self::Unkillable { .. } => {
+            | Self::Unkillable { .. }
+            | Self::Pour { .. }
+            | Self::TooMuch { .. } => {
                 return false;
             }
         };
@@ -241,6 +252,68 @@ pub async fn run(spec: &Spec, within: Duration) -> Result<Output, ExecError> {
     };
     let status = leash.reap().await?;
     Ok(Output { status, stdout: out.text(), stderr: err.text(), timed_out })
+}
+
+/// As [`run`], but its stdout goes into a file, of which at most `bytes_max` are written.
+///
+/// # Errors
+/// It could not be started or ended, or what it wrote not be kept.
+pub async fn run_into(
+    spec: &Spec,
+    within: Duration,
+    into: File,
+    bytes_max: u64,
+) -> Result<Output, ExecError> {
+    let end = tokio::time::Instant::now() + within;
+    let mut command = prepare(spec)?;
+    command.output(Stdio::piped(), Stdio::piped());
+    let mut leash = Leash::spawn(command, &spec.argv, Left::Ended)?;
+    let (stdout, stderr) = (leash.child.stdout.take(), leash.child.stderr.take());
+    let mut err = Tail::default();
+    let timed_out = {
+        let pouring = pour(spec, stdout, into, bytes_max);
+        let reading = async { tokio::join!(pouring, err.fill(stderr)).0 };
+        let living = leash.end_of_life(within);
+        tokio::pin!(reading, living);
+        tokio::select! {
+            // Nothing may be missing of it, so that its end is waited for.
+            timed_out = &mut living => match (timed_out?, tokio::time::timeout_at(end, reading).await) {
+                (false, Ok(poured)) => poured.map(|()| false)?,
+                (true, _) | (_, Err(_)) => true,
+            },
+            // Where it fails, the command is of no use: the leash ends it.
+            poured = &mut reading => {
+                poured?;
+                (&mut living).await?
+            }
+        }
+    };
+    let status = leash.reap().await?;
+    Ok(Output { status, stdout: String::new(), stderr: err.text(), timed_out })
+}
+
+async fn pour(
+    spec: &Spec,
+    stream: Option<impl AsyncRead + Unpin>,
+    into: File,
+    bytes_max: u64,
+) -> Result<(), ExecError> {
+    let program = || spec.argv.first().cloned().unwrap_or_default();
+    let failed = |source| ExecError::Pour { program: program(), source };
+    let Some(mut stream) = stream else { return Ok(()) };
+    let mut into = tokio::fs::File::from_std(into);
+    let (mut chunk, mut written) = (vec![0; 256 * 1024], 0u64);
+    loop {
+        let read = stream.read(&mut chunk).await.map_err(failed)?;
+        if read == 0 {
+            return into.flush().await.map_err(failed);
+        }
+        written = written.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
+        if written > bytes_max {
+            return Err(ExecError::TooMuch { program: program(), bytes_max });
+        }
+        into.write_all(&chunk[..read]).await.map_err(failed)?;
+    }
 }
 
 /// As [`run`], but what the command leaves in the background lives on where the command ended by itself; where it

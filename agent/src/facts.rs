@@ -1,4 +1,5 @@
-//! What was measured of a release while it was good: its answer times, and the database migrations it was recorded with.
+//! What was measured of a release while it was good: its answer times, and the database migrations it was recorded with;
+//! and what it was made of.
 //!
 //! ```text
 //! snapshot ──▶ applied migrations ─┐                       ┌─▶ preflight: which were applied since?
@@ -48,6 +49,19 @@ pub struct SnapshotFacts {
     offered: Option<Vec<String>>,
     /// By the check's name.
     pub times: BTreeMap<String, Times>,
+    /// What it was made of, where it was fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<MadeOf>,
+}
+
+/// What a snapshot was made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MadeOf {
+    /// The artefact's digest.
+    pub digest: String,
+    /// Declared files that were taken as they were live, because the artefact does not have them or must not.
+    pub from_live: Vec<PathBuf>,
 }
 
 /// Component → exact hash → facts.
@@ -145,6 +159,14 @@ impl Facts {
             (Some(known), Some(now)) if *known == now => facts.offered = None,
             (Some(_), now) => facts.offered = now,
         })
+    }
+
+    /// A snapshot was made of an artefact.
+    ///
+    /// # Errors
+    /// It is not recorded.
+    pub fn made_of(&self, component: &str, exact: &str, made: MadeOf) -> Result<(), FactsError> {
+        self.change(component, exact, |facts| facts.made_of = Some(made))
     }
 
     /// The checks of a snapshot held. `recorded_anew`: it was taken just before, so that what it was taken with counts.

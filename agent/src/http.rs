@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Request --Client::ask--> Answer (status, the first 64 KiB, time taken)  or  HttpError (the host's own words)
+//! Request --Client::download--> every byte to whoever asked, up to a limit; only of a 200
 //! ```
 //!
 //! Invariant: the only module that knows the HTTP library.
@@ -17,11 +18,12 @@ use std::{
 use reqwest::{
     Method, Url,
     header::{
-        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
-        TRANSFER_ENCODING, UPGRADE,
+        ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName,
+        HeaderValue, TRANSFER_ENCODING, UPGRADE,
     },
     redirect,
 };
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 /// How much of an answer is read. A health check's is far smaller.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -94,6 +96,16 @@ pub enum HttpError {
     TimedOut(Duration),
     #[error("{}", words(.0))]
     Ask(reqwest::Error),
+    #[error("these are no certificates in PEM: {}", words(.0))]
+    Roots(reqwest::Error),
+    #[error("the server answers {status}{}", status_words(*status))]
+    Status { status: u16 },
+    #[error("it is larger than {limit} bytes")]
+    TooLarge { limit: u64 },
+    #[error("it ended after {got} of {wanted} bytes")]
+    Short { got: u64, wanted: u64 },
+    #[error("what was received could not be kept: {}", words(.0))]
+    Keep(std::io::Error),
 }
 
 impl HttpError {
@@ -101,7 +113,15 @@ impl HttpError {
     pub fn is_unheard(&self) -> bool {
         match self {
             Self::Ask(error) => error.is_connect(),
-            Self::SetUp(_) | Self::Url(_) | Self::Method(_) | Self::TimedOut(_) => false,
+            Self::SetUp(_)
+            | Self::Url(_)
+            | Self::Method(_)
+            | Self::TimedOut(_)
+            | Self::Roots(_)
+            | Self::Status { .. }
+            | Self::TooLarge { .. }
+            | Self::Short { .. }
+            | Self::Keep(_) => false,
         }
     }
 }
@@ -125,6 +145,70 @@ impl Client {
             builder().tls_certs_only([]).build()
         });
         built.map(Self).map_err(HttpError::SetUp)
+    }
+
+    /// The same, for servers whose certificates lead to one of these, in PEM, and to no other.
+    ///
+    /// # Errors
+    /// They are none.
+    pub fn with_roots(pem: &[u8]) -> Result<Self, HttpError> {
+        let roots = reqwest::Certificate::from_pem_bundle(pem).map_err(HttpError::Roots)?;
+        builder().tls_certs_only(roots).build().map(Self).map_err(HttpError::Roots)
+    }
+
+    /// Gets something large: writes it to `into` as it comes, at most `limit` bytes. Answers how many there were.
+    ///
+    /// # Errors
+    /// The status is not 200, it is too large, it was not whole in time, or it could not be written. What was written until
+    /// then is to be thrown away.
+    pub async fn download(
+        &self,
+        request: &Request<'_>,
+        limit: u64,
+        into: &mut (impl AsyncWrite + Unpin),
+    ) -> Result<u64, HttpError> {
+        let asked = self.0.request(method(request.method)?, url(request.url)?);
+        let mut asked = asked.timeout(request.within).header(ACCEPT_ENCODING, "identity");
+        for header in request.headers {
+            asked = asked.header(header.name.clone(), header.value.clone());
+        }
+        let failed = |error: reqwest::Error| {
+            if error.is_timeout() {
+                HttpError::TimedOut(request.within)
+            } else {
+                HttpError::Ask(error.without_url())
+            }
+        };
+        let mut response = asked.send().await.map_err(failed)?;
+        if response.status().as_u16() != 200 {
+            return Err(HttpError::Status { status: response.status().as_u16() });
+        }
+        let says = response.content_length();
+        if says.is_some_and(|says| says > limit) {
+            return Err(HttpError::TooLarge { limit });
+        }
+        let mut got = 0u64;
+        loop {
+            let chunk = match response.chunk().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                Err(error) if error.is_timeout() => return Err(failed(error)),
+                Err(error) => match says {
+                    Some(wanted) => return Err(HttpError::Short { got, wanted }),
+                    None => return Err(failed(error)),
+                },
+            };
+            got = got.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+            if got > limit {
+                return Err(HttpError::TooLarge { limit });
+            }
+            into.write_all(&chunk).await.map_err(HttpError::Keep)?;
+        }
+        into.flush().await.map_err(HttpError::Keep)?;
+        match says {
+            Some(wanted) if wanted != got => Err(HttpError::Short { got, wanted }),
+            Some(_) | None => Ok(got),
+        }
     }
 
     /// One whose every request goes to this socket on the host, whatever its URL names.
@@ -213,6 +297,15 @@ pub fn words(error: &dyn Error) -> String {
     let text = text.split(" (os error ").next().unwrap_or_default();
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+}
+
+fn status_words(status: u16) -> &'static str {
+    match status {
+        300..=399 => ", a redirect, and none is followed",
+        401 | 403 => ", so that it does not let this host have it",
+        404 | 410 => ", so that it does not have it",
+        _ => "",
+    }
 }
 
 fn builder() -> reqwest::ClientBuilder {

@@ -6,6 +6,7 @@
 //!                              └─ hands ── host ─┬─ store      files: snapshot, stage, switch, hold
 //!                                                ├─ drivers    services: start, stop, status
 //!                                                ├─ probe      checks: what "good" means
+//!                                                ├─ artefact   what a deploy brings: fetched, checked, unpacked
 //!                                                ├─ facts      what was measured while it was good
 //!                                                └─ traffic    an edge: how its proxy divides the fleet's traffic
 //! ```
@@ -13,6 +14,7 @@
 //! Invariant: it dials; it listens to nobody but root on its own host, on a socket in its state directory.
 //! Invariant: every step is written down before it begins and after it ends.
 
+pub mod artefact;
 pub mod check;
 pub mod config;
 pub mod core;

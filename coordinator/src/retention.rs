@@ -149,6 +149,9 @@ impl Known<'_> {
             if self.way_back == Some(name) {
                 others.push(kept("a bare rollback goes here".to_owned()));
             }
+            if self.to_come() == Some(name) {
+                others.push(kept("created, and not deployed yet".to_owned()));
+            }
             if let Some((operation, plan)) = self.running
                 && self.names(plan, name, &row.seen.snapshot)
             {
@@ -168,6 +171,13 @@ impl Known<'_> {
             why: "last good".to_owned(),
         });
         pinned.into_iter().chain(good).chain(others).collect()
+    }
+
+    /// The newest release that somebody said what it is made of, while nothing was found out about it.
+    fn to_come(&self) -> Option<&ReleaseName> {
+        let rows = self.state.releases.iter().filter(|(_, row)| !row.artefacts.is_empty());
+        let newest = rows.max_by_key(|(name, row)| (row.first_seen, *name));
+        newest.filter(|(_, row)| row.standing().0 == Standing::Unproven).map(|(name, _)| name)
     }
 
     /// Whether a plan goes from or to a snapshot here.
@@ -272,5 +282,14 @@ mod tests {
         state.apply(&FleetEvent::Unpinned { release: release("v4"), by: "anna".to_owned(), at });
         let known = Known { state: &state, host: &host, way_back: None, running: None };
         assert_eq!(known.rows(&status).len(), 1);
+
+        let (source, name, digest) = ("builds".to_owned(), "v4.tar".to_owned(), String::new());
+        let artefact = engine::Artefact { source, name, digest };
+        let artefacts = BTreeMap::from([(ComponentName::new("crm").unwrap(), artefact)]);
+        let (by, name) = ("anna".to_owned(), release("v4"));
+        state.apply(&FleetEvent::Created { release: name, artefacts, by, at });
+        let known = Known { state: &state, host: &host, way_back: None, running: None };
+        let why: Vec<String> = known.rows(&status).into_iter().map(|row| row.why).collect();
+        assert_eq!(why, ["last good", "created, and not deployed yet"]);
     }
 }

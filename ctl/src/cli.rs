@@ -22,11 +22,15 @@ use crate::{
         context::{self as context_command, ContextCommand},
         doctor::{self, DoctorArgs},
         fleet::{self, ApplyArgs, FileArgs, PolicyCommand},
+        forward::{self, DeployArgs, SwitchArgs},
         freeze::{self, FreezeCommand},
         init::{self, InitArgs},
         operation::{self, AbortArgs, HistoryArgs, LogsArgs, OperationArgs, RetryArgs},
         prune::{self, PruneArgs},
-        release::{self, MarkArgs, PinArgs, UnpinArgs},
+        release::{
+            self, DiffArgs, DigestArgs, MarkArgs, NewArgs, OneArgs, PinArgs, QuarantineArgs,
+            UnpinArgs,
+        },
         rollback::{self, RollbackArgs},
         snapshot::{self, CreateArgs, ListArgs, VerifyArgs},
         status::{self, StatusArgs},
@@ -49,6 +53,7 @@ use crate::{
     after_help = "Examples:\n  \
         ctl rollback --fleet prod            back to the last good release; asks before it starts\n  \
         ctl status                           what is live, and is there a way back\n  \
+        ctl deploy --release v1.4.4          a new release, with the way back kept\n  \
         ctl watch rb-0193                    see how it goes on\n\n\
         Exit codes:\n  \
         0 done and verified   10 refused, nothing changed   21 mixed: needs a person\n  \
@@ -127,6 +132,17 @@ pub enum Command {
         ctl rollback --plan 8f21c0de --confirm prod   run exactly that plan, without a question\n  \
         ctl rollback --undo rb-0193                   back to what was live before rb-0193")]
     Rollback(RollbackArgs),
+    /// Put a release live: on the side without traffic and then the traffic, or host by host
+    #[command(after_help = "Examples:\n  \
+        ctl deploy --fleet prod --release v1.4.4                     fetched, planned, and asked before it starts\n  \
+        ctl deploy --fleet prod --release v1.4.4 --strategy rolling\n  \
+        ctl deploy --release v1.4.4 --dry-run                        show the plan and do nothing")]
+    Deploy(DeployArgs),
+    /// Move the traffic to another side, once that was seen to be healthy
+    #[command(after_help = "Examples:\n  \
+        ctl switch --fleet prod --to green\n  \
+        ctl switch --undo sw-0204          back to how it was divided before sw-0204")]
+    Switch(SwitchArgs),
     /// Follow an operation to its end; Ctrl-C stops watching only
     #[command(
         after_help = "Examples:\n  ctl watch rb-0193\n  ctl watch rb-0193 --timeout 2m -o jsonl"
@@ -166,10 +182,10 @@ pub enum Command {
         after_help = "Examples:\n  ctl snapshot create --as v1.4.3\n  ctl snapshot verify v1.4.2\n  ctl snapshot prune --dry-run"
     )]
     Snapshot(SnapshotCommand),
-    /// Say what you know of a release
+    /// Make a release known, compare two, say what you know of one
     #[command(
         subcommand,
-        after_help = "Examples:\n  ctl release mark v1.4.3 bad --reason 'mails are sent twice'\n  ctl release mark v1.4.2 good --reason 'ran for a week'\n  ctl release pin v1.4.2 --reason 'the audit looks at it'"
+        after_help = "Examples:\n  ctl release create v1.4.4 --artefact crm=builds:crm-1.4.4.tar.zst@sha256:9f86…\n  ctl release diff v1.4.2 v1.4.3\n  ctl release mark v1.4.3 bad --reason 'mails are sent twice'\n  ctl release mark v1.4.2 good --reason 'ran for a week'\n  ctl release pin v1.4.2 --reason 'the audit looks at it'"
     )]
     Release(ReleaseCommand),
     /// Agents: which there are, who may join, who is shut out
@@ -239,6 +255,32 @@ pub enum SnapshotCommand {
 /// See `ctl release --help`.
 #[derive(Debug, Subcommand)]
 pub enum ReleaseCommand {
+    /// Say what it is made of, and have every host fetch it; nothing live changes
+    #[command(
+        after_help = "Examples:\n  ctl release create v1.4.4 --artefact crm=builds:crm-1.4.4.tar.zst@sha256:9f86…\n  ctl release create v1.4.4 --artefact crm=repo:v1.4.4@git:1f3a…\n\n\
+        A source is a name in each host's policy: which directory, server or repository it is, only the host knows.\n\
+        Digests: `sha256sum FILE`; `git rev-parse TAG^{commit}`; `ctl release digest DIRECTORY`."
+    )]
+    Create(NewArgs),
+    /// Have every host fetch it again: hosts that were away, or that lack it
+    #[command(after_help = "Examples:\n  ctl release fetch v1.4.4")]
+    Fetch(OneArgs),
+    /// What there is to go back to; the same as `ctl releases`
+    #[command(after_help = "Examples:\n  ctl release list --fleet prod")]
+    List,
+    /// What differs between two releases, or between what is live and one
+    #[command(
+        after_help = "Examples:\n  ctl release diff v1.4.2 v1.4.3\n  ctl release diff v1.4.4        what is live against v1.4.4"
+    )]
+    Diff(DiffArgs),
+    /// The digest of a directory, as `ctl release create` takes it
+    #[command(after_help = "Examples:\n  ctl release digest ./dist")]
+    Digest(DigestArgs),
+    /// Mark it bad: no host goes forward to its content, whatever it is called; rollbacks never ask
+    #[command(
+        after_help = "Examples:\n  ctl release quarantine v1.4.3 --reason 'mails are sent twice'\n  ctl release mark v1.4.3 unproven --reason 'it was the proxy'   takes it back"
+    )]
+    Quarantine(QuarantineArgs),
     /// Mark it good, bad or unproven; a bad one is never gone back to
     #[command(
         after_help = "Examples:\n  ctl release mark v1.4.3 bad --reason 'mails are sent twice'\n  ctl release mark v1.4.3 unproven --reason 'it was the proxy'"
@@ -338,6 +380,8 @@ pub async fn dispatch(command: &Command, session: &mut Session) -> Result<Exit, 
         Command::Doctor(args) => doctor::run(*args, session).await,
         Command::Releases => release::list(session).await,
         Command::Rollback(args) => rollback::run(args, session).await,
+        Command::Deploy(args) => forward::deploy(args, session).await,
+        Command::Switch(args) => forward::switch(args, session).await,
         Command::Watch(args) => operation::watch(args, session).await,
         Command::History(args) => operation::history(args, session).await,
         Command::Logs(args) => operation::logs(args, session).await,
@@ -350,6 +394,14 @@ pub async fn dispatch(command: &Command, session: &mut Session) -> Result<Exit, 
         Command::Snapshot(SnapshotCommand::List(args)) => snapshot::list(args, session).await,
         Command::Snapshot(SnapshotCommand::Verify(args)) => snapshot::verify(args, session).await,
         Command::Snapshot(SnapshotCommand::Prune(args)) => prune::run(args, session).await,
+        Command::Release(ReleaseCommand::Create(args)) => release::create(args, session).await,
+        Command::Release(ReleaseCommand::Fetch(args)) => release::fetch(args, session).await,
+        Command::Release(ReleaseCommand::List) => release::list(session).await,
+        Command::Release(ReleaseCommand::Diff(args)) => release::diff(args, session).await,
+        Command::Release(ReleaseCommand::Digest(args)) => release::digest(args, session),
+        Command::Release(ReleaseCommand::Quarantine(args)) => {
+            release::quarantine(args, session).await
+        }
         Command::Release(ReleaseCommand::Mark(args)) => release::mark(args, session).await,
         Command::Release(ReleaseCommand::Pin(args)) => release::pin(args, session).await,
         Command::Release(ReleaseCommand::Unpin(args)) => release::unpin(args, session).await,
@@ -476,8 +528,9 @@ mod tests {
             (args.to.as_deref(), args.hosts),
             (Some("v1"), vec!["a".to_owned(), "b".to_owned()])
         );
-        assert!(args.detach && !args.dry_run);
-        assert_eq!((args.reason.as_str(), args.confirm.as_deref()), ("x", Some("f")));
+        let asked = args.asked;
+        assert!(asked.detach && !asked.dry_run);
+        assert_eq!((asked.reason.as_str(), asked.confirm.as_deref()), ("x", Some("f")));
     }
 
     #[test]
@@ -487,6 +540,9 @@ mod tests {
             "ctl rollback --plan 8f --yes",
             "ctl rollback --plan 8f --dry-run",
             "ctl rollback --undo rb-1 --to v1",
+            "ctl rollback --undo rb-1 --in-place",
+            "ctl switch --to green --undo sw-1",
+            "ctl deploy --release v2 --plan 8f --yes",
             "ctl abort rb-1 --restore --leave",
             "ctl status -q -v",
         ] {
@@ -496,6 +552,10 @@ mod tests {
             "ctl abort rb-1",
             "ctl freeze on",
             "ctl release mark v1 bad",
+            "ctl release quarantine v1",
+            "ctl release create v1",
+            "ctl deploy",
+            "ctl switch",
             "ctl snapshot create",
             "ctl rollback --detailed-exitcode",
         ] {

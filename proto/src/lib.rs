@@ -3,6 +3,7 @@
 //! ```text
 //! lastgood/v1/*.proto   what ctl, coordinator and agents say to each other   -> v1
 //! policy                the file that says what an agent may touch
+//! artefact              digests of what a release is made of, and names in a source
 //! span, amount          durations, ages and sizes as people write them
 //! tls                   who is who: identities, certificates, the CA
 //! status                refusals, with why and what to type next
@@ -15,6 +16,7 @@
 //! Invariant: no secret value has a field in any message, but for the one-time token of a join, which is never shown.
 
 pub mod amount;
+pub mod artefact;
 pub mod policy;
 pub mod ready;
 mod secret;

@@ -4,11 +4,13 @@
 //! Cluster ── CA, coordinator (sled, mTLS), agents (sessions, cores, ledgers)
 //!               └─ ScriptedHands: a host in memory whose steps can be made to fail or to wait
 //! Collector ── what processes under test export of their traces
+//! Load ── users of an app, and what they got
 //! ```
 
 pub mod cluster;
 pub mod collector;
 pub mod hands;
+pub mod load;
 
 use std::{
     future::Future,

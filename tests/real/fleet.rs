@@ -25,6 +25,7 @@ use crate::{
     app::{self, Release, Runs, SERVICES, STARTS, TREE, version_at},
     edge, fleet_file,
     hosts::{Host, gateway, texts},
+    proxies::Proxy,
 };
 
 /// What an owner asks of a host before its agent runs.
@@ -39,8 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
     pub(crate) hosts: usize,
-    /// Whether there is an edge before them.
-    pub(crate) edge: bool,
+    pub(crate) edge: Edge,
     pub(crate) runs: Runs,
     /// How many files the app's library has.
     pub(crate) files: usize,
@@ -50,11 +50,31 @@ pub(crate) struct Wanted {
     pub(crate) unknown_after: &'static str,
 }
 
+/// What is before the app's hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Edge {
+    No,
+    /// One nginx, whose file goes back with a release.
+    Plain,
+    /// So many proxies that divide the traffic between the first half of the app's hosts, blue, and the second, green.
+    Divides(Proxy, usize),
+}
+
+impl Edge {
+    fn hosts(self) -> usize {
+        match self {
+            Self::No => 0,
+            Self::Plain => 1,
+            Self::Divides(_, hosts) => hosts,
+        }
+    }
+}
+
 impl Wanted {
     /// So many hosts, and an app of the usual size.
     pub(crate) const fn hosts(hosts: usize, runs: Runs) -> Self {
         let (ready_within, unknown_after) = ("20s", "8s");
-        Self { hosts, edge: false, runs, files: 3000, ready_within, unknown_after }
+        Self { hosts, edge: Edge::No, runs, files: 3000, ready_within, unknown_after }
     }
 }
 
@@ -63,7 +83,7 @@ impl Wanted {
 pub(crate) struct Fleet {
     // Before the hosts: they are gone first.
     pub(crate) hosts: Vec<Host>,
-    pub(crate) edge: Option<Host>,
+    pub(crate) edges: Vec<Host>,
     coordinator: Child,
     dir: TempDir,
     address: String,
@@ -87,12 +107,10 @@ impl Fleet {
     pub(crate) fn start(test: &str, wanted: Wanted) -> Self {
         let mut names: Vec<String> =
             (1..=wanted.hosts).map(|number| format!("{test}-{number}")).collect();
-        if wanted.edge {
-            names.push(format!("{test}-lb"));
-        }
+        names.extend((1..=wanted.edge.hosts()).map(|number| format!("{test}-lb{number}")));
         let gateway = gateway();
         let mut hosts = Host::boot_new(&names);
-        let edge = if wanted.edge { hosts.pop() } else { None };
+        let edges = hosts.split_off(wanted.hosts);
         let dir = tempfile::tempdir().expect("a temporary directory");
         let free = TcpListener::bind((gateway.as_str(), 0)).expect("a free port");
         let address = free.local_addr().expect("an address").to_string();
@@ -102,9 +120,8 @@ impl Fleet {
         init.args(["init", "--name", "prod", "--operator", "mira", "--coordinator", &address]);
         done(init.arg("--dir").arg(&keys));
         let coordinator = coordinator(dir.path(), &address);
-        let fleet = Self { hosts, edge, coordinator, dir, address, wanted };
-        let app: Vec<&str> = fleet.hosts.iter().map(|host| host.name.as_str()).collect();
-        let text = fleet_file::text(wanted, &app, fleet.edge.as_ref().map(|it| it.name.as_str()));
+        let fleet = Self { hosts, edges, coordinator, dir, address, wanted };
+        let text = fleet_file::text(wanted, &fleet.hosts, &fleet.edges);
         fs::write(fleet.file(), text).expect("a fleet file");
         eventually("the coordinator answers", || {
             let applied = fleet.ctl(&["apply", "-f", &fleet.file()]);
@@ -122,9 +139,19 @@ impl Fleet {
         fleet
     }
 
-    /// Every host: the app's, then the edge.
+    /// Every host: the app's, then the edges.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Host> {
-        self.hosts.iter().chain(&self.edge)
+        self.hosts.iter().chain(&self.edges)
+    }
+
+    /// The first edge.
+    pub(crate) fn edge(&self) -> &Host {
+        self.edges.first().expect("an edge was wanted")
+    }
+
+    /// The hosts of the two sides, blue and green.
+    pub(crate) fn sides(&self) -> (&[Host], &[Host]) {
+        self.hosts.split_at(self.hosts.len() / 2)
     }
 
     fn file(&self) -> String {
@@ -150,10 +177,16 @@ impl Fleet {
         host.put(&unit, "/etc/systemd/system/lastgood-agent.service");
         host.put(&policy, "/etc/lastgood/policy.yaml");
         let first = self.release("v1.0.0", None);
-        host.sh(&if self.edge.as_ref().is_some_and(|edge| edge.name == name) {
-            edge::install_script(first.version, &self.hosts)
-        } else {
-            app::install_script(first, self.wanted.runs, name)
+        let is_edge = self.edges.iter().any(|edge| edge.name == name);
+        host.sh(&match self.wanted.edge {
+            Edge::Plain if is_edge => edge::install_script(first.version, &self.hosts),
+            Edge::Divides(proxy, _) if is_edge => {
+                let (live, idle) = self.sides();
+                proxy.install_script(live, idle)
+            }
+            Edge::No | Edge::Plain | Edge::Divides(..) => {
+                app::install_script(first, self.wanted.runs, name)
+            }
         });
         let token = self.ctl(&["agent", "token", "create", "--host", name]).json;
         let [line, token] = ["command", "token"].map(|key| token[key].as_str().expect("its line"));
@@ -333,7 +366,7 @@ fn done(command: &mut Command) -> String {
 }
 
 /// The binary without what only a debugger reads: it is copied to many hosts.
-fn stripped(binary: &str) -> PathBuf {
+pub(crate) fn stripped(binary: &str) -> PathBuf {
     static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let from = Path::new(binary);

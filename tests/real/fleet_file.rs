@@ -5,24 +5,23 @@ use serde_json::{Value, json};
 use crate::{
     app::{Runs, SERVICES, TREE, unit},
     edge::SITE,
-    fleet::Wanted,
+    fleet::{Edge, Wanted},
+    hosts::Host,
 };
 
+/// Where releases are, on each host.
+pub(crate) const BUILDS: &str = "/srv/builds";
+
 /// The file's text; JSON is YAML.
-pub(crate) fn text(wanted: Wanted, app: &[&str], edge: Option<&str>) -> String {
-    let mut groups = json!({ "app": app });
-    let mut components = json!({ "crm": crm(wanted) });
-    if let Some(edge) = edge {
-        groups["edge"] = json!([edge]);
-        components["proxy"] = proxy(wanted);
-    }
-    let file = json!({
+pub(crate) fn text(wanted: Wanted, app: &[Host], edges: &[Host]) -> String {
+    let names = |hosts: &[Host]| hosts.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
+    let mut file = json!({
         "version": 1,
         "fleet": "prod",
         "environment": "production",
         "app": "ace-crm",
-        "hosts": groups,
-        "components": components,
+        "hosts": { "app": names(app) },
+        "components": { "crm": crm(wanted) },
         "rollback": {
             "batches": ["100%"],
             "budget": { "failed": 1, "unknown": app.len(), "out": "100%" },
@@ -32,6 +31,22 @@ pub(crate) fn text(wanted: Wanted, app: &[&str], edge: Option<&str>) -> String {
             "unknown_after": wanted.unknown_after,
         },
     });
+    match wanted.edge {
+        Edge::No => {}
+        Edge::Plain => {
+            file["hosts"]["edge"] = json!(names(edges));
+            file["components"]["proxy"] = proxy(wanted);
+        }
+        Edge::Divides(proxy, _) => {
+            let (blue, green) = app.split_at(app.len() / 2);
+            file["hosts"] =
+                json!({ "blue": names(blue), "green": names(green), "edge": names(edges) });
+            file["components"]["crm"]["hosts"] = json!(["blue", "green"]);
+            file["traffic"] = proxy.traffic(app);
+            file["sources"] = json!({ "builds": { "directory": BUILDS } });
+            file["rollback"]["budget"] = json!({ "failed": 1, "unknown": 1, "out": "50%" });
+        }
+    }
     file.to_string()
 }
 

@@ -13,7 +13,7 @@ use std::{fmt::Write as _, thread};
 use crate::{
     app::{Runs, STARTS, TREE, unit, units},
     edge::{self, SITE, assert_users_get},
-    fleet::{Fleet, Wanted, eventually},
+    fleet::{Edge, Fleet, Wanted, eventually},
     hosts::Host,
 };
 
@@ -79,9 +79,10 @@ const fn bad(fault: &'static str, found_by: Option<&'static str>, on_edge: &'sta
 #[test]
 #[ignore = "needs root and systemd-nspawn"]
 fn p03_whatever_is_wrong_with_v2_the_whole_of_v1_comes_back() {
-    let wanted = Wanted { edge: true, ready_within: "4s", ..Wanted::hosts(3, Runs::Systemd) };
+    let wanted =
+        Wanted { edge: Edge::Plain, ready_within: "4s", ..Wanted::hosts(3, Runs::Systemd) };
     let fleet = Fleet::start("matrix", wanted);
-    let lb = fleet.edge.as_ref().expect("an edge");
+    let lb = fleet.edge();
     assert_users_get(lb, GOOD, &fleet.hosts);
     let good = seen(&fleet);
     for bad in &MATRIX {
@@ -134,7 +135,7 @@ fn bring_out(fleet: &Fleet, bad: &Bad, version: &str) {
     for host in &fleet.hosts {
         host.sh(&app);
     }
-    let lb = fleet.edge.as_ref().expect("an edge");
+    let lb = fleet.edge();
     let site = edge::site_script(version, &fleet.hosts);
     lb.sh(&format!("SITE={SITE}\n{}", bad.on_edge.replace('%', &site)));
     if bad.fault.is_none() {
@@ -162,7 +163,7 @@ fn assert_found(fleet: &Fleet, bad: &Bad, version: &str, words: &str) {
 
 /// Everything that a release is on each host.
 fn seen(fleet: &Fleet) -> Vec<String> {
-    let lb = fleet.edge.as_ref().expect("an edge");
+    let lb = fleet.edge();
     thread::scope(|scope| {
         let hosts: Vec<_> = fleet.hosts.iter().map(|host| scope.spawn(|| seen_on(host))).collect();
         let mut all: Vec<String> =

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod edge;
 mod traces;
 
 use std::{
@@ -76,9 +77,28 @@ fn p03_a_bad_release_is_taken_back_on_every_host() {
     let document = scenario("rollback");
     assert_eq!(document["exit_code"], 0);
     assert_eq!(document["hosts"].as_array().unwrap().len(), 6, "every host is accounted for");
-    hosts(&document).for_each(assert_restored);
+    for host in hosts(&document) {
+        assert_eq!(host["outcome"], "restored", "{host}");
+        assert_eq!(host["version_observed"], host["version_wanted"], "{host}");
+        let was_bad = host["group"] == "blue";
+        assert_eq!(host["outage_ms"].as_u64().is_some_and(|ms| ms > 0), was_bad, "{host}");
+    }
     assert!(document["error_rate_before"].as_f64().unwrap() > 0.2);
     assert_eq!(document["error_rate_after"], 0.0);
+    let at = |key: &str| document[key].as_u64().unwrap_or_else(|| panic!("no {key}"));
+    assert!(at("mitigated_at_edge_ms") < at("total_ms"), "users first: {document}");
+    assert_eq!(document["users"]["version"], "v1.0.0");
+}
+
+#[test]
+fn a_release_goes_live_and_back_and_no_user_notices() {
+    let document = scenario("blue-green");
+    assert_eq!(document["users"]["failures"], 0);
+    assert!(document["users"]["requests"].as_u64().unwrap() > 100, "{document}");
+    assert_eq!(document["users"]["version"], "v1.0.0", "in the end they are back");
+    for host in hosts(&document) {
+        assert_eq!(host["version_observed"], host["version_wanted"], "{host}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! One component: its files, its services, its checks, and what each verb does to them.
 
+mod fetch;
 mod forward;
 pub(super) mod learner;
 
@@ -66,6 +67,7 @@ pub(super) struct Component {
     store: Arc<Store>,
     compactor: Compactor,
     prober: Prober,
+    fetcher: fetch::Fetcher,
 }
 
 type Done = Result<String, String>;
@@ -111,6 +113,7 @@ impl Component {
             store: store.clone(),
             compactor: compactor.clone(),
             prober: prober.clone(),
+            fetcher: fetch::Fetcher::new(&policy.files),
         })
     }
 
@@ -128,7 +131,7 @@ impl Component {
             | Verb::Discard
             | Verb::Check
             | Verb::Reload => None,
-            Verb::Fetch => Some(format!("{} has no source of artefacts on this host", self.name)),
+            Verb::Fetch => self.fetch_refusal(step),
             Verb::SetWeights | Verb::Drain => {
                 Some(format!("`{}` does not stand on a component", step.verb))
             }
@@ -523,6 +526,7 @@ impl Component {
             verbs: if self.services.reload() { RELOAD_VERBS.to_vec() } else { VERBS.to_vec() },
             ..Default::default()
         };
+        status.verbs.extend(self.can_fetch().then_some(Verb::Fetch));
         match self.stored(|store, files| store.live(files)).await {
             Ok(live) => {
                 status.changed = live.changed;
@@ -592,6 +596,7 @@ impl Component {
                 Owner::Found => BackupOwner::Found,
             },
             beside: import.beside,
+            role: store::Role::Backup,
         };
         let (info, notes) =
             self.stored(move |store, files| store.import(files, &backup, label)).await?;

@@ -23,7 +23,7 @@ use super::{
     gate,
 };
 use crate::{
-    facts::{Facts, FactsError},
+    facts::{Facts, FactsError, MadeOf},
     probe::{self, Times},
     store::{ComponentFiles, Hash, Store, StoreError},
 };
@@ -195,6 +195,12 @@ impl Fit {
     fn unrecorded(&self) -> String {
         let lost = self.facts.lost().map_or_else(String::new, |why| format!(" ({why})"));
         format!("no migrations were recorded with this release{lost}")
+    }
+
+    /// Records what a snapshot was made of; the error is a note.
+    pub(super) async fn made_of(&self, exact: Hash, made: MadeOf) -> Result<(), String> {
+        let exact = exact.to_string();
+        self.recorded(move |facts, component| facts.made_of(component, &exact, made)).await
     }
 
     /// Records something on a thread that may block; the error is a note, for nothing depends on it now.

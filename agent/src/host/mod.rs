@@ -4,6 +4,7 @@
 //! verb        files (store)                    services (drivers, in order)     checks (prober)
 //! preflight   known, whole, room, its keys, its database's schema
 //! snapshot    everything as it is now, applied migrations                       version
+//! fetch       an artefact becomes a snapshot; nothing live is touched
 //! stage       build beside, read back
 //! stop                                         last to first
 //! switch      exchange under the hold          reloaded ones test their files
@@ -51,6 +52,7 @@ use self::{
     problems::Problem,
 };
 use crate::{
+    artefact::Artefacts,
     drivers::{BuildError, Doing},
     facts::Facts,
     hands::{About, Hands},
@@ -149,9 +151,11 @@ impl Host {
         let built = policy.components.iter().map(build).collect::<Result<BTreeMap<_, _>, _>>()?;
         let asked = built.iter().map(|(name, built)| (name.clone(), built.manager_files()));
         let mut managers = managers::assign(policy, asked.collect());
+        let artefacts =
+            Arc::new(Artefacts::open(state, &policy.sources).map_err(HostError::Store)?);
         let components = built.into_iter().map(|(name, built)| {
             let own = managers.remove(&name).unwrap_or_default();
-            (name, Arc::new(built.with_managers(own)))
+            (name, Arc::new(built.with_managers(own).with_artefacts(&artefacts)))
         });
         let components = components.collect();
         let shapes = policy.components.iter().map(|(name, policy)| Shape::of(name, policy));
@@ -481,9 +485,8 @@ impl Host {
             Verb::Check => component.check(step).await,
             Verb::Reload => component.reload(step).await.map(|detail| (detail, None)),
             Verb::Hook => component.hook(step).await.map(|detail| (detail, None)),
-            Verb::Fetch | Verb::SetWeights | Verb::Drain => {
-                Err(component.forbidden(step).unwrap_or_default())
-            }
+            Verb::Fetch => component.fetch(step).await,
+            Verb::SetWeights | Verb::Drain => Err(component.forbidden(step).unwrap_or_default()),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A host whose one component has an env file, a database and a slow or quick app.
 
+mod fetch;
 mod learning;
 mod quarantine;
 mod real;

@@ -35,14 +35,14 @@ const GROUP_MAX: usize = 16;
 
 /// An open directory, and the path by which people know it.
 #[derive(Debug)]
-pub(super) struct Dir {
+pub(crate) struct Dir {
     fd: OwnedFd,
     path: PathBuf,
 }
 
 /// How a rename treats what is already there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rename {
+pub(crate) enum Rename {
     /// It is replaced.
     Over,
     /// It makes the rename fail.
@@ -53,7 +53,7 @@ pub(super) enum Rename {
 
 impl Dir {
     /// Opens an absolute path of which no component is a link.
-    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let fd = open_at(CWD, path.as_os_str().as_bytes(), DIR_FLAGS, Mode::empty(), resolve)
             .map_err(|errno| opening(shown_path(path), errno))?;
@@ -66,7 +66,7 @@ impl Dir {
     }
 
     /// How a name below it is shown.
-    pub(super) fn at(&self, name: &[u8]) -> String {
+    pub(crate) fn at(&self, name: &[u8]) -> String {
         if name.is_empty() {
             return shown_path(&self.path);
         }
@@ -74,7 +74,7 @@ impl Dir {
     }
 
     /// Opens a directory below; the empty path is this directory itself.
-    pub(super) fn dir(&self, rel: &[u8]) -> Result<Self, StoreError> {
+    pub(crate) fn dir(&self, rel: &[u8]) -> Result<Self, StoreError> {
         let name = if rel.is_empty() { b".".as_slice() } else { rel };
         let fd = open_at(&self.fd, name, DIR_FLAGS, Mode::empty(), BENEATH)
             .map_err(|errno| opening(self.at(rel), errno))?;
@@ -84,7 +84,7 @@ impl Dir {
     }
 
     /// [`Dir::dir`], or none where nothing is there.
-    pub(super) fn dir_if_there(&self, rel: &[u8]) -> Result<Option<Self>, StoreError> {
+    pub(crate) fn dir_if_there(&self, rel: &[u8]) -> Result<Option<Self>, StoreError> {
         if_there(self.dir(rel))
     }
 
@@ -95,7 +95,7 @@ impl Dir {
     }
 
     /// Opens a file for reading. A fifo does not block; look at its type before reading.
-    pub(super) fn file(&self, name: &[u8]) -> Result<File, StoreError> {
+    pub(crate) fn file(&self, name: &[u8]) -> Result<File, StoreError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = self
             .single(name)
@@ -110,7 +110,7 @@ impl Dir {
     }
 
     /// Creates a file that must not exist, readable by its owner only.
-    pub(super) fn create(&self, name: &[u8]) -> Result<File, StoreError> {
+    pub(crate) fn create(&self, name: &[u8]) -> Result<File, StoreError> {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
@@ -121,14 +121,14 @@ impl Dir {
     }
 
     /// Creates a directory that must not exist, open to its owner only.
-    pub(super) fn make_dir(&self, name: &[u8]) -> Result<(), StoreError> {
+    pub(crate) fn make_dir(&self, name: &[u8]) -> Result<(), StoreError> {
         self.single(name)
             .and_then(|name| rustix::fs::mkdirat(&self.fd, name, Mode::RWXU))
             .map_err(|errno| StoreError::Create { path: self.at(name), source: errno.into() })
     }
 
     /// Opens a directory, made first where it is missing.
-    pub(super) fn ensure_dir(&self, name: &[u8]) -> Result<Self, StoreError> {
+    pub(crate) fn ensure_dir(&self, name: &[u8]) -> Result<Self, StoreError> {
         match self.make_dir(name) {
             Ok(()) => self.sync()?,
             Err(StoreError::Create { source, .. })
@@ -139,14 +139,14 @@ impl Dir {
     }
 
     /// Creates a link that must not exist.
-    pub(super) fn symlink(&self, target: &[u8], name: &[u8]) -> Result<(), StoreError> {
+    pub(crate) fn symlink(&self, target: &[u8], name: &[u8]) -> Result<(), StoreError> {
         self.single(name)
             .and_then(|name| rustix::fs::symlinkat(target, &self.fd, name))
             .map_err(|errno| StoreError::Create { path: self.at(name), source: errno.into() })
     }
 
     /// What a link says.
-    pub(super) fn read_link(&self, name: &[u8]) -> Result<Vec<u8>, StoreError> {
+    pub(crate) fn read_link(&self, name: &[u8]) -> Result<Vec<u8>, StoreError> {
         self.single(name)
             .and_then(|name| rustix::fs::readlinkat(&self.fd, name, Vec::new()))
             .map(|target| target.into_bytes())
@@ -154,7 +154,7 @@ impl Dir {
     }
 
     /// What stands at a name, the link itself if it is one; none where nothing is there.
-    pub(super) fn stat(&self, name: &[u8]) -> Result<Option<Stat>, StoreError> {
+    pub(crate) fn stat(&self, name: &[u8]) -> Result<Option<Stat>, StoreError> {
         let looked = self
             .single(name)
             .and_then(|name| rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW));
@@ -166,13 +166,13 @@ impl Dir {
     }
 
     /// The directory's own metadata.
-    pub(super) fn own_stat(&self) -> Result<Stat, StoreError> {
+    pub(crate) fn own_stat(&self) -> Result<Stat, StoreError> {
         rustix::fs::fstat(&self.fd)
             .map_err(|errno| StoreError::Stat { path: self.at(b""), source: errno.into() })
     }
 
     /// Every name in it, in byte order.
-    pub(super) fn names(&self) -> Result<Vec<Vec<u8>>, StoreError> {
+    pub(crate) fn names(&self) -> Result<Vec<Vec<u8>>, StoreError> {
         let listing = |errno: Errno| StoreError::List { path: self.at(b""), source: errno.into() };
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.fd).map_err(listing)? {
@@ -186,7 +186,7 @@ impl Dir {
     }
 
     /// Renames a name here to a name in `to`.
-    pub(super) fn rename(
+    pub(crate) fn rename(
         &self,
         name: &[u8],
         to: &Self,
@@ -219,17 +219,17 @@ impl Dir {
     }
 
     /// Removes anything but a directory. Nothing there is not an error.
-    pub(super) fn unlink(&self, name: &[u8]) -> Result<(), StoreError> {
+    pub(crate) fn unlink(&self, name: &[u8]) -> Result<(), StoreError> {
         self.remove(name, AtFlags::empty())
     }
 
     /// Removes an empty directory. Nothing there is not an error.
-    pub(super) fn remove_dir(&self, name: &[u8]) -> Result<(), StoreError> {
+    pub(crate) fn remove_dir(&self, name: &[u8]) -> Result<(), StoreError> {
         self.remove(name, AtFlags::REMOVEDIR)
     }
 
     /// Makes the names in it durable.
-    pub(super) fn sync(&self) -> Result<(), StoreError> {
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
         rustix::fs::fsync(&self.fd)
             .map_err(|errno| StoreError::Fsync { path: self.at(b""), source: errno.into() })
     }
@@ -268,7 +268,7 @@ impl AsFd for Dir {
 }
 
 /// A relative path as (parent, last component); the parent of a single name is empty.
-pub(super) fn split(rel: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split(rel: &[u8]) -> (&[u8], &[u8]) {
     match rel.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => (&rel[..slash], &rel[slash + 1..]),
         None => (b"", rel),

@@ -260,7 +260,7 @@ impl StoreError {
     }
 
     /// Whether a full disk or quota is behind it.
-    pub(super) fn is_no_space(&self) -> bool {
+    pub(crate) fn is_no_space(&self) -> bool {
         let mut source = self.source();
         while let Some(error) = source {
             if let Some(io) = error.downcast_ref::<io::Error>() {
@@ -276,7 +276,7 @@ impl StoreError {
 }
 
 /// A path as it is shown: bytes that are not text, and control characters, are escaped.
-pub(super) fn shown(path: &[u8]) -> String {
+pub(crate) fn shown(path: &[u8]) -> String {
     let mut text = String::new();
     for chunk in path.utf8_chunks() {
         for c in chunk.valid().chars() {

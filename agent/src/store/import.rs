@@ -12,6 +12,7 @@
 //! Invariant: of what is declared nothing live is read but owner and mode, and nothing live is changed; what is live
 //! stays on record as it was.
 //! Invariant: a declared file that the backup does not have is refused: a release without it would remove the live one.
+//! An artefact of a build is no backup: what it does not have of the host's own files stays as it is live.
 
 use std::{
     os::unix::ffi::OsStrExt as _,
@@ -24,6 +25,7 @@ use super::{
     Label, Store, dir,
     dir::Dir,
     error::{StoreError, shown_path},
+    hash::Hash,
     privileged,
     scan::{self, Place, Root, Scanned},
     set::{ComponentFiles, PartKind, Set},
@@ -44,6 +46,18 @@ pub struct Backup {
     pub owner: BackupOwner,
     /// A declared file may also stand beside `from`.
     pub beside: bool,
+    pub role: Role,
+}
+
+/// What a backup that is imported is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A whole release of before: a declared file that it does not have is refused.
+    Backup,
+    /// What a build made: trees, each named in `files`, and seldom the host's own files. A declared file is taken from
+    /// it only where it lies in a tree that has it, and is not one of `live_first` that is live; else it stays as it is
+    /// live, or absent.
+    Artefact { live_first: Vec<PathBuf> },
 }
 
 /// Whose the files of the release are.
@@ -102,6 +116,49 @@ impl Store {
         notes.extend(take_owners(&set, &mut scanned, backup.owner)?);
         let info = self.name(&set, &scanned, batch, label)?;
         Ok((info, notes))
+    }
+}
+
+impl Store {
+    /// [`Store::import`]; none where the name belongs to something else.
+    pub fn import_new(
+        &self,
+        files: &ComponentFiles,
+        backup: &Backup,
+        label: Label,
+    ) -> Result<Option<(SnapshotInfo, Vec<String>)>, StoreError> {
+        match self.import(files, backup, label) {
+            Ok(imported) => Ok(Some(imported)),
+            Err(StoreError::ReleaseTaken { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Which of these declared files are live with other bytes, or another link, than in a snapshot.
+    pub fn singles_changed(
+        &self,
+        files: &ComponentFiles,
+        exact: Hash,
+        paths: &[PathBuf],
+    ) -> Result<Vec<String>, StoreError> {
+        let set = Set::new(files)?;
+        let recorded = self.records.manifests(&self.known(&set, exact)?)?;
+        let mut roots = scan::roots(&set, &set.sites()?, Place::Live)?;
+        for (part, root) in set.parts.iter().zip(&mut roots) {
+            if !paths.contains(&part.path) {
+                *root = Root::Absent;
+            }
+        }
+        let shared = self.shared(&set.component)?;
+        let live =
+            scan::set(&set, &roots, &shared.cache, scan::Read::Everything, scan::Keep::Nothing)?;
+        let kind =
+            |part: &super::manifest::Manifest| part.entries.first().map(|entry| entry.kind.clone());
+        let rows = set.parts.iter().zip(recorded.parts.iter().zip(&live.manifest.parts));
+        Ok(rows
+            .filter(|(part, (then, now))| paths.contains(&part.path) && kind(then) != kind(now))
+            .map(|(part, _)| part.shown())
+            .collect())
     }
 }
 
@@ -216,6 +273,12 @@ impl Finder<'_> {
     /// service manager's that is not there.
     fn file(&self, index: usize, base: &Path, rel: &[u8]) -> Result<Option<PathBuf>, StoreError> {
         let part = &self.set.parts[index];
+        if let Role::Artefact { live_first } = &self.backup.role {
+            let path = base.join(std::ffi::OsStr::from_bytes(rel));
+            let inner = matches!(part.kind, PartKind::Inner { .. });
+            let live = live_first.contains(&part.path) && is_file(&part.path);
+            return Ok(Some(path).filter(|path| inner && !live && is_file(path)));
+        }
         let at = |dir: &Path, rel: &[u8]| {
             let plain = dir.join(std::ffi::OsStr::from_bytes(rel));
             let mut suffixed = plain.clone().into_os_string();

@@ -27,7 +27,7 @@ mod change;
 mod compact;
 mod compare;
 mod decoded;
-mod dir;
+pub(crate) mod dir;
 #[cfg(any(test, fuzzing))]
 pub mod door;
 mod error;
@@ -52,7 +52,7 @@ pub mod problems;
 mod prune;
 mod records;
 mod relied;
-mod remove;
+pub(crate) mod remove;
 mod repack;
 mod retention;
 mod reuse;
@@ -94,7 +94,7 @@ pub use self::{
     compare::{Difference, DifferenceKind},
     error::{Damage, StoreError},
     hash::{Hash, HashError},
-    import::{Backup, BackupOwner},
+    import::{Backup, BackupOwner, Role},
     inspect::{Live, LiveRecord, Observed},
     learn::{Glance, KnownRelease},
     prune::{Ask, Judged, Pruned},
@@ -105,6 +105,7 @@ pub use self::{
     switch::Switched,
     verify::StandsAs,
 };
+pub(crate) use self::{error::shown, space::free};
 use crate::lock as file_lock;
 
 /// What a snapshot is called, and where it comes from.

@@ -14,7 +14,7 @@ use super::{
 ///
 /// # Errors
 /// [`StoreError::Mount`] where something is mounted in it: what is mounted is never touched.
-pub(super) fn tree(holder: &Dir, name: &[u8]) -> Result<(), StoreError> {
+pub(crate) fn tree(holder: &Dir, name: &[u8]) -> Result<(), StoreError> {
     let Some(stat) = holder.stat(name)? else { return Ok(()) };
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         return holder.unlink(name);

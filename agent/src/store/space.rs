@@ -121,7 +121,7 @@ pub(super) fn used(dir: &Dir) -> Result<u64, StoreError> {
 }
 
 /// Free bytes and inodes; filesystems that make inodes as they need them name no number.
-pub(super) fn free(dir: &Dir) -> Result<(u64, Option<u64>), StoreError> {
+pub(crate) fn free(dir: &Dir) -> Result<(u64, Option<u64>), StoreError> {
     let stat = rustix::fs::fstatvfs(dir)
         .map_err(|errno| StoreError::Stat { path: dir.at(b""), source: errno.into() })?;
     let inodes = (stat.f_files > 0).then_some(stat.f_favail);

@@ -1,13 +1,20 @@
-//! `ctl releases` and `ctl release mark`, `pin`, `unpin`: what there is to go back to, and what people say of it.
+//! `ctl releases` and `ctl release …`: what there is to go back to, what it is made of, and what people say of it.
+
+use std::{collections::HashMap, path::PathBuf, str::FromStr};
 
 use clap::{Args, ValueEnum};
-use proto::v1;
+use proto::{
+    artefact::{self, Digest},
+    v1,
+};
 
 use crate::{
+    commands::forward,
     error::CtlError,
     exit::Exit,
-    render::{json, lists, words},
-    session::Session,
+    render::{difference, json, lists, words},
+    run,
+    session::{Session, quote},
 };
 
 /// See `ctl release mark --help`.
@@ -36,6 +43,89 @@ pub struct PinArgs {
 pub struct UnpinArgs {
     #[arg(value_name = "RELEASE")]
     pub release: String,
+}
+
+/// See `ctl release create --help`.
+#[derive(Args, Clone, Debug)]
+pub struct NewArgs {
+    #[arg(value_name = "RELEASE")]
+    pub release: String,
+    /// What a component is made of: where each host finds it by its own policy, and its digest
+    #[arg(long = "artefact", value_name = "COMPONENT=SOURCE:NAME@DIGEST", required = true)]
+    pub artefacts: Vec<Made>,
+    /// Only make it known; fetch it later
+    #[arg(long)]
+    pub no_fetch: bool,
+    /// Why; kept in the history
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
+}
+
+/// See `ctl release fetch --help`.
+#[derive(Args, Clone, Debug)]
+pub struct OneArgs {
+    #[arg(value_name = "RELEASE")]
+    pub release: String,
+}
+
+/// See `ctl release diff --help`.
+#[derive(Args, Clone, Debug)]
+pub struct DiffArgs {
+    /// The release that is left, or, alone, the one that is gone to
+    #[arg(value_name = "FROM")]
+    pub from: String,
+    #[arg(value_name = "TO")]
+    pub to: Option<String>,
+}
+
+/// See `ctl release digest --help`.
+#[derive(Args, Clone, Debug)]
+pub struct DigestArgs {
+    #[arg(value_name = "DIRECTORY")]
+    pub directory: PathBuf,
+}
+
+/// See `ctl release quarantine --help`.
+#[derive(Args, Clone, Debug)]
+pub struct QuarantineArgs {
+    #[arg(value_name = "RELEASE")]
+    pub release: String,
+    /// Why; every host says it that refuses the content
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+}
+
+/// `crm=builds:crm-1.4.4.tar.zst@sha256:…`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    pub component: String,
+    pub artefact: v1::Artefact,
+}
+
+impl FromStr for Made {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || {
+            "write COMPONENT=SOURCE:NAME@DIGEST, like crm=builds:v2.tar.zst@sha256:9f86…".to_owned()
+        };
+        let (component, rest) = text.split_once('=').ok_or_else(form)?;
+        let (source, rest) = rest.split_once(':').ok_or_else(form)?;
+        let (name, digest) = rest.rsplit_once('@').ok_or_else(form)?;
+        if component.is_empty() || source.is_empty() || name.is_empty() {
+            return Err(form());
+        }
+        let digest: Digest = digest.parse().map_err(|error| format!("{error}"))?;
+        if let Some(why) = artefact::path_refusal(name) {
+            return Err(format!("`{name}`: {why}"));
+        }
+        let artefact = v1::Artefact {
+            source: source.to_owned(),
+            name: name.to_owned(),
+            digest: digest.to_string(),
+        };
+        Ok(Self { component: component.to_owned(), artefact })
+    }
 }
 
 /// What a person says of a release.
@@ -71,6 +161,98 @@ pub async fn list(session: &mut Session) -> Result<Exit, CtlError> {
         || json::Releases::new(&releases, &fleet.way_back),
     )?;
     Ok(Exit::Done)
+}
+
+/// `ctl release create`.
+///
+/// # Errors
+/// No connection, a component that is not known, or a name that is taken.
+pub async fn create(args: &NewArgs, session: &mut Session) -> Result<Exit, CtlError> {
+    let mut artefacts = HashMap::new();
+    for made in &args.artefacts {
+        if artefacts.insert(made.component.clone(), made.artefact.clone()).is_some() {
+            let what = format!("{} has two artefacts", made.component);
+            return Err(CtlError::Usage {
+                what,
+                next: vec!["ctl release create --help".to_owned()],
+            });
+        }
+    }
+    let (fleet, release) = (session.fleet(), args.release.clone());
+    let request = v1::CreateReleaseRequest { fleet, release: release.clone(), artefacts };
+    let mut client = session.client().await?;
+    let answer = client.create_release(request).await;
+    let created = answer.map_err(CtlError::call("create the release"))?.into_inner().created;
+    if args.no_fetch {
+        session.out.show(
+            |_| {
+                let known = if created { "is known now" } else { "was known already" };
+                format!("{release} {known}; no host has fetched it: ctl release fetch {release}\n")
+            },
+            || json::Created { release: release.clone(), created },
+        )?;
+        return Ok(Exit::Done);
+    }
+    let ran = forward::fetch(&release, &args.reason, session).await?;
+    run::show(session, &ran)
+}
+
+/// `ctl release fetch`.
+///
+/// # Errors
+/// No connection, or the coordinator's refusal.
+pub async fn fetch(args: &OneArgs, session: &mut Session) -> Result<Exit, CtlError> {
+    let ran = forward::fetch(&args.release, "", session).await?;
+    run::show(session, &ran)
+}
+
+/// `ctl release diff`.
+///
+/// # Errors
+/// No connection, or a release that is not known.
+pub async fn diff(args: &DiffArgs, session: &mut Session) -> Result<Exit, CtlError> {
+    let (from, to) = match &args.to {
+        Some(to) => (args.from.clone(), to.clone()),
+        None => (String::new(), args.from.clone()),
+    };
+    let request = v1::DiffReleasesRequest { fleet: session.fleet(), from, to };
+    let mut client = session.client().await?;
+    let answer = client.diff_releases(request).await;
+    let found = answer.map_err(CtlError::call("compare the releases"))?.into_inner();
+    session.out.show(|view| difference::text(view, &found), || json::Difference::new(&found))?;
+    Ok(Exit::Done)
+}
+
+/// `ctl release digest`.
+///
+/// # Errors
+/// A directory that cannot be read.
+pub fn digest(args: &DigestArgs, session: &mut Session) -> Result<Exit, CtlError> {
+    let path = &args.directory;
+    let digest = artefact::digest_of_directory(path).map_err(|error| CtlError::Usage {
+        what: format!("{} cannot be read: {error}", path.display()),
+        next: vec!["ctl release digest DIRECTORY".to_owned()],
+    })?;
+    let digest = digest.to_string();
+    session
+        .out
+        .show(|_| format!("{digest}\n"), || json::DirectoryDigest { digest: digest.clone() })?;
+    Ok(Exit::Done)
+}
+
+/// `ctl release quarantine`.
+///
+/// # Errors
+/// No connection, or a release that is not known.
+pub async fn quarantine(args: &QuarantineArgs, session: &mut Session) -> Result<Exit, CtlError> {
+    let QuarantineArgs { release, reason } = args.clone();
+    let ctl = session.ctl();
+    session.out.talk(&format!(
+        "no host goes forward to its content, whatever it is called; rollbacks never ask\n\
+         lift it with: {ctl} release mark {} unproven --reason '…'\n",
+        quote(&release)
+    ));
+    mark(&MarkArgs { release, standing: Standing::Bad, reason }, session).await
 }
 
 /// `ctl release mark`.
@@ -152,4 +334,36 @@ async fn set_pin(
         },
     )?;
     Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_artefact_is_read_as_it_is_written() {
+        let digest = format!("sha256:{}", "9f".repeat(32));
+        let made: Made = format!("crm=builds:v2/crm.tar.zst@{digest}").parse().unwrap();
+        let artefact =
+            v1::Artefact { source: "builds".to_owned(), name: "v2/crm.tar.zst".to_owned(), digest };
+        assert_eq!(made, Made { component: "crm".to_owned(), artefact });
+    }
+
+    #[test]
+    fn what_is_no_artefact_is_refused_with_the_form() {
+        let digest = format!("sha256:{}", "9f".repeat(32));
+        for text in [
+            "crm".to_owned(),
+            "crm=builds".to_owned(),
+            "crm=builds:v2.tar".to_owned(),
+            format!("=builds:v2.tar@{digest}"),
+            format!("crm=builds:../v2.tar@{digest}"),
+            format!("crm=builds:/srv/v2.tar@{digest}"),
+            "crm=builds:v2.tar@sha256:9f".to_owned(),
+            "crm=builds:v2.tar@md5:9f86".to_owned(),
+        ] {
+            let refused = text.parse::<Made>().unwrap_err();
+            assert!(!refused.is_empty(), "{text}");
+        }
+    }
 }

@@ -40,6 +40,7 @@ pub(super) fn check(fleet: &FleetFile, at: At<'_>) -> Result<(), Vec<Problem>> {
     }
     cycles(&fleet.components, at.key("components"), &mut report);
     hosts_side_by_side(fleet, at.key("components"), &mut report);
+    check::sources(&fleet.sources, at.key("sources"), &mut report);
 
     sections::rollback(&fleet.rollback, at.key("rollback"), &mut report);
     if let Some(traffic) = &fleet.traffic {
@@ -61,6 +62,9 @@ pub(super) fn check(fleet: &FleetFile, at: At<'_>) -> Result<(), Vec<Problem>> {
     }
     report.finish()
 }
+
+/// What steps about the traffic stand on in place of a component.
+const TRAFFIC: &str = "traffic";
 
 fn hosts(fleet: &FleetFile, at: At<'_>, report: &mut Report) {
     if fleet.all_hosts().next().is_none() {
@@ -99,6 +103,13 @@ fn component(
     at: At<'_>,
     report: &mut Report,
 ) {
+    if name == TRAFFIC {
+        report.add(
+            at,
+            "no component is called `traffic`: steps that divide it are",
+            "give the component another name",
+        );
+    }
     if component.hosts.is_empty() {
         report.add(
             at.key("hosts"),

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use proto::{
     policy::{
         CapturePolicy, CheckPolicy, FilesPolicy, HookPolicy, LeasePolicy, MigrationsPolicy,
-        RetentionPolicy, ServicePolicy, VersionProbe, default_nginx_unit,
+        RetentionPolicy, ServicePolicy, SourcePolicy, VersionProbe, default_nginx_unit,
     },
     span::Span,
 };
@@ -34,6 +34,9 @@ pub struct FleetFile {
     pub hosts: BTreeMap<String, Vec<String>>,
     /// What goes back as one piece, by name.
     pub components: BTreeMap<String, Component>,
+    /// Where the artefacts of releases come from, by the name that releases use.
+    #[serde(default)]
+    pub sources: BTreeMap<String, SourcePolicy>,
     /// How requests reach the hosts.
     pub traffic: Option<Traffic>,
     /// How a rollback goes through the fleet.

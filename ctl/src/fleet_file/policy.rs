@@ -31,8 +31,9 @@ pub fn policy(fleet: &FleetFile, host: &str) -> Result<Policy, UnknownHost> {
         version: policy::VERSION,
         fleet: fleet.fleet.clone(),
         host: host.to_owned(),
+        // A host without components has nothing to fetch.
+        sources: if components.is_empty() { BTreeMap::new() } else { fleet.sources.clone() },
         components,
-        sources: BTreeMap::new(),
         traffic: fleet
             .traffic
             .as_ref()

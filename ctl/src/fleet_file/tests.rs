@@ -34,7 +34,7 @@ fn the_ace_crm_example_is_read_and_says_what_is_not_acted_upon() {
     assert_eq!(fleet.all_hosts().count(), 6);
     assert_eq!(fleet.group_of("crm-g2"), Some("green"));
     assert_eq!(fleet.rollback, Rollback::default(), "the example writes the defaults out");
-    assert_eq!(fleet.not_acted_upon(), ["traffic", "canary", "triggers", "approvals", "notify"]);
+    assert_eq!(fleet.not_acted_upon(), ["canary", "triggers", "approvals", "notify"]);
     assert_eq!(read(TWO_HOSTS).not_acted_upon(), [""; 0]);
 }
 
@@ -100,6 +100,24 @@ fn each_policy_is_rendered_as_published_and_read_back_by_the_agent() {
 #[test]
 fn a_host_that_is_not_of_the_fleet_has_no_policy() {
     assert_eq!(policy(&read(TWO_HOSTS), "web-9"), Err(UnknownHost("web-9".to_owned())));
+}
+
+#[test]
+fn sources_go_to_every_host_with_a_component_and_to_no_coordinator() {
+    let text = "version: 1\nfleet: f\nenvironment: e\napp: a\nhosts: { g: [h], idle: [i] }\n\
+        sources:\n  builds: { directory: /srv/builds }\n  code: { git: { repository: /srv/git/a, user: deploy } }\n\
+        components: { a: { hosts: [g], files: [{ tree: /srv/a, from: dist }] } }\n";
+    let fleet = read(text);
+    let here = policy(&fleet, "h").unwrap();
+    assert_eq!(here.sources.keys().collect::<Vec<_>>(), ["builds", "code"]);
+    assert_eq!(Policy::parse(&render_policy(&here)).unwrap(), here);
+    assert!(policy(&fleet, "i").unwrap().sources.is_empty());
+    let control = format!("{:?}", control(&fleet, &hashes(&fleet)));
+    assert!(!control.contains("/srv") && !control.contains("deploy,"), "{control}");
+    let bad = text.replace("/srv/builds", "builds").replace("from: dist", "from: ../dist");
+    let told = shown(&parse(&bad).unwrap_err());
+    assert!(told.contains("path `builds` is not absolute"), "{told}");
+    assert!(told.contains("`../dist` is no directory of an artefact"), "{told}");
 }
 
 #[test]

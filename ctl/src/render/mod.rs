@@ -8,6 +8,7 @@
 //! Invariant: no clock and no terminal in here: now, zone and width come in a [`View`].
 //! Invariant: words of hosts and coordinators are printed without control characters.
 
+pub mod difference;
 pub mod doctor;
 pub mod failure;
 pub mod json;

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! <root>/ca  <root>/coordinator/{identity,state}  <root>/operator  <root>/fleet.yaml
-//! <root>/hosts/<host>/{agent/identity, policy.yaml, www/ace-crm}
+//! <root>/hosts/<host>/{agent/identity, policy.yaml, www/ace-crm or edge}
+//! <root>/builds/<release>              what a release is made of: every host's source of artefacts
 //! ```
 //!
 //! Each host has an address of its own in 127.0.0.0/8, so that the app has its usual ports on each.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::DirBuilderExt as _,
@@ -19,6 +21,7 @@ use anyhow::Context as _;
 use proto::tls::{Ca, Identity, Role, Validity};
 use serde_json::{Value, json};
 
+use super::edge::{self, EdgeArgs, Listen};
 use crate::fleet_file;
 
 /// The name of the fleet, its domain and its context.
@@ -27,6 +30,8 @@ pub(super) const FLEET: &str = "sandbox";
 pub(super) const GOOD: &str = "v1.0.0";
 /// See [`GOOD`].
 pub(super) const BAD: &str = "v2.0.0";
+/// The name of the source of artefacts.
+pub(super) const BUILDS: &str = "builds";
 /// The services of the app, with the ports that they have on every host.
 pub(super) const SERVICES: [(&str, u16); 3] =
     [("backend", 5000), ("frontend", 3000), ("client-portal", 3001)];
@@ -64,6 +69,15 @@ impl SandboxHost {
     /// The agent's policy file.
     pub(super) fn policy(&self) -> PathBuf {
         self.dir.join("policy.yaml")
+    }
+
+    /// The proxy that users come through, where this is the edge.
+    pub(super) fn edge(&self) -> EdgeArgs {
+        let listen = SERVICES.map(|(name, port)| Listen {
+            port: name.to_owned(),
+            at: SocketAddr::new(self.address, port),
+        });
+        EdgeArgs { state: self.dir.join("edge"), listen: listen.into() }
     }
 
     /// Where one of its services answers.
@@ -119,6 +133,16 @@ impl Layout {
         self.root.join("coordinator")
     }
 
+    /// Where artefacts are.
+    pub(super) fn builds(&self) -> PathBuf {
+        self.root.join("builds")
+    }
+
+    /// The proxy that users come through.
+    pub(super) fn edge_host(&self) -> Option<&SandboxHost> {
+        self.hosts.iter().find(|host| !host.has_app())
+    }
+
     /// The fleet file.
     pub(super) fn fleet_file(&self) -> PathBuf {
         self.root.join("fleet.yaml")
@@ -134,6 +158,7 @@ impl Layout {
             }
             fs::write(host.tree().join("uploads/customer.txt"), "kept across releases\n")?;
         }
+        fs::create_dir_all(self.builds())?;
         let text = serde_json::to_string_pretty(&self.fleet(ctl))?;
         fs::write(self.fleet_file(), &text)?;
         let fleet = fleet_file::parse(&text).map_err(|problems| {
@@ -191,6 +216,8 @@ impl Layout {
                 "blue": group("blue"), "green": group("green"), "canary": group("canary"), "edge": group("edge"),
             },
             "components": { "crm": crm },
+            "sources": { BUILDS: { "directory": self.builds() } },
+            "traffic": self.traffic(),
             "rollback": {
                 "batches": [1, "50%"],
                 "budget": { "failed": 1, "unknown": 1, "out": "50%" },
@@ -199,6 +226,23 @@ impl Layout {
                 "deadline": "2m",
                 "unknown_after": "3s",
             },
+        })
+    }
+
+    fn traffic(&self) -> Value {
+        let Some(edge) = self.edge_host() else { return Value::Null };
+        let ports: BTreeMap<&str, u16> = SERVICES.into_iter().collect();
+        let addresses: BTreeMap<&str, String> =
+            self.app_hosts().map(|host| (host.name, host.address.to_string())).collect();
+        let socket = edge::socket(&edge.edge().state);
+        json!({
+            "through": { "sandbox": { "hosts": "edge", "socket": socket } },
+            "ports": ports,
+            "slots": ["blue", "green"],
+            "drain": "5s",
+            "warm": "10m",
+            "addresses": addresses,
+            "version": { "port": SERVICES[0].0, "path": "/api/health", "version_at": "/version" },
         })
     }
 
@@ -241,15 +285,31 @@ impl Layout {
 /// Copies a release over a tree, as the hand-run procedure does: in place, nothing removed.
 pub(super) fn write_release(tree: &Path, version: &str, error_rate: f64) -> anyhow::Result<()> {
     for (service, _) in SERVICES {
-        let dir = tree.join(service);
-        fs::create_dir_all(&dir)?;
-        fs::write(dir.join("version"), format!("{version}\n"))?;
-        fs::write(dir.join("behaviour.json"), json!({ "error_rate": error_rate }).to_string())?;
+        write_service(tree, service, version, error_rate)?;
     }
+    write_library(tree, version)?;
     let env = format!(
         "SUPABASE_URL=https://{version}.example.invalid\nJWT_SECRET=jwt-{version}\nSTRIPE_SECRET_KEY=stripe-{version}\n"
     );
-    fs::write(tree.join(".env.production"), env)?;
+    Ok(fs::write(tree.join(".env.production"), env)?)
+}
+
+/// What a pipeline builds: the same without secrets, which each host has.
+pub(super) fn write_build(tree: &Path, version: &str) -> anyhow::Result<()> {
+    for (service, _) in SERVICES {
+        write_service(tree, service, version, 0.0)?;
+    }
+    write_library(tree, version)
+}
+
+fn write_service(tree: &Path, service: &str, version: &str, error_rate: f64) -> anyhow::Result<()> {
+    let dir = tree.join(service);
+    fs::create_dir_all(&dir)?;
+    fs::write(dir.join("version"), format!("{version}\n"))?;
+    Ok(fs::write(dir.join("behaviour.json"), json!({ "error_rate": error_rate }).to_string())?)
+}
+
+fn write_library(tree: &Path, version: &str) -> anyhow::Result<()> {
     let library = tree.join("node_modules");
     fs::create_dir_all(&library)?;
     for number in 0..LIBRARY_FILES {

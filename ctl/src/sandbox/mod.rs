@@ -1,7 +1,7 @@
 //! `ctl sandbox`: the whole of Lastgood on this machine, for as long as it takes to see it work.
 //!
 //! ```text
-//! layout (CA, identities, fleet file, trees) ─▶ processes: coordinator, 6 agents ─▶ their services
+//! layout (CA, identities, fleet file, trees) ─▶ processes: coordinator, 6 agents ─▶ their services; edge
 //!      snapshot of the good release ─▶ a bad one is deployed over it ─▶ ctl's own rollback ─▶ report
 //!                       prober: a user's view of every host, all the time
 //! ```
@@ -12,6 +12,8 @@
 //! Invariant: nothing is left running or on disk unless it was asked for.
 
 pub mod app;
+pub mod edge;
+mod forward;
 mod layout;
 mod pipeline;
 mod prober;
@@ -26,6 +28,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
 
 use crate::{
     context::{Config, Context},
@@ -50,11 +53,14 @@ pub struct SandboxArgs {
 }
 
 /// What happens in a sandbox.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Scenario {
-    /// A bad release, and back
+    /// A bad release, and back: users first, hosts after
     #[default]
     Rollback,
+    /// A good release on the side without traffic, the switch to it, and the switch back
+    BlueGreen,
     /// The coordinator is killed in mid-rollback
     CoordinatorCrash,
     /// An agent is killed in its own switch
@@ -63,18 +69,6 @@ pub enum Scenario {
     HostLost,
     /// The snapshot to go back to is damaged on one host
     BadTarget,
-}
-
-impl Scenario {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Rollback => "rollback",
-            Self::CoordinatorCrash => "coordinator-crash",
-            Self::AgentCrash => "agent-crash",
-            Self::HostLost => "host-lost",
-            Self::BadTarget => "bad-target",
-        }
-    }
 }
 
 /// The processes that a sandbox is made of.
@@ -86,6 +80,8 @@ pub enum Part {
     Agent(agent::Config),
     #[command(name = "sandbox-app", hide = true)]
     App(app::AppArgs),
+    #[command(name = "sandbox-edge", hide = true)]
+    Edge(edge::EdgeArgs),
 }
 
 /// Runs one of the sandbox's processes in this one.
@@ -93,20 +89,22 @@ pub fn run_part(part: Part) -> ExitCode {
     match part {
         Part::Coordinator(config) => coordinator::run(config),
         Part::Agent(config) => agent::run(&config),
-        Part::App(args) => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let served =
-                runtime.context("starting").and_then(|runtime| runtime.block_on(app::serve(args)));
-            match served {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    #[expect(clippy::print_stderr, reason = "its stderr is the service's log")]
-                    {
-                        eprintln!("{error:#}");
-                    }
-                    ExitCode::FAILURE
-                }
+        Part::App(args) => run_small(app::serve(args)),
+        Part::Edge(args) => run_small(async move { edge::Edge::start(&args).await?.ended().await }),
+    }
+}
+
+/// One that needs no more than a thread.
+fn run_small(serve: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.context("starting").and_then(|runtime| runtime.block_on(serve)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "its stderr is the service's log")]
+            {
+                eprintln!("{error:#}");
             }
+            ExitCode::FAILURE
         }
     }
 }

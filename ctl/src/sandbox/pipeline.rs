@@ -6,13 +6,19 @@
 use rustix::process::{Signal, kill_process};
 
 use super::{
-    layout::{Layout, write_release},
+    layout::{Layout, SandboxHost, write_release},
     processes::services_of,
 };
 
-/// Puts a release on every app host.
-pub(super) fn deploy(layout: &Layout, version: &str, error_rate: f64) -> anyhow::Result<()> {
-    for host in layout.app_hosts() {
+/// Puts a release on the app hosts of these groups; of all where there are none.
+pub(super) fn deploy(
+    layout: &Layout,
+    groups: &[&str],
+    version: &str,
+    error_rate: f64,
+) -> anyhow::Result<()> {
+    let meant = |host: &&SandboxHost| groups.is_empty() || groups.contains(&host.group);
+    for host in layout.app_hosts().filter(meant) {
         write_release(&host.tree(), version, error_rate)?;
         for pid in services_of(host) {
             // One that has just ended by itself is restarted as well.

@@ -1,4 +1,5 @@
-//! A user's view of each host, from outside the agents: one request every 10 ms.
+//! A user's view of each host and of the edge, from outside the agents: one request every 10 ms, each on a connection of
+//! its own.
 //!
 //! Invariant: what it tells was answered by the app itself, at a time that it read itself.
 
@@ -29,7 +30,7 @@ pub(super) struct Seen {
     pub last: BTreeMap<String, Instant>,
 }
 
-/// Asks all app hosts until it is dropped.
+/// Asks all hosts until it is dropped.
 #[derive(Debug)]
 pub(super) struct Prober {
     seen: Arc<Mutex<BTreeMap<&'static str, Seen>>>,
@@ -50,7 +51,7 @@ impl Prober {
             .timeout(TIMEOUT)
             .build()?;
         let seen = Arc::<Mutex<BTreeMap<&'static str, Seen>>>::default();
-        let tasks = layout.app_hosts().map(|host| {
+        let tasks = layout.hosts.iter().map(|host| {
             let (name, url) = (host.name, host.url(SERVICES[0].1, "/api/contacts"));
             tokio::spawn(probe(client.clone(), name, url, seen.clone()))
         });

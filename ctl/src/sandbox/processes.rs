@@ -13,14 +13,17 @@ use std::{
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::layout::{Layout, SandboxHost};
+use super::{
+    edge,
+    layout::{Layout, SandboxHost},
+};
 
 /// How long coordinator and agents may take to end by themselves.
 const LAST_SPANS_WITHIN: Duration = Duration::from_secs(3);
 /// How long processes may take to be gone after they were killed.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
-/// A process that the sandbox started itself: the coordinator or an agent.
+/// A process that the sandbox started itself: the coordinator, an agent or an edge.
 #[derive(Debug)]
 pub(super) struct Process {
     pub what: String,
@@ -60,6 +63,13 @@ impl Process {
         ];
         let log = layout.root.join(format!("agent-{}.log", host.name));
         Self::start(format!("agent {}", host.name), command, log)
+    }
+
+    /// The proxy of an edge host. Killed and restarted, it begins with the division that it had.
+    pub(super) fn edge(ctl: &Path, layout: &Layout, host: &SandboxHost) -> anyhow::Result<Self> {
+        let command = edge::command(ctl, &host.edge());
+        let log = layout.root.join(format!("edge-{}.log", host.name));
+        Self::start(format!("edge of {}", host.name), command, log)
     }
 
     fn start(what: String, command: Vec<String>, log: PathBuf) -> anyhow::Result<Self> {

@@ -1,8 +1,12 @@
 //! How a scenario went: the document, and the same for people.
 
+use clap::ValueEnum as _;
 use serde::Serialize;
 
-use super::layout::{BAD, FLEET, Layout};
+use super::{
+    Scenario,
+    layout::{BAD, FLEET, Layout},
+};
 use crate::{
     out::Document,
     render::{View, table::Table},
@@ -11,7 +15,7 @@ use crate::{
 /// The document of `-o json`. Names are a contract: added to, never changed.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Report {
-    pub scenario: &'static str,
+    pub scenario: Scenario,
     /// It ended as this scenario should.
     pub ok: bool,
     /// What was not as it should be.
@@ -20,8 +24,12 @@ pub(super) struct Report {
     /// What `ctl rollback` itself would have exited with.
     pub exit_code: u8,
     pub hosts: Vec<HostReport>,
-    /// From the start to the last answer of the bad release anywhere; absent where it still answers.
+    /// From the start to the last answer of the bad release to a user; absent where it still answers.
     pub mitigated_ms: Option<u64>,
+    /// The same as the edge measured it; absent where traffic was not moved.
+    pub mitigated_at_edge_ms: Option<u64>,
+    /// What users saw through the edge from the start on.
+    pub users: Users,
     /// From the start to the operation's end.
     pub total_ms: u64,
     pub killed: Vec<Killed>,
@@ -29,6 +37,15 @@ pub(super) struct Report {
     pub error_rate_before: f64,
     /// The same after the rollback, of the hosts that answer.
     pub error_rate_after: f64,
+}
+
+/// What users saw through the edge.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Users {
+    pub requests: u64,
+    pub failures: u64,
+    /// What answers them in the end; absent where nothing does.
+    pub version: Option<String>,
 }
 
 /// One host's end.
@@ -81,32 +98,71 @@ pub(super) fn text(view: &View, report: &Report) -> String {
             row.reason.clone().into(),
         ]);
     }
-    let mut text = format!("\nScenario {}, operation {}\n", report.scenario, report.operation);
+    let name = report.scenario.to_possible_value();
+    let name = name.as_ref().map_or("", |value| value.get_name());
+    let mut text = format!("\nScenario {name}, operation {}\n", report.operation);
     text += &table.render(view);
-    let percent = |rate: f64| format!("{:.0} %", rate * 100.0);
-    text += &format!(
-        "  Users saw {} of requests fail under {BAD}, {} afterwards.\n",
-        percent(report.error_rate_before),
-        percent(report.error_rate_after),
-    );
-    text += &match report.mitigated_ms {
-        Some(ms) => format!("  The last answer of {BAD} came after {ms} ms"),
-        None => format!("  {BAD} still answers"),
+    text += &match report.scenario {
+        Scenario::BlueGreen => forward(report),
+        Scenario::Rollback
+        | Scenario::CoordinatorCrash
+        | Scenario::AgentCrash
+        | Scenario::HostLost
+        | Scenario::BadTarget => back(report),
     };
-    text += &format!("; the operation ended after {} ms.\n", report.total_ms);
-    for killed in &report.killed {
-        let again = killed
-            .new_pid
-            .map_or_else(|| "never started again".to_owned(), |pid| format!("pid {pid} took over"));
-        text += &format!("  Killed: {} (pid {}), {again}.\n", killed.what, killed.old_pid);
-    }
-    text += &format!("  `ctl rollback` would have exited with {}.\n", report.exit_code);
     let verdict = if report.ok { "✓ as it should be" } else { "✗ not as it should be" };
     text += &format!("{verdict}\n");
     for problem in &report.problems {
         text += &format!("  {problem}\n");
     }
     text
+}
+
+fn forward(report: &Report) -> String {
+    let deployed = report.mitigated_at_edge_ms.map_or_else(String::new, |ms| {
+        format!("  Users were on the new release {ms} ms after the deploy began")
+    });
+    let back =
+        report.mitigated_ms.map_or_else(String::new, |ms| format!("; back again took {ms} ms.\n"));
+    deployed + &back + &users(&report.users)
+}
+
+fn back(report: &Report) -> String {
+    let mut text = String::new();
+    let percent = |rate: f64| format!("{:.0} %", rate * 100.0);
+    text += &format!(
+        "  Users saw {} of requests fail under {BAD}, {} afterwards.\n",
+        percent(report.error_rate_before),
+        percent(report.error_rate_after),
+    );
+    text += &match (report.mitigated_ms, report.mitigated_at_edge_ms) {
+        (Some(ms), Some(edge)) => {
+            format!("  No user got {BAD} after {ms} ms (the edge confirmed it after {edge} ms)")
+        }
+        (Some(ms), None) => format!("  The last answer of {BAD} came after {ms} ms"),
+        (None, _) => format!("  {BAD} still answers"),
+    };
+    text += &format!("; every host was restored after {} ms.\n", report.total_ms);
+    text += &users(&report.users);
+    for killed in &report.killed {
+        let again = killed
+            .new_pid
+            .map_or_else(|| "never started again".to_owned(), |pid| format!("pid {pid} took over"));
+        text += &format!("  Killed: {} (pid {}), {again}.\n", killed.what, killed.old_pid);
+    }
+    text + &format!("  `ctl rollback` would have exited with {}.\n", report.exit_code)
+}
+
+fn users(users: &Users) -> String {
+    if users.requests == 0 {
+        return String::new();
+    }
+    format!(
+        "  Through the edge: {} requests meanwhile, {} failed; it serves {} now.\n",
+        users.requests,
+        users.failures,
+        users.version.as_deref().unwrap_or("nothing"),
+    )
 }
 
 /// How a kept sandbox is used.

@@ -19,15 +19,19 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use proto::v1::{self, watch_operation_response::Event};
 
 use super::{
-    Scenario, context,
+    Scenario, context, edge, forward,
     layout::{BAD, FLEET, GOOD, Layout, SandboxHost},
     own_binary, pipeline,
-    prober::Prober,
+    prober::{Prober, Seen},
     processes::{Process, services_of},
-    report::{HostReport, Killed, Report},
+    report::{HostReport, Killed, Report, Users},
 };
 use crate::{
-    commands::rollback::{self, RollbackArgs},
+    commands::{
+        planned::Asked,
+        rollback::{self, RollbackArgs},
+    },
+    error::CtlError,
     exit::Exit,
     fleet_file,
     render::words,
@@ -55,16 +59,30 @@ pub(super) async fn run(
     session.turn_to(context(layout), FLEET.to_owned());
     let running = Arc::new(Mutex::new(up(layout, session).await?));
     let good = Prober::start(layout)?;
-    seen_on_all(&good, layout, GOOD, &running).await?;
+    let all: Vec<&SandboxHost> = layout.app_hosts().collect();
+    seen_on(&good, &all, GOOD, &running).await?;
     session.out.talk(&format!("✓ {GOOD} serves on all app hosts\n"));
-    take_snapshot(session).await?;
+    let snapshot = v1::create_plan_request::Request::Snapshot(GOOD.to_owned());
+    operate(session, snapshot, "the release that serves well").await?;
     session.out.talk(&format!("✓ {GOOD} is recorded on every host, and proven by its checks\n"));
+    let to = v1::SwitchRequest { to: "blue".to_owned() };
+    operate(session, v1::create_plan_request::Request::Switch(to), "the first side").await?;
+    session.out.talk("✓ the edge sends all traffic to blue\n");
+    if scenario == Scenario::BlueGreen {
+        return forward::run(layout, session).await;
+    }
 
-    pipeline::deploy(layout, BAD, BAD_RATE)?;
-    seen_on_all(&good, layout, BAD, &running).await?;
+    // Where users are to be helped first, one side is left good; in the others all hosts have to be repaired.
+    let groups: &[&str] = if scenario == Scenario::Rollback { &["blue"] } else { &[] };
+    pipeline::deploy(layout, groups, BAD, BAD_RATE)?;
+    let deployed: Vec<&SandboxHost> = layout
+        .app_hosts()
+        .filter(|host| groups.is_empty() || groups.contains(&host.group))
+        .collect();
+    seen_on(&good, &deployed, BAD, &running).await?;
     drop(good);
     let prober = Prober::start(layout)?;
-    let error_rate_before = failing(&prober, layout).await?;
+    let error_rate_before = failing(&prober, &deployed).await?;
     session.out.talk(&format!(
         "✗ {BAD} was deployed over it by another tool: {:.0} % of requests fail\n\n",
         error_rate_before * 100.0
@@ -80,24 +98,28 @@ pub(super) async fn run(
     let mut saboteur = Saboteur::new(scenario, layout, running.clone());
     saboteur.begin();
     let begun = Instant::now();
+    let before = prober.all();
+    let reason = "5xx after the deploy".to_owned();
     let args = RollbackArgs {
-        yes: true,
-        reason: "5xx after the deploy".to_owned(),
+        in_place: scenario != Scenario::Rollback,
+        asked: Asked { yes: true, reason, ..Asked::default() },
         ..RollbackArgs::default()
     };
     let ran = rollback::execute(&args, session, &mut |event| saboteur.see(event)).await;
     let total = begun.elapsed();
     let killed = saboteur.end()?;
-    let ran = ran.map_err(|error| anyhow!("{}: {}", error, error.told().cause.join("; ")))?;
+    let ran = ran.map_err(told)?;
     let Ran::Ended(operation) = &ran else { bail!("the rollback did not end: {ran:?}") };
 
     let hosts = hosts(operation, layout, &prober, begun).await?;
     let error_rate_after = failing_now(&prober, &hosts).await?;
-    let mitigated =
-        layout.app_hosts().filter_map(|host| prober.of(host.name).last.get(BAD).copied()).max();
-    let still_bad = hosts.iter().any(|row| row.version_observed.as_deref() == Some(BAD));
+    let users = users(&prober, layout, &before);
+    let edge = layout.edge_host().map(|host| prober.of(host.name)).unwrap_or_default();
+    let mitigated = edge.last.get(BAD).copied();
+    let still_bad = users.version.as_deref() == Some(BAD);
+    let mitigated_at_edge = operation.mitigated_unix_ms.checked_sub(operation.started_unix_ms);
     let mut report = Report {
-        scenario: scenario.name(),
+        scenario,
         ok: false,
         problems: Vec::new(),
         operation: operation.id.clone(),
@@ -106,6 +128,8 @@ pub(super) async fn run(
         mitigated_ms: mitigated
             .filter(|_| !still_bad)
             .map(|at| ms(at.saturating_duration_since(begun))),
+        mitigated_at_edge_ms: mitigated_at_edge.and_then(|ms| u64::try_from(ms).ok()),
+        users,
         total_ms: ms(total),
         killed,
         error_rate_before,
@@ -120,11 +144,13 @@ pub(super) async fn run(
 struct Running {
     coordinator: Process,
     agents: BTreeMap<&'static str, Process>,
+    edges: Vec<Process>,
 }
 
 impl Running {
     fn ended(&mut self) -> Option<String> {
-        self.coordinator.ended().or_else(|| self.agents.values_mut().find_map(Process::ended))
+        let agents = self.agents.values_mut();
+        self.coordinator.ended().or_else(|| agents.chain(&mut self.edges).find_map(Process::ended))
     }
 }
 
@@ -159,33 +185,60 @@ async fn up(layout: &Layout, session: &mut Session) -> anyhow::Result<Running> {
     let applied = client.apply_fleet(v1::ApplyFleetRequest { control, dry_run: false }).await;
     applied.map_err(|status| anyhow!("applying the fleet file: {}", status.message()))?;
     let mut agents = BTreeMap::new();
+    let mut edges = Vec::new();
     for host in &layout.hosts {
+        if !host.has_app() {
+            edges.push(Process::edge(&ctl, layout, host)?);
+        }
         agents.insert(host.name, Process::agent(&ctl, layout, host)?);
     }
-    let mut running = Running { coordinator, agents };
+    let mut running = Running { coordinator, agents, edges };
+    for host in layout.hosts.iter().filter(|host| !host.has_app()) {
+        let control = edge::socket(&host.edge().state);
+        let what = format!("the proxy of {} answers", host.name);
+        until(&what, &mut || running.ended(), async || {
+            edge::ask(&control, "GET", "/ports", None).await.ok()
+        })
+        .await?;
+    }
     until("all agents are connected", &mut || running.ended(), async || {
         let fleet = client.get_fleet(v1::GetFleetRequest::default()).await.ok()?.into_inner();
         fleet.hosts.iter().all(|host| host.connected).then_some(())
     })
     .await?;
     session.out.talk(&format!(
-        "✓ 1 coordinator, {} agents over mTLS: 2 blue, 2 green, 1 canary with three services each;\n  \
-         1 edge, connected and counted, which has no component yet: traffic is not switched in this version\n",
+        "✓ 1 coordinator, {} agents over mTLS: 2 blue, 2 green, 1 canary with three services each, 1 edge before them\n",
         layout.hosts.len()
     ));
     Ok(running)
 }
 
-/// Waits until every app host gives good answers of a version.
-async fn seen_on_all(
+/// What users saw of the edge since `before` was taken.
+pub(super) fn users(
     prober: &Prober,
     layout: &Layout,
+    before: &BTreeMap<&'static str, Seen>,
+) -> Users {
+    let Some(edge) = layout.edge_host() else { return Users::default() };
+    let (now, before) = (prober.of(edge.name), before.get(edge.name).cloned().unwrap_or_default());
+    let newest = now.last.iter().max_by_key(|(_, at)| **at);
+    Users {
+        requests: now.requests - before.requests,
+        failures: now.failures - before.failures,
+        version: newest.map(|(version, _)| version.clone()),
+    }
+}
+
+/// Waits until each of these hosts gives good answers of a version.
+async fn seen_on(
+    prober: &Prober,
+    hosts: &[&SandboxHost],
     version: &str,
     running: &Mutex<Running>,
 ) -> anyhow::Result<()> {
-    let all = || layout.app_hosts().all(|host| prober.of(host.name).good.contains_key(version));
+    let all = || hosts.iter().all(|host| prober.of(host.name).good.contains_key(version));
     until(
-        &format!("{version} answers on all app hosts"),
+        &format!("{version} answers on {} hosts", hosts.len()),
         &mut || lock(running).ended(),
         async || all().then_some(()),
     )
@@ -193,11 +246,12 @@ async fn seen_on_all(
 }
 
 /// Waits until enough was seen of the bad release; answers the share of requests that failed.
-async fn failing(prober: &Prober, layout: &Layout) -> anyhow::Result<f64> {
-    let enough = || layout.app_hosts().all(|host| prober.of(host.name).requests >= SEEN_MIN);
+async fn failing(prober: &Prober, hosts: &[&SandboxHost]) -> anyhow::Result<f64> {
+    let enough = || hosts.iter().all(|host| prober.of(host.name).requests >= SEEN_MIN);
     until("requests under the bad release", &mut || None, async || enough().then_some(())).await?;
-    let hosts = layout.app_hosts().map(|host| host.name);
-    prober.error_rate_since(&BTreeMap::new(), hosts).context("no request was made")
+    prober
+        .error_rate_since(&BTreeMap::new(), hosts.iter().map(|host| host.name))
+        .context("no request was made")
 }
 
 /// The share of requests that fail now, of the hosts that answer.
@@ -214,20 +268,30 @@ async fn failing_now(prober: &Prober, hosts: &[HostReport]) -> anyhow::Result<f6
     prober.error_rate_since(&before, answering()).context("no request was made")
 }
 
-async fn take_snapshot(session: &mut Session) -> anyhow::Result<()> {
-    let request = v1::create_plan_request::Request::Snapshot(GOOD.to_owned());
-    let plan = run::plan(session, request).await?;
+/// Plans and runs what has to go well.
+pub(super) async fn operate(
+    session: &mut Session,
+    request: v1::create_plan_request::Request,
+    reason: &str,
+) -> anyhow::Result<v1::Operation> {
+    let plan = run::plan(session, request).await.map_err(told)?;
+    let what = crate::render::plan::name(&plan);
     let start = Start {
         plan_id: plan.id,
-        reason: "the release that serves well".to_owned(),
+        reason: reason.to_owned(),
         idempotency_key: run::new_key(),
         again: "ctl sandbox".to_owned(),
     };
     let operation = run::start(session, &start).await?;
     let ran = run::watch(session, &operation, 0, &mut |_| {}).await?;
     let why = || ran.ended().map(|ended| format!("{:?}", ended.hosts)).unwrap_or_default();
-    ensure!(ran.exit() == Exit::Done, "the snapshot of {GOOD} failed: {}", why());
-    Ok(())
+    ensure!(ran.exit() == Exit::Done, "the {what} failed: {}", why());
+    ran.ended().cloned().with_context(|| format!("the {what} did not end: {ran:?}"))
+}
+
+/// An error of ctl with all that it says.
+pub(super) fn told(error: CtlError) -> anyhow::Error {
+    anyhow!("{}: {}", error, error.told().cause.join("; "))
 }
 
 /// Flips a byte of the good release in the victim's store, and takes away what stands staged of it.
@@ -331,6 +395,7 @@ impl Saboteur {
             }
             (
                 Scenario::Rollback
+                | Scenario::BlueGreen
                 | Scenario::CoordinatorCrash
                 | Scenario::AgentCrash
                 | Scenario::HostLost
@@ -434,7 +499,7 @@ async fn hosts(
     Ok(rows)
 }
 
-async fn version_of(host: &SandboxHost) -> Option<String> {
+pub(super) async fn version_of(host: &SandboxHost) -> Option<String> {
     let client =
         reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build().ok()?;
     let answer = client.get(host.url(5000, "/api/health")).send().await.ok()?;
@@ -445,7 +510,10 @@ async fn version_of(host: &SandboxHost) -> Option<String> {
 /// From the last good answer of the old release to the first of the wanted one.
 fn outage(prober: &Prober, host: &str, begun: Instant) -> Option<u64> {
     let seen = prober.of(host);
-    let (_, last_bad) = *seen.good.get(BAD)?;
+    let Some((_, last_bad)) = seen.good.get(BAD).copied() else {
+        // It was never on the bad one.
+        return seen.good.contains_key(GOOD).then_some(0);
+    };
     match seen.good.get(GOOD) {
         Some((first_good, _)) => Some(ms(first_good.saturating_duration_since(last_bad))),
         // It never left the old release, and still serves it.
@@ -467,7 +535,7 @@ fn problems(scenario: Scenario, report: &Report, layout: &Layout) -> Vec<String>
         }
     };
     let (exit, kills) = match scenario {
-        Scenario::Rollback => (Exit::Done, 0),
+        Scenario::Rollback | Scenario::BlueGreen => (Exit::Done, 0),
         Scenario::CoordinatorCrash | Scenario::AgentCrash => (Exit::Done, 1),
         Scenario::HostLost => (Exit::Mixed, 1),
         Scenario::BadTarget => (Exit::Refused, 0),
@@ -483,10 +551,13 @@ fn problems(scenario: Scenario, report: &Report, layout: &Layout) -> Vec<String>
     for (row, host) in report.hosts.iter().zip(&layout.hosts) {
         let lost = scenario == Scenario::HostLost && row.host == VICTIM;
         let (outcome, version) = match scenario {
+            // It only moves traffic, and only in this one.
+            Scenario::Rollback if !host.has_app() => ("restored", None),
             _ if !host.has_app() => ("skipped", None),
             _ if lost => ("unknown", None),
             Scenario::BadTarget => ("original", Some(BAD)),
             Scenario::Rollback
+            | Scenario::BlueGreen
             | Scenario::CoordinatorCrash
             | Scenario::AgentCrash
             | Scenario::HostLost => ("restored", Some(GOOD)),
@@ -521,7 +592,7 @@ fn on_disk(tree: &Path, version: &str, expect: &mut impl FnMut(bool, String)) {
 }
 
 /// Waits for something that has to come; ends early where `broken` says why it cannot.
-async fn until<T>(
+pub(super) async fn until<T>(
     what: &str,
     broken: &mut (dyn FnMut() -> Option<String> + Send),
     mut holds: impl AsyncFnMut() -> Option<T>,

@@ -16,7 +16,10 @@ use tonic::{Code, Status};
 use self::fake::{Fake, Script, issue};
 use crate::{
     cli::{self, Cli},
-    commands::rollback::{self, RollbackArgs},
+    commands::{
+        planned::Asked,
+        rollback::{self, RollbackArgs},
+    },
     context::Context,
     exit::Exit,
     follow::{self, Followed, Watcher},
@@ -226,7 +229,8 @@ fn watching_goes_on_where_it_was_when_the_coordinator_is_killed_and_comes_back()
     let watching = std::thread::spawn(move || {
         let (mut session, captured) =
             session(context, Manner::default(), Some(Duration::from_secs(60)));
-        let args = RollbackArgs { confirm: Some("prod".to_owned()), ..RollbackArgs::default() };
+        let asked = Asked { confirm: Some("prod".to_owned()), ..Asked::default() };
+        let args = RollbackArgs { asked, ..RollbackArgs::default() };
         let mut observe = |event: &v1::WatchOperationResponse| sender.send(event.index).unwrap();
         let ran = runtime.block_on(rollback::execute(&args, &mut session, &mut observe));
         (ran, captured)

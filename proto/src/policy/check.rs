@@ -9,6 +9,7 @@
 //! Invariant: what an agent accepts, `ctl` accepted before it, for both ask here.
 //! Invariant: no problem repeats a value that may be secret.
 
+mod sources;
 mod traffic;
 
 use std::{
@@ -19,6 +20,7 @@ use std::{
 
 use tonic::codegen::http::Uri;
 
+pub use self::sources::sources;
 pub use self::traffic::{component_name, traffic};
 use super::{
     CapturePolicy, CheckPolicy, CommandProbe, FilesPolicy, HookPolicy, HttpProbe, LeasePolicy,
@@ -75,6 +77,7 @@ pub fn policy(policy: &Policy, at: At<'_>) -> Result<(), Vec<Problem>> {
         });
     }
     side_by_side(&placed, &mut report);
+    sources(&policy.sources, at.key("sources"), &mut report);
     if let Some(here) = &policy.traffic {
         traffic(here, &placed, at.key("traffic"), &mut report);
     }
@@ -161,6 +164,9 @@ pub fn files(files: &[FilesPolicy], at: At<'_>, report: &mut Report) {
                 not_our_own(&tree.tree, at.key("tree"), report);
                 kept(&tree.keep, at.key("keep"), report);
                 not_kept(&tree.tree, &tree.keep, files, at.key("keep"), report);
+                if let Some(from) = &tree.from {
+                    sources::below_an_artefact(from, at.key("from"), report);
+                }
             }
             FilesPolicy::File(file) => {
                 absolute(&file.file, at.key("file"), report);

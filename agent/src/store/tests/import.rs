@@ -28,7 +28,7 @@ fn backup(world: &World, owner: BackupOwner) -> Backup {
         (world.root.join("etc/app.conf"), dir.join("nginx.conf")),
         (world.root.join("etc/only-v2.conf"), dir.join("nginx.conf")),
     ];
-    Backup { from: dir, files, owner, beside: false }
+    Backup { from: dir, files, owner, beside: false, role: Role::Backup }
 }
 
 #[test]

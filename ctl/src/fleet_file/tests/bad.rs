@@ -8,6 +8,7 @@ environment: production
 app: shop
 hosts:
   blue: [web-1, web-2]
+  green: [web-3]
   edge: [lb-1]
 components:
   shop:
@@ -102,7 +103,11 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("a host in two groups", "edge: [lb-1]", "edge: [lb-1, web-1]"),
     ("a host twice in a group", "[web-1, web-2]", "[web-1, web-2, web-1]"),
     ("names that cannot be", "blue: [web-1, web-2]", "blue: [web-1, web-2, Web_3]"),
-    ("no host", "  blue: [web-1, web-2]\n  edge: [lb-1]", "  blue: []\n  edge: []"),
+    (
+        "no host",
+        "  blue: [web-1, web-2]\n  green: [web-3]\n  edge: [lb-1]",
+        "  blue: []\n  edge: []",
+    ),
     ("a group that is not known", "hosts: [blue]", "hosts: [bleu]"),
     ("a need that is not known", "needs: [shop]", "needs: [shopp]"),
     ("a circle of two", "hosts: [blue]", "hosts: [blue]\n    needs: [proxy]"),
@@ -174,8 +179,27 @@ const EDITS: &[(&str, &str, &str)] = &[
     ),
     ("a canary that falls", "weight: 50 }", "weight: 3 }"),
     ("a canary of too much", "weight: 50 }", "weight: 101 }"),
-    ("slots that are not groups", "slots: [blue, edge]", "slots: [blue, green]"),
-    ("one slot", "slots: [blue, edge]", "slots: [blue]"),
+    ("slots that are not groups", "slots: [blue, green]", "slots: [blue, red]"),
+    ("one slot", "slots: [blue, green]", "slots: [blue]"),
+    ("a slot of proxies", "slots: [blue, green]", "slots: [blue, edge]"),
+    ("a slot without hosts", "  green: [web-3]", "  green: []"),
+    (
+        "an address of nobody",
+        "  slots: [blue, green]",
+        "  slots: [blue, green]\n  addresses: { web-9: 10.0.0.9 }",
+    ),
+    (
+        "a version of no port",
+        "  slots: [blue, green]",
+        "  slots: [blue, green]\n  version: { port: api, path: /health, version_at: /version }",
+    ),
+    (
+        "two proxies",
+        "{ nginx: {",
+        "{ haproxy: { hosts: edge, socket: /s, state_file: /f }, nginx: {",
+    ),
+    ("no known proxy", "{ nginx: {", "{ envoy: {"),
+    ("a component called like a step", "  shop:\n    hosts", "  traffic:\n    hosts"),
     ("a breach of no form", "error_rate > 0.1", "too many errors"),
     (
         "a trigger on a check that is not there",

@@ -6,8 +6,9 @@
 mod fleet;
 mod operation;
 mod prune;
+mod release;
 
-pub use self::{fleet::*, operation::*, prune::*};
+pub use self::{fleet::*, operation::*, prune::*, release::*};
 
 use jiff::Timestamp;
 use proto::tls::Identity;

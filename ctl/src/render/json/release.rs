@@ -1,0 +1,99 @@
+//! What releases are made of and how they differ, as documents.
+
+use proto::v1;
+use serde::Serialize;
+
+use super::text;
+use crate::{out::Document, render::difference};
+
+/// A release that was made known.
+#[derive(Clone, Debug, Serialize)]
+pub struct Created {
+    pub release: String,
+    /// False: it was known with just these artefacts.
+    pub created: bool,
+}
+
+impl Document for Created {
+    const TYPE: &'static str = "release_created";
+}
+
+/// The digest of a directory.
+#[derive(Clone, Debug, Serialize)]
+pub struct DirectoryDigest {
+    pub digest: String,
+}
+
+impl Document for DirectoryDigest {
+    const TYPE: &'static str = "digest";
+}
+
+/// What differs between two releases.
+#[derive(Clone, Debug, Serialize)]
+pub struct Difference {
+    /// Null where what is live is not one release.
+    pub from: Option<String>,
+    pub to: String,
+    pub components: Vec<ComponentDifference>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ComponentDifference {
+    pub component: String,
+    pub summary: String,
+    pub from: Option<ArtefactOf>,
+    pub to: Option<ArtefactOf>,
+    pub hosts: Vec<HostDifference>,
+}
+
+/// What a component is made of.
+#[derive(Clone, Debug, Serialize)]
+pub struct ArtefactOf {
+    pub source: String,
+    pub name: String,
+    pub digest: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct HostDifference {
+    pub host: String,
+    /// Null where the host has no such snapshot.
+    pub from_content: Option<String>,
+    pub to_content: Option<String>,
+}
+
+impl Difference {
+    /// See the struct.
+    pub fn new(found: &v1::DiffReleasesResponse) -> Self {
+        Self {
+            from: text(&found.from),
+            to: found.to.clone(),
+            components: found.components.iter().map(component).collect(),
+        }
+    }
+}
+
+impl Document for Difference {
+    const TYPE: &'static str = "release_diff";
+}
+
+fn component(row: &v1::ComponentDiff) -> ComponentDifference {
+    let content = |side: &Option<v1::SnapshotInfo>| Some(side.as_ref()?.content.clone());
+    let host = |row: &v1::HostDiff| HostDifference {
+        host: row.host.clone(),
+        from_content: content(&row.from),
+        to_content: content(&row.to),
+    };
+    ComponentDifference {
+        component: row.component.clone(),
+        summary: difference::sentence(row),
+        from: row.from.as_ref().map(artefact),
+        to: row.to.as_ref().map(artefact),
+        hosts: row.hosts.iter().map(host).collect(),
+    }
+}
+
+fn artefact(artefact: &v1::Artefact) -> ArtefactOf {
+    let v1::Artefact { source, name, digest } = artefact.clone();
+    ArtefactOf { source, name, digest }
+}

@@ -74,12 +74,15 @@ pub(super) fn unreached(groups: &Groups, weights: &Weights) -> BTreeSet<String> 
     all.filter(|host| !reached.contains(*host)).cloned().collect()
 }
 
-/// The same division in the one form in which it is compared: out are hosts of groups with a share only.
+/// The same division in the one form in which it is compared: without groups that get 0 %, and out are hosts of the others
+/// only.
 pub(super) fn plain(groups: &Groups, weights: &Weights) -> Weights {
+    let mut weights = weights.clone();
+    weights.groups.retain(|_, percent| *percent > 0);
     let shares = weights.groups.keys().filter_map(|group| groups.get(group));
     let hosts: BTreeSet<&String> = shares.flat_map(BTreeMap::keys).collect();
     let out = weights.out.iter().filter(|host| hosts.contains(host)).cloned().collect();
-    Weights { groups: weights.groups.clone(), out }
+    Weights { groups: weights.groups, out }
 }
 
 /// The smallest whole weights that divide exactly so.

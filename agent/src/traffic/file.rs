@@ -1,11 +1,11 @@
 //! Writes a file that a proxy reads: whole or as before, and on the disk before anything goes on.
 //!
 //! ```text
-//! every directory above is root's alone ─▶ NAME.lastgood-new (0644) ─▶ fsync ─▶ rename ─▶ fsync of the directory
+//! every directory above is root's alone (write_own) ─▶ NAME.lastgood-new ─▶ fsync ─▶ rename ─▶ fsync of the directory
 //! ```
 //!
 //! Invariant: what a crash leaves is the old file or the new one, and at most a leftover whose name no proxy includes.
-//! Invariant: nobody but root could put another file, or a link, in its way.
+//! Invariant: nobody but root could put another file, or a link, in the way of what a proxy reads.
 //! Invariant: after a failed sync the process ends: what the disk holds is not known.
 
 use std::{
@@ -50,7 +50,13 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     }
 }
 
-/// Writes a file durably.
+/// Writes a file durably where nobody but root could have put something else in its place.
+pub(super) fn write_own(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    is_own(path)?;
+    write(path, bytes, mode)
+}
+
+/// Writes a file of the agent's own state durably.
 pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     end_after_failed_sync(try_write(path, bytes, mode))
 }
@@ -95,7 +101,6 @@ pub(super) fn is_own(path: &Path) -> Result<(), FileError> {
 }
 
 fn try_write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
-    is_own(path)?;
     read(path)?;
     let mut beside = path.as_os_str().to_owned();
     beside.push(".lastgood-new");
@@ -165,7 +170,7 @@ mod tests {
         let directory = root.join("conf.d");
         fs::create_dir(&directory).unwrap();
         let path = directory.join("crm.conf");
-        let refused = || write(&path, b"x", OPEN).unwrap_err().to_string();
+        let refused = || write_own(&path, b"x", OPEN).unwrap_err().to_string();
         fs::set_permissions(&directory, Permissions::from_mode(0o777)).unwrap();
         assert!(refused().contains("mode 777); mend: `chmod go-w"), "{}", refused());
         fs::set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
@@ -179,7 +184,7 @@ mod tests {
         }
         let link = root.join("link");
         symlink("conf.d", &link).unwrap();
-        let through = write(&link.join("crm.conf"), b"x", OPEN).unwrap_err().to_string();
+        let through = write_own(&link.join("crm.conf"), b"x", OPEN).unwrap_err().to_string();
         assert!(through.contains("it is no directory"), "{through}");
         assert_eq!(read(&path).unwrap(), None);
     }

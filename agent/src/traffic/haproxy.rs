@@ -209,7 +209,8 @@ impl Haproxy {
     async fn persist(&self, deadline: Instant) -> Result<(), String> {
         let all = self.socket.ask("show servers state", deadline).await?;
         state::rows(&all)?;
-        file::write(&self.state_file, all.as_bytes(), file::OPEN).map_err(|error| error.to_string())
+        file::write_own(&self.state_file, all.as_bytes(), file::OPEN)
+            .map_err(|error| error.to_string())
     }
 
     /// Every server as it was; in words how that went.
@@ -309,10 +310,14 @@ impl Proxy for Haproxy {
             }
             let path = self.state_file.display();
             let saved = match file::read(&self.state_file) {
-                Ok(Some(bytes)) => state::rows(&String::from_utf8_lossy(&bytes)),
-                // Before the first switch nothing has to be saved.
-                Ok(None) => return problems,
-                Err(error) => Err(error.to_string()),
+                Ok(Some(bytes)) => state::rows(&String::from_utf8_lossy(&bytes))
+                    .map_err(|_| "is not what HAProxy printed".to_owned()),
+                // What its configuration says anyway has not to be saved.
+                Ok(None) if rows.iter().all(Row::is_as_configured) => return problems,
+                Ok(None) => {
+                    Err("is gone: a restart of HAProxy would change the traffic".to_owned())
+                }
+                Err(error) => Err(format!("cannot be read: {error}")),
             };
             let same = |row: &Row| {
                 let own = |saved: &&Row| saved.backend == row.backend && saved.server == row.server;
@@ -322,7 +327,7 @@ impl Proxy for Haproxy {
                 })
             };
             match &saved {
-                Err(why) => problems.push(problem(format!("{path}: {why}"))),
+                Err(why) => problems.push(problem(format!("{path} {why}"))),
                 Ok(_) if !rows.iter().all(same) => problems.push(problem(format!(
                     "{path} does not hold the weights that run: a restart of HAProxy would change the traffic"
                 ))),

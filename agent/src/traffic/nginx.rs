@@ -34,6 +34,7 @@ mod real;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::{self, Write as _},
     net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
@@ -53,8 +54,8 @@ use crate::{
 
 /// Below 1024: only root can listen there, so that nobody else can speak for nginx or stand in its way.
 const PORT: u16 = 476;
-/// The division as the candidate that is tested.
-const CANDIDATE: &str = "traffic.candidate.conf";
+/// Begins the name of a file that is tested.
+const CANDIDATE: &str = "traffic-candidate-";
 /// How long the running nginx may take to tell.
 const TELL_WITHIN: Duration = Duration::from_secs(2);
 /// How long new workers may go on to be those that do not tell the new generation.
@@ -74,7 +75,7 @@ const NOTHING_YET: &[u8] = b"# Lastgood writes the upstreams here when the traff
 pub(super) struct Nginx {
     policy: TrafficPolicy,
     include: PathBuf,
-    candidate: PathBuf,
+    state: PathBuf,
     unit: String,
     driver: NginxDriver,
     http: Client,
@@ -98,7 +99,7 @@ impl Nginx {
         Self {
             policy: policy.clone(),
             include: nginx.include.clone(),
-            candidate: state.join(CANDIDATE),
+            state: state.to_owned(),
             unit: nginx.unit.clone(),
             driver: NginxDriver::new(&nginx.unit, &context),
             http,
@@ -140,13 +141,19 @@ impl Nginx {
         Ok(first)
     }
 
-    /// Whether nginx would take these bytes in the place of the include.
+    /// Whether nginx would take these bytes in the place of the include. Each test has a file of its own: `agent check`
+    /// may run while the agent does.
     async fn takes(&self, bytes: &[u8], deadline: Instant) -> Result<(), String> {
-        file::write(&self.candidate, bytes, file::CLOSED).map_err(|error| error.to_string())?;
-        let tested = self.driver.accepts_with(&self.include, &self.candidate, deadline).await;
-        let removed = file::remove(&self.candidate).map_err(|error| error.to_string());
-        tested.map_err(|error| error.to_string())?;
-        removed
+        let made = || {
+            let mut file = tempfile::Builder::new().prefix(CANDIDATE).tempfile_in(&self.state)?;
+            file.write_all(bytes)?;
+            Ok(file)
+        };
+        let candidate = made().map_err(|error: io::Error| {
+            format!("no candidate can be written in {}: {error}", self.state.display())
+        })?;
+        let tested = self.driver.accepts_with(&self.include, candidate.path(), deadline).await;
+        tested.map_err(|error| error.to_string())
     }
 
     /// Whether nginx reads the include at all: then it cannot take what is no nginx.
@@ -168,7 +175,7 @@ impl Nginx {
         let there = file::read(&self.include).map_err(|error| error.to_string())?;
         if there.is_none() {
             // Something has to be there for the candidate to be bound over.
-            let written = file::write(&self.include, NOTHING_YET, file::OPEN);
+            let written = file::write_own(&self.include, NOTHING_YET, file::OPEN);
             written.map_err(|error| error.to_string())?;
         }
         let runs = self.told().await.ok().flatten().map(|told| told.generation);
@@ -187,7 +194,7 @@ impl Nginx {
         if old.as_ref() == Some(&bytes) && runs.as_ref() == Some(&generation) {
             return Ok(());
         }
-        file::write(&self.include, &bytes, file::OPEN).map_err(|error| error.to_string())?;
+        file::write_own(&self.include, &bytes, file::OPEN).map_err(|error| error.to_string())?;
         let until = deadline.checked_sub(BACK_WITHIN).unwrap_or(deadline);
         let until = until.max(Instant::now() + READ_BACK_WITHIN);
         let made = match self.driver.reload(until).await {
@@ -237,7 +244,7 @@ impl Nginx {
     async fn put_back(&self, old: Option<Vec<u8>>) -> String {
         let include = self.include.display();
         let back = match &old {
-            Some(bytes) => file::write(&self.include, bytes, file::OPEN),
+            Some(bytes) => file::write_own(&self.include, bytes, file::OPEN),
             None => file::remove(&self.include),
         };
         if let Err(error) = back {
@@ -351,8 +358,8 @@ impl Proxy for Nginx {
                     "is not there",
                     format!("{SET_ANEW}: the first time makes it"),
                 )),
-                // As root only; and what cannot be told from here, a preflight says.
-                Ok(Some(_)) if problems.is_empty() && rustix::process::geteuid().is_root() => {
+                // Before the agent's first start there is nowhere to put a candidate.
+                Ok(Some(_)) if problems.is_empty() && self.state.is_dir() => {
                     let included = self.includes_it(Instant::now() + BACK_WITHIN).await;
                     found.extend(included.err().map(|why| Finding::of_words(&include, &why)));
                 }

@@ -233,6 +233,10 @@ async fn real_haproxy_that_is_not_what_was_declared_is_refused_with_the_mend() {
     assert!(said[1].contains("a restart of HAProxy would change the traffic"), "{said:?}");
     done(&traffic, Verb::SetWeights, &blue).await;
     assert_eq!(traffic.status().await.problems, []);
+    fs::remove_file(edge.at("state")).unwrap();
+    let problem = &traffic.status().await.problems[0];
+    assert!(problem.what.contains("is gone: a restart of HAProxy would change"), "{problem:?}");
+    done(&traffic, Verb::SetWeights, &blue).await;
 
     let saved = format!("server-state-file {}", edge.at("state").display());
     for (global, backend, more, words) in [

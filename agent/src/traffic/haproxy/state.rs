@@ -14,6 +14,8 @@ const VERSION: &str = "1";
 /// looked up; and draining by hand or of a tracked server.
 const MAINTENANCE: u32 = 0x01 | 0x02 | 0x04 | 0x20 | 0x40;
 const DRAINING: u32 = 0x08 | 0x10;
+/// Those of them that were said on the socket and stand in no configuration.
+const BY_HAND: u32 = 0x01 | 0x08;
 /// `srv_op_state` of one that is stopped.
 const STOPPED: u32 = 0;
 
@@ -25,6 +27,7 @@ pub(super) struct Row {
     op_state: u32,
     admin_state: u32,
     pub(super) weight: u64,
+    configured_weight: u64,
 }
 
 impl Row {
@@ -41,6 +44,11 @@ impl Row {
     /// By HAProxy's own checks.
     pub(super) fn is_down(&self) -> bool {
         self.op_state == STOPPED
+    }
+
+    /// A restart would bring back the same.
+    pub(super) fn is_as_configured(&self) -> bool {
+        self.weight == self.configured_weight && self.admin_state & BY_HAND == 0
     }
 
     /// What `set server … state` calls it.
@@ -67,7 +75,8 @@ pub(super) fn rows(text: &str) -> Result<Vec<Row>, String> {
     let heads: Vec<&str> = heads.split_whitespace().collect();
     let at = |name: &str| heads.iter().position(|head| *head == name).ok_or_else(strange);
     let (backend, server) = (at("be_name")?, at("srv_name")?);
-    let (op, admin, weight) = (at("srv_op_state")?, at("srv_admin_state")?, at("srv_uweight")?);
+    let (op, admin) = (at("srv_op_state")?, at("srv_admin_state")?);
+    let (weight, configured) = (at("srv_uweight")?, at("srv_iweight")?);
     let mut rows = Vec::new();
     for line in lines {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -78,6 +87,7 @@ pub(super) fn rows(text: &str) -> Result<Vec<Row>, String> {
             op_state: word(op)?.parse().map_err(|_| strange())?,
             admin_state: word(admin)?.parse().map_err(|_| strange())?,
             weight: word(weight)?.parse().map_err(|_| strange())?,
+            configured_weight: word(configured)?.parse().map_err(|_| strange())?,
         });
     }
     Ok(rows)

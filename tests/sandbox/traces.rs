@@ -52,17 +52,27 @@ fn assert_rollback(spans: &[Received]) -> &Received {
     let caller = spans.iter().find(|span| span.span == run.parent).unwrap();
     assert_eq!(caller.name, "ctl sandbox");
     let tracks = below(spans, run);
+    let steps = tracks.iter().flat_map(|track| below(spans, track));
+    let traffic_moved = steps.into_iter().any(|step| step.name == "set weights");
     for host in APP_HOSTS {
         let here: Vec<_> =
             tracks.iter().filter(|track| track.attributes["host.name"] == host).collect();
         let steps: Vec<_> = here.iter().flat_map(|track| below(spans, track)).collect();
         // An agent that was killed has taken the steps of the open track with it; the next one observes and goes on.
         let killed = steps.iter().any(|step| step.name == "observe switch");
-        let wanted: &[&str] =
-            if killed { &["start", "verify"] } else { &["stop", "switch", "start", "verify"] };
+        // Traffic was moved to what was good already: those hosts are only looked at.
+        let only_looks = traffic_moved && !host.starts_with("crm-b");
+        let wanted: &[&str] = match (only_looks, killed) {
+            (true, _) => &["verify"],
+            (false, true) => &["start", "verify"],
+            (false, false) => &["stop", "switch", "start", "verify"],
+        };
         for verb in wanted {
             let done = steps.iter().any(|step| step.name == **verb && step.ok == Some(true));
             assert!(done, "{host}: {verb} in {:?}", names(&steps));
+        }
+        if only_looks {
+            continue;
         }
         let calls: Vec<_> = steps.iter().flat_map(|step| below(spans, step)).collect();
         assert!(names(&calls).contains("process start"), "{host}: {:?}", names(&calls));

@@ -171,7 +171,7 @@ impl Fleet {
         fs::write(&policy, rendered).expect("a policy");
         let unit =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd/lastgood-agent.service");
-        host.sh("mkdir -p /etc/lastgood/secrets");
+        host.sh("mkdir -p /etc/lastgood/secrets /srv/builds");
         host.put(&stripped(AGENT), "/usr/sbin/agent");
         host.put(&stripped(env!("CARGO_BIN_EXE_ace-crm")), "/usr/local/bin/ace-crm");
         host.put(&unit, "/etc/systemd/system/lastgood-agent.service");

@@ -19,6 +19,7 @@ pub mod prune;
 pub mod status;
 pub mod summary;
 pub mod table;
+mod traffic;
 pub mod watch;
 pub mod words;
 

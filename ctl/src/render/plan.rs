@@ -9,6 +9,7 @@ use proto::v1;
 use super::{
     BOLD, DIM, View, WARN, edge, field, paint,
     table::{Table, styled},
+    traffic,
     words::{self, clean, count, duration_ms, or_dash, some_of},
 };
 
@@ -19,6 +20,7 @@ pub fn plan(view: &View, plan: &v1::Plan, run_it: &str) -> String {
     }
     let mut text = head(view, plan);
     text += &field(view, "Why this target", &clean(&plan.why_target));
+    text += &field(view, "Traffic", &traffic::planned(plan));
     text += &stages(view, plan);
     text += &hosts(view, plan);
     for warning in &plan.warnings {
@@ -88,19 +90,47 @@ fn nothing_to_do(view: &View, plan: &v1::Plan) -> String {
 
 fn stages(view: &View, plan: &v1::Plan) -> String {
     let mut table = Table::new(["STAGE", "HOSTS AT A TIME", "STEPS ON EACH"]);
-    for stage in &plan.stages {
-        let sizes: Vec<usize> = stage.batches.iter().map(|batch| batch.tracks.len()).collect();
-        let soak = match stage.soak_ms {
+    let mut rest = plan.stages.as_slice();
+    while let [stage, after @ ..] = rest {
+        let folded = drained(plan, rest);
+        let (name, middle): (String, Vec<&v1::Stage>) = match folded {
+            0 => (clean(&stage.name), vec![stage]),
+            folded => {
+                let middle: Vec<&v1::Stage> =
+                    rest[..folded * 3].iter().skip(1).step_by(3).collect();
+                let word = stage_word(&middle[0].name);
+                (format!("{word}, drained"), middle)
+            }
+        };
+        let batches = middle.iter().flat_map(|stage| &stage.batches);
+        let sizes: Vec<usize> = batches.map(|batch| batch.tracks.len()).collect();
+        let soak = match middle[0].soak_ms {
             0 => String::new(),
             soak => format!(", then watch {}", duration_ms(soak)),
         };
-        table.row([
-            clean(&stage.name).into(),
-            batches(&sizes).into(),
-            format!("{}{soak}", verbs(stage)).into(),
-        ]);
+        let verbs = verbs(middle[0]);
+        let verbs = if folded > 0 { format!("drain {verbs} let in") } else { verbs };
+        table.row([name.into(), self::batches(&sizes).into(), format!("{verbs}{soak}").into()]);
+        rest = if folded > 0 { &rest[folded * 3..] } else { after };
     }
     table.render(view)
+}
+
+/// How many batches come next that are taken out of the traffic and let in again, three stages each.
+fn drained(plan: &v1::Plan, rest: &[v1::Stage]) -> usize {
+    let first = plan.stages.len() - rest.len();
+    let is = |index: &usize| {
+        let until = u32::try_from(first + index * 3 + 2).unwrap_or(0);
+        rest.get(index * 3).is_some_and(|stage| stage.held_until == until)
+            && rest.get(index * 3 + 2).is_some()
+            && stage_word(&rest[index * 3].name) == "drain"
+    };
+    (0..).take_while(is).count()
+}
+
+/// `restore` of `restore crm-b1`.
+fn stage_word(name: &str) -> &str {
+    name.split(' ').next().unwrap_or(name)
 }
 
 /// `1, then 2, then 2`; many of the same size are counted.
@@ -123,6 +153,7 @@ fn verbs(stage: &v1::Stage) -> String {
     {
         let verb = words::verb(step.verb);
         let word = match step.hook.as_str() {
+            "" if step.component == words::TRAFFIC => words::step(step.verb, &step.component, ""),
             "" => verb,
             hook => format!("{verb}:{}", clean(hook)),
         };

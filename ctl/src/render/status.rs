@@ -26,6 +26,9 @@ pub fn status(view: &View, fleet: &v1::GetFleetResponse, ctl: &str) -> String {
     text += &hosts(view, &fleet.hosts);
     let connected = fleet.hosts.iter().filter(|host| host.connected).count();
     text += &field(view, "Agents", &format!("{connected} of {} connected", fleet.hosts.len()));
+    if let Some(traffic) = &fleet.traffic {
+        text += &super::traffic::now(view, traffic, ctl);
+    }
     text += &field(view, "Operation", &operation(fleet));
     text += &field(view, "Deploys", &freeze(view, fleet.freeze.as_ref()));
     text += &field(view, "Way back", &way_back(fleet));

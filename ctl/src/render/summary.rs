@@ -69,6 +69,7 @@ impl Told<'_> {
             Ok(v1::OperationKind::Unspecified) | Err(_) => format!("{} is verified", self.id()),
         };
         let mut text = self.first_line(GOOD, "✓", &what);
+        text += &super::traffic::times(self.view, self.operation, self.plan);
         text += &self.hosts();
         text += &self.seen_from_the_edge();
         let frozen = format!("so that nothing puts {} back", or_dash(&self.plan.from_release));

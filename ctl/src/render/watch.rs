@@ -9,7 +9,7 @@ use super::{
     BAD, BOLD, DIM, GOOD, View, WARN, cut, paint,
     plan::fleet_and_app,
     progress::{Host, HostState, Progress},
-    visible,
+    traffic, visible,
     words::{self, between_ms, clean, clock, count, duration_ms, some_of},
 };
 
@@ -225,6 +225,10 @@ fn event_words(progress: &Progress, event: &Event, verbose: bool) -> Option<Stri
             )
         }
         Event::Noted(noted) => format!("{}: {}", clean(&noted.host), clean(&noted.what)),
+        Event::StageEnded(ended) if ended.mitigated_after_ms > 0 => {
+            let words = traffic::mitigated(&progress.plan, ended.mitigated_after_ms);
+            format!("{} {words}", paint(GOOD, "✓"))
+        }
         Event::StageEnded(ended) if verbose => format!("stage {} has ended", clean(&ended.name)),
         Event::StageEnded(_) => return None,
         Event::Halted(halted) => format!("{} halted: {}", paint(BAD, "✗"), clean(&halted.why)),

@@ -29,8 +29,18 @@ pub fn verb(verb: i32) -> String {
     word.to_owned()
 }
 
-/// `verify crm`, `hook drain of crm`.
+/// What steps about the traffic stand on in place of a component.
+pub(super) const TRAFFIC: &str = "traffic";
+
+/// `verify crm`, `hook drain of crm`, `set weights`.
 pub fn step(verb: i32, component: &str, hook: &str) -> String {
+    if component == TRAFFIC {
+        return match v1::Verb::try_from(verb) {
+            Ok(v1::Verb::Preflight) => "test weights".to_owned(),
+            Ok(v1::Verb::Verify) => "verify traffic".to_owned(),
+            _ => self::verb(verb),
+        };
+    }
     let verb = self::verb(verb);
     match hook {
         "" => format!("{verb} {}", clean(component)),

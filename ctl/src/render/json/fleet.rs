@@ -5,7 +5,7 @@ use proto::v1;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::text;
+use super::{Weights, text};
 use crate::{
     out::{Document, typed},
     render::{doctor, words},
@@ -27,7 +27,52 @@ pub struct Status {
     /// `operated`, `learned` or `marked`: what speaks for it.
     pub way_back_source: Option<String>,
     pub no_way_back: Option<String>,
+    /// Null where no edge divides the traffic.
+    pub traffic: Option<Traffic>,
     pub hosts: Vec<HostStatus>,
+}
+
+/// How the traffic is divided now.
+#[derive(Clone, Debug, Serialize)]
+pub struct Traffic {
+    /// What all edges say; null where they differ or one cannot be asked.
+    pub weights: Option<Weights>,
+    pub slots: Vec<String>,
+    pub edges: Vec<Edge>,
+    /// The side that traffic left last, while it is kept as the way back.
+    pub warm: Option<String>,
+    pub warm_release: Option<String>,
+    pub warm_until: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Edge {
+    pub host: String,
+    pub driver: Option<String>,
+    pub asked: Option<Weights>,
+    pub observed: Option<Weights>,
+    pub problems: Vec<String>,
+}
+
+fn traffic(view: &v1::TrafficView) -> Traffic {
+    let edge = |edge: &v1::EdgeView| {
+        let status = edge.status.clone().unwrap_or_default();
+        Edge {
+            host: edge.host.clone(),
+            driver: text(&status.driver),
+            asked: status.asked.as_ref().map(Weights::from),
+            observed: status.observed.as_ref().map(Weights::from),
+            problems: status.problems.into_iter().map(|problem| problem.what).collect(),
+        }
+    };
+    Traffic {
+        weights: view.observed.as_ref().map(Weights::from),
+        slots: view.slots.clone(),
+        edges: view.edges.iter().map(edge).collect(),
+        warm: text(&view.warm),
+        warm_release: text(&view.warm_release),
+        warm_until: words::instant(view.warm_until_unix_ms),
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -111,6 +156,7 @@ impl From<&v1::GetFleetResponse> for Status {
             way_back: text(&fleet.way_back),
             way_back_source: text(&words::source(fleet.way_back_source)),
             no_way_back: text(&fleet.no_way_back),
+            traffic: fleet.traffic.as_ref().map(traffic),
             hosts: fleet.hosts.iter().map(host_status).collect(),
         }
     }

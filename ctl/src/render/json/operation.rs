@@ -1,11 +1,13 @@
 //! Plans, operations and their events as documents.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use proto::v1::{self, watch_operation_response::Event};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::text;
+use super::{ArtefactOf, text};
 use crate::{
     out::{Document, typed},
     render::{summary, words},
@@ -34,6 +36,9 @@ pub struct Plan {
     pub valid_until: Option<Timestamp>,
     pub nothing_to_do: bool,
     pub production: bool,
+    /// How the traffic is divided, and will be; null where no edge divides it, or it is not known.
+    pub weights_before: Option<Weights>,
+    pub weights_after: Option<Weights>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
 }
@@ -45,6 +50,23 @@ pub struct Stage {
     pub budget: Budget,
     pub soak_ms: u64,
     pub cuts_capacity: bool,
+    pub mitigates: bool,
+}
+
+/// How traffic is divided.
+#[derive(Clone, Debug, Serialize)]
+pub struct Weights {
+    /// Percent by group.
+    pub groups: BTreeMap<String, u32>,
+    /// Hosts of those groups that get nothing.
+    pub out: Vec<String>,
+}
+
+impl From<&v1::Weights> for Weights {
+    fn from(weights: &v1::Weights) -> Self {
+        let groups = weights.groups.iter().map(|row| (row.group.clone(), row.percent));
+        Self { groups: groups.collect(), out: weights.out.clone() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -71,6 +93,10 @@ pub struct Step {
     pub hook: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub across_migrations: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Weights>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub artefact: Option<ArtefactOf>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -110,6 +136,8 @@ impl Plan {
             valid_until: words::instant(plan.valid_until_unix_ms),
             nothing_to_do: plan.nothing_to_do,
             production: plan.production,
+            weights_before: plan.weights_before.as_ref().map(Weights::from),
+            weights_after: plan.weights_after.as_ref().map(Weights::from),
             command,
         }
     }
@@ -127,6 +155,7 @@ fn stage(stage: &v1::Stage) -> Stage {
         budget: Budget { failed: budget.failed, unknown: budget.unknown, out: budget.out },
         soak_ms: stage.soak_ms,
         cuts_capacity: stage.cuts_capacity,
+        mitigates: stage.mitigates,
     }
 }
 
@@ -139,6 +168,8 @@ fn track(track: &v1::Track) -> Track {
         deadline_ms: step.deadline_ms,
         hook: text(&step.hook),
         across_migrations: step.across_migrations,
+        weights: step.weights.as_ref().map(Weights::from),
+        artefact: step.artefact.as_ref().map(ArtefactOf::from),
     };
     Track { host: track.host.clone(), steps: track.steps.iter().map(step).collect() }
 }
@@ -169,6 +200,9 @@ pub struct Operation {
     pub started: Option<Timestamp>,
     pub ended: Option<Timestamp>,
     pub duration_ms: Option<u64>,
+    /// When no host that got traffic ran any more what the plan leaves, as an edge measured it.
+    pub mitigated: Option<Timestamp>,
+    pub mitigated_ms: Option<u64>,
     pub halted: Option<String>,
     pub stage: u32,
     pub events: u64,
@@ -224,6 +258,9 @@ impl From<&v1::Operation> for Operation {
             started: words::instant(operation.started_unix_ms),
             ended: words::instant(ended),
             duration_ms: (ended != 0).then(|| words::between_ms(operation.started_unix_ms, ended)),
+            mitigated: words::instant(operation.mitigated_unix_ms),
+            mitigated_ms: (operation.mitigated_unix_ms != 0)
+                .then(|| words::between_ms(operation.started_unix_ms, operation.mitigated_unix_ms)),
             halted: text(&operation.halted),
             stage: operation.stage,
             events: operation.events,
@@ -305,7 +342,14 @@ pub fn event(operation: &str, response: &v1::WatchOperationResponse) -> Value {
         }
         Some(Event::HostUnknown(e)) => ("host_unknown", json!({ "host": e.host, "reason": e.why })),
         Some(Event::Noted(e)) => ("noted", json!({ "host": e.host, "what": e.what })),
-        Some(Event::StageEnded(e)) => ("stage_ended", json!({ "stage": e.stage, "name": e.name })),
+        Some(Event::StageEnded(e)) => (
+            "stage_ended",
+            json!({
+                "stage": e.stage,
+                "name": e.name,
+                "mitigated_after_ms": (e.mitigated_after_ms > 0).then_some(e.mitigated_after_ms),
+            }),
+        ),
         Some(Event::Halted(e)) => ("halted", json!({ "reason": e.why })),
         Some(Event::Asked(e)) => ("asked", json!({ "what": e.what, "by": e.by })),
         Some(Event::Ended(e)) => ("ended", json!({ "result": words::result(e.result) })),

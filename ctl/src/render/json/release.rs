@@ -87,13 +87,15 @@ fn component(row: &v1::ComponentDiff) -> ComponentDifference {
     ComponentDifference {
         component: row.component.clone(),
         summary: difference::sentence(row),
-        from: row.from.as_ref().map(artefact),
-        to: row.to.as_ref().map(artefact),
+        from: row.from.as_ref().map(ArtefactOf::from),
+        to: row.to.as_ref().map(ArtefactOf::from),
         hosts: row.hosts.iter().map(host).collect(),
     }
 }
 
-fn artefact(artefact: &v1::Artefact) -> ArtefactOf {
-    let v1::Artefact { source, name, digest } = artefact.clone();
-    ArtefactOf { source, name, digest }
+impl From<&v1::Artefact> for ArtefactOf {
+    fn from(artefact: &v1::Artefact) -> Self {
+        let v1::Artefact { source, name, digest } = artefact.clone();
+        Self { source, name, digest }
+    }
 }

@@ -51,9 +51,11 @@ impl Told<'_> {
                 format!("{to} is on {}; nothing live was touched", count(planned, "host"))
             }
             Ok(v1::OperationKind::Switch) => format!("{fleet} serves {to}: the traffic has moved"),
-            Ok(
-                v1::OperationKind::Rollback | v1::OperationKind::Undo | v1::OperationKind::Deploy,
-            ) => {
+            Ok(v1::OperationKind::Deploy) => {
+                let on_it = self.with(v1::Outcome::Restored).len();
+                format!("{fleet} serves {to}; {on_it} of {} verified", count(planned, "host"))
+            }
+            Ok(v1::OperationKind::Rollback | v1::OperationKind::Undo) => {
                 let restored = self.with(v1::Outcome::Restored).len();
                 format!(
                     "{fleet} serves {to}; {restored} of {} restored and verified",
@@ -382,7 +384,10 @@ impl Told<'_> {
     fn moves(&self) -> bool {
         matches!(
             v1::OperationKind::try_from(self.plan.kind),
-            Ok(v1::OperationKind::Rollback | v1::OperationKind::Undo)
+            Ok(v1::OperationKind::Rollback
+                | v1::OperationKind::Undo
+                | v1::OperationKind::Deploy
+                | v1::OperationKind::Switch)
         )
     }
 

@@ -99,6 +99,7 @@ pub fn judge(known: &Known<'_>) -> Readiness {
     if let Some(fleet) = &known.state.fleet {
         for (host, group) in fleet.hosts() {
             let components = fleet.components_of(group);
+            findings.extend(traffic(known, host));
             if components.is_empty() {
                 continue;
             }
@@ -111,6 +112,20 @@ pub fn judge(known: &Known<'_>) -> Readiness {
     // A host out of reach blocks only beyond the budget, and that the planner has judged.
     let ready = findings.iter().all(|finding| finding.severity != Severity::Blocking);
     Readiness { ready, way_back, way_back_is_live, hosts, findings }
+}
+
+/// What an edge says of its own proxy.
+fn traffic(known: &Known<'_>, host: &HostName) -> Vec<Finding> {
+    let seen = known.hosts.get(host).filter(|seen| seen.generation().is_some());
+    let problems = seen.and_then(|seen| seen.status.traffic.as_ref()).map(|it| &it.problems);
+    let finding = |problem: &Problem| Finding {
+        host: Some(host.clone()),
+        component: None,
+        severity: Severity::Warning,
+        what: problem.what.clone(),
+        mend: problem.mend.clone(),
+    };
+    problems.into_iter().flatten().map(finding).collect()
 }
 
 /// The release that every connected host says is live.
@@ -149,6 +164,10 @@ fn fleet_wide(
     if let Some(operation) = &known.state.busy {
         let what = format!("operation {operation} holds the fleet");
         find(Severity::Warning, what, &format!("ctl watch {operation}"));
+    }
+    if let Some(why) = planner::immovable(known.inventory) {
+        let what = format!("{why}: a rollback would leave the traffic and restore hosts in place");
+        find(Severity::Warning, what, "ctl status, then: ctl switch --to SLOT");
     }
     let way_back = match planner::way_back(known.inventory) {
         Ok(release) => release,

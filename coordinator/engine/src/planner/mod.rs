@@ -27,6 +27,7 @@ pub use deploy::{Deploy, Strategy, deploy, fetch, switch};
 pub use rollback::{Request, rollback};
 pub use single::{check, missing_on, snapshot};
 pub use target::{horizon, way_back, why_not_automatic};
+pub use traffic::immovable;
 pub use undo::undo;
 
 use crate::{

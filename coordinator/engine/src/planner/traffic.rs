@@ -65,6 +65,11 @@ pub(super) fn edge<'a>(
     }
 }
 
+/// Why no plan could move the traffic of a fleet, where it has edges and none could.
+pub fn immovable(inventory: &Inventory<'_>) -> Option<String> {
+    edge(inventory, inventory.state.fleet.as_ref()?).err()
+}
+
 /// The edges of a fleet that can be reached, whatever they do now; for who sets them all anew.
 pub(super) fn reachable<'a>(
     inventory: &Inventory<'_>,

@@ -90,7 +90,11 @@ fn where_the_edges_say_nothing_certain_hosts_are_restored_in_place() {
         let names: Vec<&str> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
         assert_eq!(names, ["prepare", "restore"]);
         assert!(plan.weights_after.is_none());
+        let said = planner::immovable(&world.inventory()).unwrap();
+        assert!(said.starts_with(why), "{said}");
     }
+    assert_eq!(planner::immovable(&World::with_traffic().inventory()), None);
+    assert_eq!(planner::immovable(&World::usual().inventory()), None);
 }
 
 #[test]

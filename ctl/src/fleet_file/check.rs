@@ -63,9 +63,6 @@ pub(super) fn check(fleet: &FleetFile, at: At<'_>) -> Result<(), Vec<Problem>> {
     report.finish()
 }
 
-/// What steps about the traffic stand on in place of a component.
-const TRAFFIC: &str = "traffic";
-
 fn hosts(fleet: &FleetFile, at: At<'_>, report: &mut Report) {
     if fleet.all_hosts().next().is_none() {
         report.add(
@@ -103,13 +100,6 @@ fn component(
     at: At<'_>,
     report: &mut Report,
 ) {
-    if name == TRAFFIC {
-        report.add(
-            at,
-            "no component is called `traffic`: steps that divide it are",
-            "give the component another name",
-        );
-    }
     if component.hosts.is_empty() {
         report.add(
             at.key("hosts"),

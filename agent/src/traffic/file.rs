@@ -29,6 +29,8 @@ const STICKY: u32 = 0o1000;
 pub(super) enum FileError {
     #[error("{path} is not root's alone ({what}); mend: {mend}")]
     NotOwn { path: String, what: String, mend: String },
+    #[error("{path} is not there; mend: `mkdir -m 0755 {path}`")]
+    NoDirectory { path: String },
     #[error("{path} is not a file; mend: name one")]
     NotAFile { path: String },
     #[error("{path}: {source}")]
@@ -79,7 +81,13 @@ pub(super) fn remove(path: &Path) -> Result<(), FileError> {
 pub(super) fn is_own(path: &Path) -> Result<(), FileError> {
     let own = rustix::process::geteuid().as_raw();
     for directory in parent(path)?.ancestors() {
-        let failed = |source| FileError::Io { path: shown(directory), source };
+        let failed = |source: io::Error| {
+            let path = shown(directory);
+            if source.kind() == io::ErrorKind::NotFound {
+                return FileError::NoDirectory { path };
+            }
+            FileError::Io { path, source }
+        };
         let found = directory.symlink_metadata().map_err(failed)?;
         let (mode, shown) = (found.permissions().mode(), shown(directory));
         let bad =
@@ -182,6 +190,8 @@ mod tests {
             assert!(refused().contains("it belongs to user 1000"), "{}", refused());
             chown(&directory, Some(0), None).unwrap();
         }
+        let nowhere = write_own(&root.join("no/crm.conf"), b"x", OPEN).unwrap_err().to_string();
+        assert!(nowhere.contains("/no is not there; mend: `mkdir"), "{nowhere}");
         let link = root.join("link");
         symlink("conf.d", &link).unwrap();
         let through = write_own(&link.join("crm.conf"), b"x", OPEN).unwrap_err().to_string();

@@ -43,7 +43,8 @@ pub fn policy(fleet: &FleetFile, host: &str) -> Result<Policy, UnknownHost> {
 }
 
 /// The proxy of an edge host, and every host that it can send requests to: those with a component that a slot has, too.
-fn traffic(fleet: &FleetFile, traffic: &Traffic) -> TrafficPolicy {
+/// What the policy of an edge host says of the traffic.
+pub(super) fn traffic(fleet: &FleetFile, traffic: &Traffic) -> TrafficPolicy {
     let through = match &traffic.through {
         TrafficDriver::Nginx(NginxTraffic { include, unit, .. }) => {
             ProxyPolicy::Nginx(NginxProxy { include: include.clone(), unit: unit.clone() })

@@ -21,7 +21,7 @@ use std::{
 use tonic::codegen::http::Uri;
 
 pub use self::sources::sources;
-pub use self::traffic::{component_name, traffic};
+pub use self::traffic::{component_name, edge, traffic};
 use super::{
     CapturePolicy, CheckPolicy, CommandProbe, FilesPolicy, HookPolicy, HttpProbe, LeasePolicy,
     MigrationsPolicy, Policy, ProbePolicy, ProcessPolicy, RetentionPolicy, ScriptPolicy,

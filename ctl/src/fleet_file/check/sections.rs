@@ -5,13 +5,14 @@
 use std::collections::BTreeSet;
 
 use proto::policy::{
-    check,
+    FilesPolicy,
+    check::{self, Placed},
     yaml::{At, Report, meant, mend_word},
 };
 
 use super::{group, text};
 use crate::fleet_file::{
-    Approvals, Canary, FleetFile, Notify, Rollback, Source, Traffic, TrafficDriver, Trigger,
+    Approvals, Canary, FleetFile, Notify, Rollback, Source, Traffic, TrafficDriver, Trigger, policy,
 };
 
 pub(super) fn rollback(rollback: &Rollback, at: At<'_>, report: &mut Report) {
@@ -36,22 +37,9 @@ pub(super) fn rollback(rollback: &Rollback, at: At<'_>, report: &mut Report) {
 pub(super) fn traffic(fleet: &FleetFile, traffic: &Traffic, at: At<'_>, report: &mut Report) {
     let through = at.key("through");
     let driver = match &traffic.through {
-        TrafficDriver::Nginx(nginx) => {
-            let at = through.key("nginx");
-            check::absolute(&nginx.include, at.key("include"), report);
-            at
-        }
-        TrafficDriver::Haproxy(haproxy) => {
-            let at = through.key("haproxy");
-            check::absolute(&haproxy.socket, at.key("socket"), report);
-            check::absolute(&haproxy.state_file, at.key("state_file"), report);
-            at
-        }
-        TrafficDriver::Sandbox(sandbox) => {
-            let at = through.key("sandbox");
-            check::absolute(&sandbox.socket, at.key("socket"), report);
-            at
-        }
+        TrafficDriver::Nginx(_) => through.key("nginx"),
+        TrafficDriver::Haproxy(_) => through.key("haproxy"),
+        TrafficDriver::Sandbox(_) => through.key("sandbox"),
     };
     group(fleet, traffic.edge(), driver.key("hosts"), report);
     for host in traffic.addresses.keys() {
@@ -63,22 +51,7 @@ pub(super) fn traffic(fleet: &FleetFile, traffic: &Traffic, at: At<'_>, report: 
             );
         }
     }
-    if let Some(version) = &traffic.version
-        && !traffic.ports.contains_key(&version.port)
-    {
-        report.add(
-            at.key("version").key("port"),
-            format!("`{}` is not one of `ports`", version.port),
-            "name one of `ports`",
-        );
-    }
-    for (name, port) in &traffic.ports {
-        let at = at.key("ports").name(name);
-        check::name(name, "port", at, report);
-        if *port == 0 {
-            report.add(at, "0 is not a port", "write the port that the service listens on");
-        }
-    }
+    edges(fleet, traffic, at, report);
     let different: BTreeSet<&String> = traffic.slots.iter().collect();
     if different.len() < 2 || different.len() < traffic.slots.len() {
         report.add(
@@ -100,6 +73,38 @@ pub(super) fn traffic(fleet: &FleetFile, traffic: &Traffic, at: At<'_>, report: 
         if fleet.hosts.get(slot).is_some_and(Vec::is_empty) {
             report.add(at, format!("slot `{slot}` has no host"), "list its hosts under `hosts`");
         }
+    }
+}
+
+/// What the agents of its hosts will hold it to.
+fn edges(fleet: &FleetFile, traffic: &Traffic, at: At<'_>, report: &mut Report) {
+    let policy = policy::traffic(fleet, traffic);
+    // What is wrong with one edge host is wrong with all, but where a host has other files than they.
+    let mut known: Vec<Vec<FilesPolicy>> = Vec::new();
+    for host in fleet.hosts.get(traffic.edge()).into_iter().flatten() {
+        let here = fleet.components.iter();
+        let here =
+            here.filter(|(_, component)| component.hosts.iter().any(|at| at == traffic.edge()));
+        let built: Vec<_> = here
+            .map(|(name, component)| (name.as_str(), policy::component_on(component, host)))
+            .collect();
+        let files: Vec<FilesPolicy> =
+            built.iter().flat_map(|(_, component)| component.files.clone()).collect();
+        if known.contains(&files) {
+            continue;
+        }
+        let placed: Vec<Placed<'_>> = built
+            .iter()
+            .map(|(name, component)| Placed {
+                name,
+                files: &component.files,
+                files_at: at,
+                services: &component.services,
+                services_at: at,
+            })
+            .collect();
+        check::edge(&policy, &placed, at, report);
+        known.push(files);
     }
 }
 

@@ -21,8 +21,8 @@ const ADDRESS_CHARS_MAX: usize = 253;
 pub fn component_name(text: &str, at: At<'_>, report: &mut Report) {
     name(text, "component", at, report);
     if text == TRAFFIC {
-        let mend = "call it otherwise, like `edge`";
-        report.add(at, "`traffic` is what steps about the traffic stand on", mend);
+        let what = "no component is called `traffic`: steps that divide it are";
+        report.add(at, what, "give the component another name");
     }
 }
 
@@ -33,8 +33,25 @@ pub fn traffic(
     at: At<'_>,
     report: &mut Report,
 ) {
-    proxy(&traffic.through, components, at.key("through"), report);
     name(&traffic.app, "app", at.key("app"), report);
+    let mut seen: BTreeSet<&String> = BTreeSet::new();
+    for (group, hosts) in &traffic.groups {
+        let at = at.key("groups").name(group);
+        name(group, "group", at, report);
+        for host in hosts.keys() {
+            name(host, "host", at.name(host), report);
+            if !seen.insert(host) {
+                let what = format!("host `{host}` is in two groups");
+                report.add(at.name(host), what, "name it in one");
+            }
+        }
+    }
+    edge(traffic, components, at, report);
+}
+
+/// The same but for names that stand elsewhere, too.
+pub fn edge(traffic: &TrafficPolicy, components: &[Placed<'_>], at: At<'_>, report: &mut Report) {
+    proxy(&traffic.through, components, at.key("through"), report);
     if traffic.ports.is_empty() {
         report.add(at.key("ports"), "there is no port", "write them like `ports: { api: 5000 }`");
     }
@@ -45,7 +62,7 @@ pub fn traffic(
             report.add(at, "0 is not a port", "write the port that the service listens on");
         }
     }
-    groups(&traffic.groups, at.key("groups"), report);
+    addresses(&traffic.groups, at, report);
     positive(traffic.drain, at.key("drain"), report);
     if let Some(version) = &traffic.version {
         self::version(version, &traffic.ports, at.key("version"), report);
@@ -100,28 +117,18 @@ fn goes_back(path: &Path, components: &[Placed<'_>], at: At<'_>, report: &mut Re
     }
 }
 
-fn groups(groups: &BTreeMap<String, BTreeMap<String, String>>, at: At<'_>, report: &mut Report) {
+fn addresses(groups: &BTreeMap<String, BTreeMap<String, String>>, at: At<'_>, report: &mut Report) {
     if groups.values().all(BTreeMap::is_empty) {
-        let mend = "write them like `groups: { blue: { crm-b1: 10.0.0.1 } }`";
+        let mend = "name a group of hosts that has one";
         report.add(at, "there is no host that traffic could go to", mend);
     }
-    let mut seen: BTreeSet<&String> = BTreeSet::new();
     for (group, hosts) in groups {
-        let at = at.name(group);
-        name(group, "group", at, report);
-        for (host, address) in hosts {
-            let at = at.name(host);
-            name(host, "host", at, report);
-            if !seen.insert(host) {
-                report.add(at, format!("host `{host}` is in two groups"), "name it in one");
-            }
-            if !is_address(address) {
-                report.add(
-                    at,
-                    format!("`{address}` is not the address of a host"),
-                    "write an IP address or a name, without a port",
-                );
-            }
+        for (host, address) in hosts.iter().filter(|(_, address)| !is_address(address)) {
+            report.add(
+                at.key("groups").name(group).name(host),
+                format!("`{address}` is not the address of a host"),
+                "write an IP address or a name, without a port",
+            );
         }
     }
 }
@@ -210,7 +217,7 @@ mod tests {
             assert!(found.contains(words), "{through}: {found}");
         }
         assert!(
-            problems(&policy("traffic", NGINX, REST)).contains("`traffic` is what steps about")
+            problems(&policy("traffic", NGINX, REST)).contains("no component is called `traffic`")
         );
     }
 

@@ -167,7 +167,7 @@ fn fleet_wide(
     }
     if let Some(why) = planner::immovable(known.inventory) {
         let what = format!("{why}: a rollback would leave the traffic and restore hosts in place");
-        find(Severity::Warning, what, "ctl status, then: ctl switch --to SLOT");
+        find(Severity::Warning, what, &movable_again(known));
     }
     let way_back = match planner::way_back(known.inventory) {
         Ok(release) => release,
@@ -209,7 +209,51 @@ fn fleet_wide(
         let what = format!("a rollback to {way_back} would be refused: {refusal}");
         find(Severity::Blocking, what, &format!("ctl rollback --to {way_back} --dry-run"));
     }
+    if let Some(what) = warm(known, &way_back) {
+        find(Severity::Note, what, "");
+    }
     Some(way_back)
+}
+
+/// What makes the edges move traffic again.
+fn movable_again(known: &Known<'_>) -> String {
+    let Some((fleet, traffic)) = known.state.fleet.as_ref().and_then(|fleet| {
+        let traffic = fleet.traffic.as_ref()?;
+        Some((fleet, traffic))
+    }) else {
+        return String::new();
+    };
+    let edges = || fleet.hosts().filter(|(_, group)| **group == traffic.edge).map(|(host, _)| host);
+    let seen = |host: &HostName| {
+        known.hosts.get(host).filter(|seen| seen.generation().is_some()).map(|seen| &seen.status)
+    };
+    if let Some(away) = edges().find(|host| seen(host).is_none()) {
+        return format!("on {away}: systemctl status lastgood-agent");
+    }
+    // What was set once and cannot be told now is the proxy's trouble; it says so itself.
+    let mute = |host: &&HostName| {
+        let traffic = seen(host).and_then(|status| status.traffic.as_ref());
+        traffic.is_some_and(|told| told.observed.is_none() && told.asked.is_some())
+    };
+    if let Some(mute) = edges().find(mute) {
+        return format!("on {mute}: see that its proxy runs; then: ctl doctor");
+    }
+    let slots: Vec<&str> = traffic.slots.iter().map(GroupName::as_str).collect();
+    format!("ctl switch --to SLOT, one of: {}", slots.join(", "))
+}
+
+/// The side that traffic left last, while it still stands with the way back: going there needs no copy and no start.
+fn warm(known: &Known<'_>, way_back: &ReleaseName) -> Option<String> {
+    let warm = known.state.warm.as_ref()?;
+    let left_ms = warm.until.0.saturating_sub(known.now.0);
+    let ready = left_ms > 0 && warm.release == *way_back;
+    ready.then(|| {
+        let minutes = left_ms / 60_000 + 1;
+        format!(
+            "{} still runs {way_back}, for {minutes} more min: a rollback would move the traffic there first",
+            warm.group
+        )
+    })
 }
 
 struct Judged<'a> {

@@ -59,6 +59,13 @@ pub fn deploy(inventory: &Inventory<'_>, request: &Deploy, now: Timestamp) -> Pl
     let mut chosen = hosts::choose(fleet, &request.hosts)?;
     let route = match request.strategy {
         Strategy::BlueGreen => {
+            // A slot of which only a part has the release must not get all the traffic.
+            if !request.hosts.is_empty() {
+                return Err(Refusal::Traffic(
+                    "a blue-green deploy changes a whole slot; single hosts are for a rolling one"
+                        .to_owned(),
+                ));
+            }
             let edge = needed_edge(inventory)?;
             let slot = idle_slot(&edge)?.clone();
             if !request.give_up_warm {
@@ -92,7 +99,7 @@ pub fn deploy(inventory: &Inventory<'_>, request: &Deploy, now: Timestamp) -> Pl
     let nothing = moves.iter().all(|(_, goes)| traffic::is_in_place(goes));
     let served = matches!(&route, Route::Shifted(edge, to) if edge.now == *to);
     if nothing && (served || !matches!(route, Route::Shifted(..))) {
-        return nothing_to_do(inventory, &chosen, name);
+        return nothing_to_do(inventory, &chosen, name, format!("{name} is live there already"));
     }
     let about = About {
         why: format!("{name} goes live, {}", strategy_words(request.strategy)),
@@ -140,7 +147,8 @@ pub fn switch(inventory: &Inventory<'_>, to: &GroupName) -> Planned {
     };
     let left = users_release(inventory, now.as_ref());
     if now.as_ref().is_some_and(|edge| edge.now == after) {
-        return nothing_to_do(inventory, &chosen, &release);
+        let why = format!("all traffic goes to {to} already");
+        return nothing_to_do(inventory, &chosen, &release, why);
     }
     if let Some(known) = inventory.state.releases.get(&release) {
         if let (Standing::Bad, _) = known.standing() {
@@ -390,9 +398,9 @@ fn nothing_to_do(
     inventory: &Inventory<'_>,
     chosen: &[Chosen<'_>],
     release: &ReleaseName,
+    why: String,
 ) -> Planned {
     let fleet = hosts::fleet(inventory)?;
-    let why = format!("{release} is live there already");
     super::rollback::in_place_already(fleet, hosts::listing(inventory, chosen), release, why)
 }
 

@@ -45,7 +45,12 @@ pub fn undo(inventory: &Inventory<'_>, operation: &Operation) -> Planned {
     let (looking, blind): (Vec<_>, Vec<_>) =
         looked.into_iter().partition(|host| in_place(inventory, fleet, host, from));
     hosts.extend(looking);
-    let chosen = hosts::choose(fleet, &hosts)?;
+    let mut chosen = hosts::choose(fleet, &hosts)?;
+    for row in chosen.iter_mut().filter(|row| !hosts.contains(row.host)) {
+        if !row.components.is_empty() {
+            row.left_out = Some(format!("{} did not change it", operation.id()));
+        }
+    }
     let missing = missing(inventory, &chosen, &replaced);
     if !missing.is_empty() {
         let release = operation.plan().from.clone().unwrap_or_else(replaced_name);

@@ -143,6 +143,21 @@ fn the_only_host_of_a_group_cannot_be_taken_out() {
 }
 
 #[test]
+fn a_blue_green_deploy_takes_a_whole_slot() {
+    let one = Deploy {
+        release: release("v3"),
+        strategy: Strategy::BlueGreen,
+        hosts: vec![host("g1")],
+        across_migrations: false,
+        give_up_warm: false,
+    };
+    let refused = planner::deploy(&with_v3().inventory(), &one, NOW).unwrap_err();
+    assert!(matches!(refused, Refusal::Traffic(_)), "{refused}");
+    let rolling = Deploy { strategy: Strategy::Rolling, ..one };
+    assert!(planner::deploy(&with_v3().inventory(), &rolling, NOW).is_ok());
+}
+
+#[test]
 fn a_blue_green_deploy_and_a_rolling_one() {
     let world = with_v3();
     let blue_green = show(&deploy(&world, "v3", Strategy::BlueGreen).unwrap());

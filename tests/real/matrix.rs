@@ -39,7 +39,7 @@ const MATRIX: [Bad; 10] = [
     bad("error-rate", Some(" of 20 failed"), ITS_SITE),
     bad("lie", Some("of 20 failed"), NO_CHANGE),
     bad("health500", Some("500"), NO_CHANGE),
-    bad("slow", Some("the p95 is 1"), NO_CHANGE),
+    bad("slow", Some("the average is 1"), NO_CHANGE),
     bad("hang", Some("contacts"), NO_CHANGE),
     bad("crash-loop", Some("ace-crm-"), NO_CHANGE),
     bad("missing-key", Some("JWT_SECRET"), NO_CHANGE),

@@ -178,7 +178,12 @@ fn already_rolled_back(
     chosen: &[Chosen<'_>],
 ) -> Option<Planned> {
     let (release, operation) = inventory.state.rolled_back_to.as_ref()?;
-    let mut live = planned(chosen).map(|row| hosts::live_release(inventory, row));
+    // What no user gets is not live.
+    let edge = traffic::edge(inventory, fleet).ok().flatten();
+    let served = |row: &&Chosen<'_>| edge.as_ref().is_none_or(|edge| !edge.is_idle(fleet, row));
+    let rows = planned(chosen).filter(served);
+    let mut live = rows.map(|row| hosts::live_release(inventory, row)).peekable();
+    live.peek()?;
     if !live.all(|live| live.as_ref() == Some(release)) {
         return None;
     }
@@ -195,8 +200,15 @@ pub(super) fn in_place_already(
     release: &ReleaseName,
     why: String,
 ) -> Planned {
+    let why_not = |row: &PlannedHost| {
+        if row.from.as_ref() == Some(release) {
+            format!("is on {release} already")
+        } else {
+            "has no traffic; it stays as it is".to_owned()
+        }
+    };
     let hosts = hosts.into_iter().map(|row| PlannedHost {
-        left_out: row.left_out.or_else(|| Some(format!("is on {release} already"))),
+        left_out: row.left_out.clone().or_else(|| Some(why_not(&row))),
         ..row
     });
     let about = About { why, ..About::going_to(Some(release.clone())) };

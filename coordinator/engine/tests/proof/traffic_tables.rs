@@ -107,6 +107,19 @@ fn what_no_user_gets_is_not_live() {
 }
 
 #[test]
+fn a_bare_rollback_twice_changes_nothing_whatever_the_side_without_traffic_runs() {
+    let mut world = with_v3();
+    world.live_on(&["b1", "b2"], "v2");
+    world.live_on(&["g1", "g2"], "v3");
+    let (release, operation) = (release("v2"), operation("rb-0009"));
+    world.state.apply(&FleetEvent::RolledBackTo { release, operation });
+    let plan = bare(&world).unwrap();
+    assert!(plan.nothing_to_do(), "{}", show(&plan));
+    let green = plan.hosts.iter().find(|row| row.host == host("g1")).unwrap();
+    assert_eq!(green.left_out.as_deref(), Some("has no traffic; it stays as it is"));
+}
+
+#[test]
 fn in_place_and_a_part_of_the_fleet_leave_the_traffic_where_it_is() {
     let world = World::with_traffic();
     let in_place = Request { in_place: true, ..Request::default() };

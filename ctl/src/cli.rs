@@ -259,8 +259,10 @@ pub enum ReleaseCommand {
     #[command(
         after_help = "Examples:\n  ctl release create v1.4.4 --artefact crm=builds:crm-1.4.4.tar.zst@sha256:9f86…\n  ctl release create v1.4.4 --artefact crm=repo:v1.4.4@git:1f3a…\n\n\
         A source is a name in each host's policy: which directory, server or repository it is, only the host knows.\n\
-        Digests: `ctl release digest PATH` for a file or a directory; of a commit git:, and `git rev-parse TAG^{commit}`.\n\
-        What a release is made of never changes: asking again with the same is well, with anything else is refused."
+        Digests: `ctl release digest PATH` for a file or a directory;\n\
+        git: and `git rev-parse TAG^{commit}` for a commit.\n\
+        What a release is made of never changes: asking again with the same is well,\n\
+        with anything else is refused."
     )]
     Create(NewArgs),
     /// Have every host fetch it again: hosts that were away, or that lack it

@@ -274,9 +274,7 @@ impl Told<'_> {
         let mut next = Vec::new();
         if self.edge_in_the_way() {
             let to = quote(&self.plan.to_release);
-            next.push(format!(
-                "{ctl} rollback --fleet {fleet} --to {to} --in-place    # without the edge"
-            ));
+            next.push(format!("{ctl} rollback --fleet {fleet} --to {to} --in-place"));
         }
         next.push(format!("{ctl} logs {id}{host}"));
         if !self.moves() {

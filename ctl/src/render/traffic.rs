@@ -106,7 +106,10 @@ pub(super) fn now(view: &View, traffic: &v1::TrafficView, ctl: &str) -> String {
 pub(super) fn told(traffic: &v1::TrafficView) -> Vec<String> {
     match &traffic.observed {
         Some(observed) => vec![format!("the traffic goes to {}", weights(observed))],
-        None => traffic.edges.iter().flat_map(|edge| edge_lines(traffic, edge)).collect(),
+        None => {
+            let lines = traffic.edges.iter().flat_map(|edge| edge_lines(traffic, edge));
+            lines.map(|line| anstream::adapter::strip_str(&line).to_string()).collect()
+        }
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
         operation::{self, AbortArgs, HistoryArgs, LogsArgs, OperationArgs, RetryArgs},
         prune::{self, PruneArgs},
         release::{
-            self, DiffArgs, DigestArgs, MarkArgs, NewArgs, OneArgs, PinArgs, QuarantineArgs,
+            self, DiffArgs, DigestArgs, FetchArgs, MarkArgs, NewArgs, PinArgs, QuarantineArgs,
             UnpinArgs,
         },
         rollback::{self, RollbackArgs},
@@ -259,12 +259,17 @@ pub enum ReleaseCommand {
     #[command(
         after_help = "Examples:\n  ctl release create v1.4.4 --artefact crm=builds:crm-1.4.4.tar.zst@sha256:9f86…\n  ctl release create v1.4.4 --artefact crm=repo:v1.4.4@git:1f3a…\n\n\
         A source is a name in each host's policy: which directory, server or repository it is, only the host knows.\n\
-        Digests: `sha256sum FILE`; `git rev-parse TAG^{commit}`; `ctl release digest DIRECTORY`."
+        Digests: `ctl release digest PATH` for a file or a directory;\n\
+        git: and `git rev-parse TAG^{commit}` for a commit.\n\
+        What a release is made of never changes: asking again with the same is well,\n\
+        with anything else is refused."
     )]
     Create(NewArgs),
     /// Have every host fetch it again: hosts that were away, or that lack it
-    #[command(after_help = "Examples:\n  ctl release fetch v1.4.4")]
-    Fetch(OneArgs),
+    #[command(
+        after_help = "Examples:\n  ctl release fetch v1.4.4\n  ctl release fetch v1.4.4 --dry-run"
+    )]
+    Fetch(FetchArgs),
     /// What there is to go back to; the same as `ctl releases`
     #[command(after_help = "Examples:\n  ctl release list --fleet prod")]
     List,
@@ -273,8 +278,10 @@ pub enum ReleaseCommand {
         after_help = "Examples:\n  ctl release diff v1.4.2 v1.4.3\n  ctl release diff v1.4.4        what is live against v1.4.4"
     )]
     Diff(DiffArgs),
-    /// The digest of a directory, as `ctl release create` takes it
-    #[command(after_help = "Examples:\n  ctl release digest ./dist")]
+    /// The digest of a file or of a directory, as `ctl release create` takes it
+    #[command(
+        after_help = "Examples:\n  ctl release digest crm-1.4.4.tar.zst\n  ctl release digest ./dist"
+    )]
     Digest(DigestArgs),
     /// Mark it bad: no host goes forward to its content, whatever it is called; rollbacks never ask
     #[command(

@@ -146,8 +146,16 @@ impl Watcher for Live<'_> {
             return;
         }
         let operation = self.operation.clone();
-        self.emit(|| json::event(&operation, event));
-        if self.out.redraws() {
+        if self.streams()
+            && let Some(line) = self
+                .progress
+                .as_ref()
+                .map(|progress| json::event(&operation, &progress.plan, event))
+        {
+            self.emit(|| line);
+        }
+        let stays = watch::stays(event);
+        if self.out.redraws() && !stays {
             return;
         }
         let (view, verbose) = (self.out.view(), self.out.is_verbose());
@@ -156,7 +164,9 @@ impl Watcher for Live<'_> {
             .as_ref()
             .and_then(|progress| watch::line(&view, progress, event, verbose));
         if let Some(line) = line {
+            self.erase();
             self.say(&line);
+            self.draw();
         }
     }
 
@@ -240,5 +250,24 @@ mod tests {
         for (line, words) in left.iter().zip(words) {
             assert!(line.contains(words), "{left:#?}");
         }
+    }
+
+    #[test]
+    fn that_users_are_safe_stays_on_the_terminal() {
+        let (out, captured) = Out::captured(Manner::default());
+        let mut out = out.with_redraws();
+        let mut observe = |_: &v1::WatchOperationResponse| {};
+        let mut live = Live::new(&mut out, "rb-0193", 0, &mut observe);
+        live.opened(&example::traffic_operation());
+        for event in example::traffic_events() {
+            live.event(&event);
+            live.tick();
+        }
+        let shown = screen(&captured.stderr());
+        assert!(shown.iter().any(|line| line.contains("lb-1     drain")), "{shown:#?}");
+        live.end().unwrap();
+        let left = screen(&captured.stderr());
+        assert_eq!(left.len(), 3, "{left:#?}");
+        assert!(left[1].contains("mitigated after 2.1s: users are on v1.4.2"), "{left:#?}");
     }
 }

@@ -174,16 +174,24 @@ pub async fn watch(
 ///
 /// # Errors
 /// [`CtlError::Output`].
-pub fn show(session: &mut Session, ran: &Ran) -> Result<Exit, CtlError> {
-    show_as(session, ran, ran.exit())
+pub async fn show(session: &mut Session, ran: &Ran) -> Result<Exit, CtlError> {
+    show_as(session, ran, ran.exit()).await
 }
 
 /// As [`show`], where success means something else than that the operation's own goal was reached.
 ///
 /// # Errors
 /// [`CtlError::Output`].
-pub fn show_as(session: &mut Session, ran: &Ran, exit: Exit) -> Result<Exit, CtlError> {
+pub async fn show_as(session: &mut Session, ran: &Ran, exit: Exit) -> Result<Exit, CtlError> {
     let (ctl, trace_id) = (session.ctl(), session.trace_id());
+    let traffic = match ran {
+        Ran::Ended(operation) => edges_now(session, operation).await,
+        Ran::Planned { .. }
+        | Ran::NothingToDo(_)
+        | Ran::Begun { .. }
+        | Ran::Detached { .. }
+        | Ran::TimedOut { .. } => None,
+    };
     match ran {
         Ran::Planned { plan, command, .. } => session.out.show(
             |view| plan_view::plan(view, plan, command),
@@ -202,9 +210,10 @@ pub fn show_as(session: &mut Session, ran: &Ran, exit: Exit) -> Result<Exit, Ctl
             || json::Run { operation: Some(operation.clone()), ..document(trace_id, exit) },
         )?,
         Ran::Ended(operation) => session.out.show(
-            |view| summary::summary(view, operation, &ctl),
+            |view| summary::summary(view, operation, &ctl, traffic.as_ref()),
             || json::Run {
                 ended: true,
+                traffic: traffic.as_ref().map(json::Traffic::from),
                 operation: Some(operation.id.clone()),
                 result: Some(json::Operation::from(operation.as_ref())),
                 ..document(trace_id, exit)
@@ -216,6 +225,18 @@ pub fn show_as(session: &mut Session, ran: &Ran, exit: Exit) -> Result<Exit, Ctl
         }
     }
     Ok(exit)
+}
+
+/// What the edges say, where an operation meant to move traffic and did not succeed. Nothing where nobody answers: how
+/// the operation ended is told all the same.
+async fn edges_now(session: &mut Session, operation: &v1::Operation) -> Option<v1::TrafficView> {
+    let plan = operation.plan.as_ref()?;
+    if operation.result() == v1::OperationResult::Verified || plan.weights_after.is_none() {
+        return None;
+    }
+    let mut client = session.client().await.ok()?;
+    let request = v1::GetFleetRequest { fleet: plan.fleet.clone() };
+    client.get_fleet(request).await.ok()?.into_inner().traffic
 }
 
 /// The operation goes on without us.
@@ -237,6 +258,7 @@ fn document(trace_id: Option<String>, exit: Exit) -> json::Run {
         operation: None,
         result: None,
         plan: None,
+        traffic: None,
         trace_id,
     }
 }

@@ -10,7 +10,12 @@
 //! Invariant: a name that is accepted leads nowhere but below its source.
 
 use std::{
-    collections::BTreeMap, fmt, fs, io, os::unix::ffi::OsStrExt as _, path::Path, str::FromStr,
+    collections::BTreeMap,
+    fmt, fs,
+    io::{self, Read as _},
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
+    str::FromStr,
 };
 
 /// The longest name between two slashes.
@@ -19,6 +24,8 @@ const SEGMENT_BYTES_MAX: usize = 255;
 const NAME_BYTES_MAX: usize = 1024;
 const SHA256_CHARS: usize = 64;
 const SHA1_CHARS: usize = 40;
+/// How much of a file is in memory at once.
+const READ_BYTES: usize = 64 * 1024;
 const PERMISSIONS: u32 = 0o777;
 
 /// What an artefact must be, to the last byte.
@@ -204,6 +211,24 @@ pub fn digest_of_directory(root: &Path) -> io::Result<Digest> {
     Ok(hash.digest())
 }
 
+/// The digest of an archive of the caller's own, for who makes a release of it.
+///
+/// # Errors
+/// It cannot be read.
+pub fn digest_of_file(path: &Path) -> io::Result<Digest> {
+    let mut file = fs::File::open(path)?;
+    let mut hasher = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+    let hex = hasher.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Digest::Sha256(hex))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -232,6 +257,21 @@ mod tests {
         ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_digest_of_a_file_is_its_sha256() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tar");
+        fs::write(&path, "abc").unwrap();
+        // FIPS 180-2, appendix B.1.
+        let known = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(digest_of_file(&path).unwrap().to_string(), known);
+        assert!(digest_of_file(dir.path()).is_err(), "a directory has no bytes");
+        // Longer than what is read at once, and not a multiple of it.
+        fs::write(&path, vec![b'a'; 1_000_000]).unwrap();
+        let known = "sha256:cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0";
+        assert_eq!(digest_of_file(&path).unwrap().to_string(), known);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use proto::v1::{self, create_plan_request::Request};
 
 use crate::{
-    commands::planned::{Asked, execute},
+    commands::planned::{Asked, execute, given},
     error::CtlError,
     exit::Exit,
     run::{self, Ran, Start},
@@ -22,22 +22,22 @@ use crate::{
 #[derive(Args, Clone, Debug)]
 pub struct DeployArgs {
     /// The release that goes live; made known by `ctl release create` or `ctl snapshot create`
-    #[arg(long, value_name = "RELEASE")]
-    pub release: String,
+    #[arg(long, value_name = "RELEASE", required_unless_present = "plan", conflicts_with = "plan")]
+    pub release: Option<String>,
     /// How it goes live [default: blue-green where one side has no traffic, else rolling]
-    #[arg(long, value_enum, value_name = "STRATEGY")]
+    #[arg(long, value_enum, value_name = "STRATEGY", conflicts_with = "plan")]
     pub strategy: Option<Strategy>,
     /// Only these hosts; rolling only
-    #[arg(long, value_name = "HOST,…", value_delimiter = ',')]
+    #[arg(long, value_name = "HOST,…", value_delimiter = ',', conflicts_with = "plan")]
     pub hosts: Vec<String>,
-    /// Deploy to the side that is still kept as the instant way back
-    #[arg(long)]
+    /// Change the side that is still kept as the instant way back
+    #[arg(long, conflicts_with = "plan")]
     pub give_up_warm: bool,
     /// Let the code go to where the database's migrations are not known to fit; say why
     #[arg(long, requires = "reason", conflicts_with = "plan")]
     pub across_migrations: bool,
     /// Do not fetch first: take what the hosts have
-    #[arg(long)]
+    #[arg(long, conflicts_with = "plan")]
     pub no_fetch: bool,
     #[command(flatten)]
     pub asked: Asked,
@@ -65,10 +65,15 @@ impl Strategy {
 #[derive(Args, Clone, Debug)]
 pub struct SwitchArgs {
     /// The slot that gets all traffic
-    #[arg(long, value_name = "SLOT", required_unless_present_any = ["undo", "plan"])]
+    #[arg(
+        long,
+        value_name = "SLOT",
+        required_unless_present_any = ["undo", "plan"],
+        conflicts_with = "plan"
+    )]
     pub to: Option<String>,
     /// Back to how the traffic was divided before this operation
-    #[arg(long, value_name = "OPERATION", conflicts_with = "to")]
+    #[arg(long, value_name = "OPERATION", conflicts_with_all = ["to", "plan"])]
     pub undo: Option<String>,
     #[command(flatten)]
     pub asked: Asked,
@@ -79,10 +84,19 @@ pub struct SwitchArgs {
 /// # Errors
 /// No connection; the coordinator's refusal; not confirmed.
 pub async fn deploy(args: &DeployArgs, session: &mut Session) -> Result<Exit, CtlError> {
-    if args.asked.plan.is_none()
-        && let Some(ran) = fetched(args, session).await?
-    {
-        return run::show(session, &ran);
+    if args.strategy == Some(Strategy::BlueGreen) && !args.hosts.is_empty() {
+        let what = "--hosts is for a rolling deploy: the traffic would go to hosts without it";
+        return Err(CtlError::usage(what, &["ctl deploy --help"]));
+    }
+    if let Some(id) = &args.asked.plan {
+        let ran = given(&args.asked, id, "deploy", session, &mut |_| {}).await?;
+        return run::show(session, &ran).await;
+    }
+    let Some(release) = &args.release else {
+        return Err(CtlError::usage("no release was named", &["ctl deploy --help"]));
+    };
+    if let Some(ran) = fetched(release, args, session).await? {
+        return run::show(session, &ran).await;
     }
     let strategy = match args.strategy {
         Some(strategy) => strategy,
@@ -90,7 +104,7 @@ pub async fn deploy(args: &DeployArgs, session: &mut Session) -> Result<Exit, Ct
         None => Strategy::Rolling,
     };
     let request = Request::Deploy(v1::DeployRequest {
-        release: args.release.clone(),
+        release: release.clone(),
         strategy: match strategy {
             Strategy::Rolling => v1::Strategy::Rolling,
             Strategy::BlueGreen => v1::Strategy::BlueGreen,
@@ -100,9 +114,8 @@ pub async fn deploy(args: &DeployArgs, session: &mut Session) -> Result<Exit, Ct
         across_migrations: args.across_migrations,
         give_up_warm: args.give_up_warm,
     });
-    let again = format!("deploy --release {}", quote(&args.release));
-    let ran = execute(&args.asked, &again, request, session, &mut |_| {}).await?;
-    run::show(session, &ran)
+    let ran = execute(&args.asked, "deploy", request, session, &mut |_| {}).await?;
+    run::show(session, &ran).await
 }
 
 /// `ctl switch`.
@@ -110,29 +123,35 @@ pub async fn deploy(args: &DeployArgs, session: &mut Session) -> Result<Exit, Ct
 /// # Errors
 /// No connection; the coordinator's refusal; not confirmed.
 pub async fn switch(args: &SwitchArgs, session: &mut Session) -> Result<Exit, CtlError> {
-    let to = args.to.clone().unwrap_or_default();
-    let (request, again) = match &args.undo {
-        Some(operation) => {
-            (Request::Undo(operation.clone()), format!("switch --undo {}", quote(operation)))
-        }
-        None => {
-            let again = format!("switch --to {}", quote(&to));
-            (Request::Switch(v1::SwitchRequest { to }), again)
-        }
+    if let Some(id) = &args.asked.plan {
+        let ran = given(&args.asked, id, "switch", session, &mut |_| {}).await?;
+        return run::show(session, &ran).await;
+    }
+    let request = match (&args.undo, &args.to) {
+        (Some(operation), _) => Request::Undo(operation.clone()),
+        (None, Some(to)) => Request::Switch(v1::SwitchRequest { to: to.clone() }),
+        (None, None) => return Err(CtlError::usage("no slot was named", &["ctl switch --help"])),
     };
-    let ran = execute(&args.asked, &again, request, session, &mut |_| {}).await?;
-    run::show(session, &ran)
+    let ran = execute(&args.asked, "switch", request, session, &mut |_| {}).await?;
+    run::show(session, &ran).await
 }
 
 /// Brings the release to the hosts, where it is known what it is made of. Answers how that ended, where it is no reason
 /// to go on.
-async fn fetched(args: &DeployArgs, session: &mut Session) -> Result<Option<Ran>, CtlError> {
-    let made_of = made_of(&args.release, session).await?;
-    if args.no_fetch || !made_of || args.asked.dry_run {
+async fn fetched(
+    release: &str,
+    args: &DeployArgs,
+    session: &mut Session,
+) -> Result<Option<Ran>, CtlError> {
+    if args.no_fetch || args.asked.dry_run || !made_of(release, session).await? {
         return Ok(None);
     }
-    let ran = fetch(&args.release, &args.asked.reason, session).await?;
-    Ok((ran.exit() != Exit::Done).then_some(ran))
+    let ran = fetch(release, &args.asked.reason, session).await?;
+    if ran.exit() != Exit::Done {
+        return Ok(Some(ran));
+    }
+    session.out.talk(&format!("✓ {release} is on every host; now it goes live\n"));
+    Ok(None)
 }
 
 /// Whether somebody said what a release is made of.

@@ -68,7 +68,7 @@ pub struct RetryArgs {
 /// No connection, or an operation that is not known.
 pub async fn watch(args: &OperationArgs, session: &mut Session) -> Result<Exit, CtlError> {
     let ran = run::watch(session, &args.operation, 0, &mut |_| {}).await?;
-    run::show(session, &ran)
+    run::show(session, &ran).await
 }
 
 /// `ctl logs`.
@@ -97,6 +97,7 @@ pub async fn logs(args: &LogsArgs, session: &mut Session) -> Result<Exit, CtlErr
         }
     }
     let host = args.host.as_deref();
+    let plan = operation.plan.clone().unwrap_or_default();
     session.out.show(
         |view| lists::logs(view, &operation, &events, host),
         || json::Logs {
@@ -104,7 +105,7 @@ pub async fn logs(args: &LogsArgs, session: &mut Session) -> Result<Exit, CtlErr
             events: events
                 .iter()
                 .filter(|event| host.is_none_or(|host| lists::concerns(event, host)))
-                .map(|event| json::event(&name, event))
+                .map(|event| json::event(&name, &plan, event))
                 .collect(),
         },
     )?;
@@ -170,7 +171,7 @@ pub async fn abort(args: &AbortArgs, session: &mut Session) -> Result<Exit, CtlE
         Some(ended) if args.restore => Exit::of_restoring_abort(ended.result()),
         Some(_) | None => ran.exit(),
     };
-    run::show_as(session, &ran, exit)
+    run::show_as(session, &ran, exit).await
 }
 
 /// `ctl retry`.
@@ -185,13 +186,13 @@ pub async fn retry(args: &RetryArgs, session: &mut Session) -> Result<Exit, CtlE
     let response = client.retry_operation(request).await.map_err(CtlError::call(DOING))?;
     let operation = answered(response.into_inner().operation, DOING)?;
     let ran = run::watch(session, &operation.id, operation.events, &mut |_| {}).await?;
-    run::show(session, &ran)
+    run::show(session, &ran).await
 }
 
 fn state(session: &mut Session, operation: &v1::Operation) -> Result<Exit, CtlError> {
     let ctl = session.ctl();
     session.out.show(
-        |view| summary::summary(view, operation, &ctl),
+        |view| summary::summary(view, operation, &ctl, None),
         || json::Operation::from(operation),
     )?;
     Ok(Exit::Done)

@@ -58,14 +58,37 @@ pub async fn execute(
     session: &mut Session,
     observe: Observe<'_>,
 ) -> Result<Ran, CtlError> {
-    let start = match &asked.plan {
-        Some(id) => given_plan(asked, again, session, id).await?,
-        None => match new_plan(asked, again, request, session).await? {
-            Next::Start(start) => start,
-            Next::Stop(ran) => return Ok(ran),
-        },
-    };
-    let operation = run::start(session, &start).await?;
+    if let Some(id) = &asked.plan {
+        return given(asked, id, again, session, observe).await;
+    }
+    match new_plan(asked, again, request, session).await? {
+        Next::Start(start) => begun(asked, &start, session, observe).await,
+        Next::Stop(ran) => Ok(ran),
+    }
+}
+
+/// Runs exactly a plan that was shown before.
+///
+/// # Errors
+/// As [`execute`].
+pub async fn given(
+    asked: &Asked,
+    id: &str,
+    again: &str,
+    session: &mut Session,
+    observe: Observe<'_>,
+) -> Result<Ran, CtlError> {
+    let start = given_plan(asked, again, session, id).await?;
+    begun(asked, &start, session, observe).await
+}
+
+async fn begun(
+    asked: &Asked,
+    start: &Start,
+    session: &mut Session,
+    observe: Observe<'_>,
+) -> Result<Ran, CtlError> {
+    let operation = run::start(session, start).await?;
     if asked.detach {
         return Ok(Ran::Begun { operation });
     }

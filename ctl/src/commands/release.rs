@@ -12,7 +12,7 @@ use crate::{
     commands::forward,
     error::CtlError,
     exit::Exit,
-    render::{difference, json, lists, words},
+    render::{difference, json, lists, plan, words},
     run,
     session::{Session, quote},
 };
@@ -63,9 +63,15 @@ pub struct NewArgs {
 
 /// See `ctl release fetch --help`.
 #[derive(Args, Clone, Debug)]
-pub struct OneArgs {
+pub struct FetchArgs {
     #[arg(value_name = "RELEASE")]
     pub release: String,
+    /// Show the plan and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Why; kept in the history
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
 }
 
 /// See `ctl release diff --help`.
@@ -81,8 +87,8 @@ pub struct DiffArgs {
 /// See `ctl release digest --help`.
 #[derive(Args, Clone, Debug)]
 pub struct DigestArgs {
-    #[arg(value_name = "DIRECTORY")]
-    pub directory: PathBuf,
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
 }
 
 /// See `ctl release quarantine --help`.
@@ -184,26 +190,38 @@ pub async fn create(args: &NewArgs, session: &mut Session) -> Result<Exit, CtlEr
     let answer = client.create_release(request).await;
     let created = answer.map_err(CtlError::call("create the release"))?.into_inner().created;
     if args.no_fetch {
+        let ctl = session.ctl();
         session.out.show(
             |_| {
-                let known = if created { "is known now" } else { "was known already" };
-                format!("{release} {known}; no host has fetched it: ctl release fetch {release}\n")
+                let known = if created { "is known now" } else { "was known already, just so" };
+                let fetch = format!("{ctl} release fetch {}", quote(&release));
+                format!("{release} {known}. Bring it to the hosts:  {fetch}\n")
             },
             || json::Created { release: release.clone(), created },
         )?;
         return Ok(Exit::Done);
     }
+    let known = if created { "is known now" } else { "was known already, just so" };
+    session.out.talk(&format!("{release} {known}; every host fetches it\n"));
     let ran = forward::fetch(&release, &args.reason, session).await?;
-    run::show(session, &ran)
+    run::show(session, &ran).await
 }
 
 /// `ctl release fetch`.
 ///
 /// # Errors
 /// No connection, or the coordinator's refusal.
-pub async fn fetch(args: &OneArgs, session: &mut Session) -> Result<Exit, CtlError> {
-    let ran = forward::fetch(&args.release, "", session).await?;
-    run::show(session, &ran)
+pub async fn fetch(args: &FetchArgs, session: &mut Session) -> Result<Exit, CtlError> {
+    if args.dry_run {
+        let request = v1::create_plan_request::Request::Fetch(args.release.clone());
+        let planned = run::plan(session, request).await?;
+        session
+            .out
+            .show(|view| plan::plan(view, &planned, ""), || json::Plan::new(&planned, None))?;
+        return Ok(Exit::Done);
+    }
+    let ran = forward::fetch(&args.release, &args.reason, session).await?;
+    run::show(session, &ran).await
 }
 
 /// `ctl release diff`.
@@ -223,20 +241,23 @@ pub async fn diff(args: &DiffArgs, session: &mut Session) -> Result<Exit, CtlErr
     Ok(Exit::Done)
 }
 
-/// `ctl release digest`.
+/// `ctl release digest`: of a file its bytes, of a directory everything in it.
 ///
 /// # Errors
-/// A directory that cannot be read.
+/// A path that cannot be read.
 pub fn digest(args: &DigestArgs, session: &mut Session) -> Result<Exit, CtlError> {
-    let path = &args.directory;
-    let digest = artefact::digest_of_directory(path).map_err(|error| CtlError::Usage {
+    let path = &args.path;
+    let digest = if path.is_dir() {
+        artefact::digest_of_directory(path).map_err(|error| error.to_string())
+    } else {
+        artefact::digest_of_file(path).map_err(|error| error.to_string())
+    };
+    let digest = digest.map_err(|error| CtlError::Usage {
         what: format!("{} cannot be read: {error}", path.display()),
-        next: vec!["ctl release digest DIRECTORY".to_owned()],
+        next: vec!["ctl release digest PATH".to_owned()],
     })?;
     let digest = digest.to_string();
-    session
-        .out
-        .show(|_| format!("{digest}\n"), || json::DirectoryDigest { digest: digest.clone() })?;
+    session.out.show(|_| format!("{digest}\n"), || json::PathDigest { digest: digest.clone() })?;
     Ok(Exit::Done)
 }
 
@@ -246,13 +267,16 @@ pub fn digest(args: &DigestArgs, session: &mut Session) -> Result<Exit, CtlError
 /// No connection, or a release that is not known.
 pub async fn quarantine(args: &QuarantineArgs, session: &mut Session) -> Result<Exit, CtlError> {
     let QuarantineArgs { release, reason } = args.clone();
+    let marking = MarkArgs { release, standing: Standing::Bad, reason };
+    let exit = mark(&marking, session).await?;
     let ctl = session.ctl();
+    // Said once it is so; hosts that are away hear of it when they are back.
     session.out.talk(&format!(
-        "no host goes forward to its content, whatever it is called; rollbacks never ask\n\
-         lift it with: {ctl} release mark {} unproven --reason '…'\n",
-        quote(&release)
+        "No host goes forward to its content, whatever it is called; rollbacks never ask.\n  \
+         Lift    {ctl} release mark {} unproven --reason '…'\n",
+        quote(&marking.release)
     ));
-    mark(&MarkArgs { release, standing: Standing::Bad, reason }, session).await
+    Ok(exit)
 }
 
 /// `ctl release mark`.

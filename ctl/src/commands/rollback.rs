@@ -41,7 +41,7 @@ pub struct RollbackArgs {
 /// As [`execute`].
 pub async fn run(args: &RollbackArgs, session: &mut Session) -> Result<Exit, CtlError> {
     let ran = execute(args, session, &mut |_| {}).await?;
-    run::show(session, &ran)
+    run::show(session, &ran).await
 }
 
 /// Everything that `ctl rollback` does but printing its result. `observe` sees each event.

@@ -78,7 +78,7 @@ async fn run_plan(
 ) -> Result<Exit, CtlError> {
     let plan = run::plan(session, request).await?;
     if plan.nothing_to_do {
-        return run::show(session, &Ran::NothingToDo(Box::new(plan)));
+        return run::show(session, &Ran::NothingToDo(Box::new(plan))).await;
     }
     let start = Start {
         plan_id: plan.id,
@@ -88,5 +88,5 @@ async fn run_plan(
     };
     let operation = run::start(session, &start).await?;
     let ran = run::watch(session, &operation, 0, &mut |_| {}).await?;
-    run::show(session, &ran)
+    run::show(session, &ran).await
 }

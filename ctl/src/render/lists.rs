@@ -291,14 +291,23 @@ pub fn logs(
     text
 }
 
+/// What was seen there; nothing of what nobody looked for.
 fn evidence_words(evidence: &v1::Evidence) -> String {
     let component = clean(&evidence.component);
-    let mut text = format!(
-        "  {component}: reports {}, snapshot {}, stable for {}\n",
-        or_dash(&evidence.version),
-        short(&evidence.snapshot),
-        duration_ms(evidence.stable_ms)
-    );
+    let mut seen = Vec::new();
+    if !evidence.version.is_empty() {
+        seen.push(format!("reports {}", clean(&evidence.version)));
+    }
+    if !evidence.snapshot.is_empty() {
+        seen.push(format!("snapshot {}", short(&evidence.snapshot)));
+    }
+    if evidence.stable_ms > 0 {
+        seen.push(format!("stable for {}", duration_ms(evidence.stable_ms)));
+    }
+    let mut text = match seen.as_slice() {
+        [] => String::new(),
+        seen => format!("  {component}: {}\n", seen.join(", ")),
+    };
     for note in &evidence.notes {
         text += &format!("  {component}: {}\n", clean(note));
     }

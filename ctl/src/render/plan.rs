@@ -2,7 +2,7 @@
 //!
 //! Invariant: everything that a person has to know to say yes is here, and what does not go back is said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::v1;
 
@@ -36,7 +36,8 @@ pub fn plan(view: &View, plan: &v1::Plan, run_it: &str) -> String {
     text += &field(view, "Afterwards", &afterwards(plan));
     text += &field(view, "Halts", &halts(plan));
     text += &field(view, "Takes", &takes(plan));
-    text += &field(view, "Stop, undo", "ctl abort OP --restore, ctl rollback --undo OP");
+    let undo = words::undo(plan.kind);
+    text += &field(view, "Stop, undo", &format!("ctl abort OP --restore, ctl {undo} OP"));
     if !run_it.is_empty() {
         text += &format!("Run exactly this plan:  {}\n", paint(BOLD, run_it));
     }
@@ -56,22 +57,10 @@ pub fn fleet_and_app(fleet: &str, app: &str) -> String {
 fn head(view: &View, plan: &v1::Plan) -> String {
     let place = fleet_and_app(&plan.fleet, &plan.app);
     let from = if plan.from_release.is_empty() { "(mixed)" } else { &plan.from_release };
-    let moves = match v1::OperationKind::try_from(plan.kind) {
-        Ok(
-            v1::OperationKind::Rollback
-            | v1::OperationKind::Undo
-            | v1::OperationKind::Deploy
-            | v1::OperationKind::Switch,
-        ) => {
-            format!("{} → {}", clean(from), or_dash(&plan.to_release))
-        }
-        Ok(
-            v1::OperationKind::Snapshot
-            | v1::OperationKind::Check
-            | v1::OperationKind::Fetch
-            | v1::OperationKind::Unspecified,
-        )
-        | Err(_) => format!("{} {}", words::kind(plan.kind), or_dash(&plan.to_release)),
+    let moves = if words::goes_live(plan.kind) {
+        format!("{} → {}", clean(from), or_dash(&plan.to_release))
+    } else {
+        format!("{} {}", words::kind(plan.kind), or_dash(&plan.to_release))
     };
     let left = format!("Plan {}   {place}   {}", clean(&plan.id), paint(BOLD, &moves));
     let left_ms = words::between_ms(view.now.as_millisecond(), plan.valid_until_unix_ms);
@@ -109,7 +98,7 @@ fn stages(view: &View, plan: &v1::Plan) -> String {
             soak => format!(", then watch {}", duration_ms(soak)),
         };
         let verbs = verbs(middle[0]);
-        let verbs = if folded > 0 { format!("drain {verbs} let in") } else { verbs };
+        let verbs = if folded > 0 { format!("drain, {verbs}, let in") } else { verbs };
         table.row([name.into(), self::batches(&sizes).into(), format!("{verbs}{soak}").into()]);
         rest = if folded > 0 { &rest[folded * 3..] } else { after };
     }
@@ -146,22 +135,25 @@ fn batches(sizes: &[usize]) -> String {
     }
 }
 
-/// Each verb once, hooks by their names, in the order in which they come.
+/// Each verb once, hooks by their names, in the order in which they come on the host that has most to do.
 fn verbs(stage: &v1::Stage) -> String {
+    let mut tracks: Vec<&v1::Track> =
+        stage.batches.iter().flat_map(|batch| &batch.tracks).collect();
+    tracks.sort_by_key(|track| std::cmp::Reverse(track.steps.len()));
     let mut seen: Vec<String> = Vec::new();
-    for step in stage.batches.iter().flat_map(|batch| &batch.tracks).flat_map(|track| &track.steps)
-    {
-        let verb = words::verb(step.verb);
+    for step in tracks.into_iter().flat_map(|track| &track.steps) {
         let word = match step.hook.as_str() {
-            "" if step.component == words::TRAFFIC => words::step(step.verb, &step.component, ""),
-            "" => verb,
-            hook => format!("{verb}:{}", clean(hook)),
+            "" if step.component == words::TRAFFIC => {
+                words::step(step.verb, &step.component, "", step.weights.as_ref())
+            }
+            "" => words::verb(step.verb),
+            hook => format!("{}:{}", words::verb(step.verb), clean(hook)),
         };
         if !seen.contains(&word) {
             seen.push(word);
         }
     }
-    seen.join(" ")
+    seen.join(", ")
 }
 
 /// Hosts of which the same is true share a row, so that the plan of a large fleet stays readable.
@@ -182,11 +174,18 @@ fn hosts(view: &View, plan: &v1::Plan) -> String {
         });
         rows[row].1.push(&host.host);
     }
+    let edges = edges(plan);
     let mut table = Table::new(["GROUP", "HOSTS", "NOW", "THEN"]);
     for (host, names) in rows {
+        let target = if edges.contains(host.host.as_str()) {
+            "divides the traffic".to_owned()
+        } else {
+            or_dash(&host.to_release)
+        };
         let then = match (host.left_out.as_str(), host.reachable) {
-            ("", true) => or_dash(&host.to_release).into(),
-            ("", false) => styled(WARN, format!("{}; out of reach now", or_dash(&host.to_release))),
+            ("", true) => target.into(),
+            ("", false) => styled(WARN, format!("{target}; out of reach now")),
+            (why, _) if why.starts_with("left out") => styled(DIM, clean(why)),
             (why, _) => styled(DIM, format!("left out: {}", clean(why))),
         };
         let names = some_of(names.iter().copied(), 30);
@@ -198,6 +197,21 @@ fn hosts(view: &View, plan: &v1::Plan) -> String {
         ]);
     }
     table.render(view)
+}
+
+/// Hosts that only divide the traffic: nothing runs there that has a release.
+pub(super) fn edges(plan: &v1::Plan) -> BTreeSet<&str> {
+    let tracks =
+        || plan.stages.iter().flat_map(|stage| &stage.batches).flat_map(|batch| &batch.tracks);
+    let traffic = |track: &&v1::Track| {
+        track.steps.iter().all(|step| step.component == words::TRAFFIC) && !track.steps.is_empty()
+    };
+    let mut edges: BTreeSet<&str> =
+        tracks().filter(traffic).map(|track| track.host.as_str()).collect();
+    for track in tracks().filter(|track| !traffic(track)) {
+        edges.remove(track.host.as_str());
+    }
+    edges
 }
 
 fn afterwards(plan: &v1::Plan) -> String {
@@ -364,6 +378,133 @@ pub(crate) mod tests {
     #[test]
     fn stages_come_in_order_with_hooks_reloads_and_the_look_from_the_edge() {
         insta::assert_snapshot!(plain(&plan(&view(), &with_edge(), "")));
+    }
+
+    /// A deploy of ten hosts behind an edge, each batch drained before it and let in again after it.
+    pub(crate) fn drained() -> v1::Plan {
+        use v1::Verb::{Drain, Preflight, SetWeights, Stage, Start, Stop, Switch, Verify};
+        let blue = |out: &[&str]| v1::Weights {
+            groups: vec![v1::GroupWeight { group: "blue".to_owned(), percent: 100 }],
+            out: out.iter().map(|host| (*host).to_owned()).collect(),
+        };
+        let traffic = |name: &str, verbs: &[v1::Verb], out: &[&str]| {
+            let mut stage = stage(name, &[&["lb-1"]], verbs, true);
+            for step in stage.batches.iter_mut().flat_map(|batch| &mut batch.tracks) {
+                for step in &mut step.steps {
+                    words::TRAFFIC.clone_into(&mut step.component);
+                    step.weights = Some(blue(out));
+                }
+            }
+            stage
+        };
+        let names: Vec<String> = (1..=10).map(|n| format!("crm-b{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut stages = vec![stage("prepare", &[&names], &[Preflight, Stage], false)];
+        let batches: [&[&str]; 4] = [&names[..1], &names[1..4], &names[4..7], &names[7..]];
+        for (index, batch) in batches.into_iter().enumerate() {
+            let list = batch.join(", ");
+            let until = u32::try_from(stages.len() + 2).unwrap();
+            let held_until = until;
+            let drain = traffic(&format!("drain {list}"), &[SetWeights, Drain], batch);
+            stages.push(v1::Stage { held_until, ..drain });
+            let deploy = [Stop, Switch, Start, Verify];
+            stages.push(v1::Stage {
+                soak_ms: 30_000,
+                ..stage(&format!("deploy {list}"), &[batch], &deploy, true)
+            });
+            let last: &[v1::Verb] = if index == 3 { &[SetWeights, Verify] } else { &[SetWeights] };
+            stages.push(v1::Stage {
+                mitigates: index == 3,
+                ..traffic(&format!("traffic to {list}"), last, &[])
+            });
+        }
+        let mut plan = v1::Plan {
+            kind: v1::OperationKind::Deploy.into(),
+            from_release: "v1.4.3".to_owned(),
+            to_release: "v1.4.4".to_owned(),
+            why_target: "v1.4.4 goes live, host by host".to_owned(),
+            stages,
+            marks_from_bad: false,
+            freezes: false,
+            warnings: Vec::new(),
+            weights_before: Some(blue(&[])),
+            weights_after: Some(blue(&[])),
+            ..example()
+        };
+        let app = v1::PlannedHost {
+            group: "blue".to_owned(),
+            from_release: "v1.4.3".to_owned(),
+            to_release: "v1.4.4".to_owned(),
+            reachable: true,
+            ..v1::PlannedHost::default()
+        };
+        let host = |name: &&str| v1::PlannedHost { host: (*name).to_owned(), ..app.clone() };
+        plan.hosts = names.iter().map(host).collect();
+        plan.hosts.push(v1::PlannedHost {
+            host: "lb-1".to_owned(),
+            group: "edge".to_owned(),
+            from_release: String::new(),
+            ..app.clone()
+        });
+        plan
+    }
+
+    #[test]
+    fn batches_that_are_drained_share_a_row() {
+        insta::assert_snapshot!(plain(&plan(&view(), &drained(), "")));
+    }
+
+    /// Users are moved first, and the side that they left is put in order after.
+    pub(crate) fn traffic_first() -> v1::Plan {
+        use v1::Verb::{Drain, Preflight, SetWeights, Stage, Start, Stop, Switch, Verify};
+        let all_to = |group: &str| v1::Weights {
+            groups: vec![v1::GroupWeight { group: group.to_owned(), percent: 100 }],
+            out: Vec::new(),
+        };
+        let edge = |name: &str, verbs: &[v1::Verb], mitigates| {
+            let mut stage = stage(name, &[&["lb-1"]], verbs, mitigates);
+            for track in stage.batches.iter_mut().flat_map(|batch| &mut batch.tracks) {
+                for step in &mut track.steps {
+                    words::TRAFFIC.clone_into(&mut step.component);
+                    step.weights = Some(all_to("green"));
+                }
+            }
+            v1::Stage { mitigates, ..stage }
+        };
+        let mut plan = example();
+        plan.stages = vec![
+            stage("check green", &[&["crm-g1", "crm-g2"]], &[Verify], false),
+            edge("shift traffic", &[SetWeights, Verify], true),
+            edge("drain", &[Drain], false),
+            stage("prepare", &[&["crm-b1", "crm-b2"]], &[Preflight, Stage], false),
+            stage(
+                "restore canary, blue",
+                &[&["crm-c1", "crm-b1", "crm-b2"]],
+                &[Stop, Switch, Start, Verify],
+                true,
+            ),
+        ];
+        // It is on the release already: it only looks, and comes first.
+        plan.stages[4].batches[0].tracks[0].steps.drain(..3);
+        (plan.weights_before, plan.weights_after) = (Some(all_to("blue")), Some(all_to("green")));
+        plan.warnings.clear();
+        plan.interruption =
+            vec!["none for users: the traffic moves to green 100 %, and hosts change while they get none".to_owned()];
+        for host in &mut plan.hosts {
+            host.reachable = true;
+            if host.host == "lb-1" {
+                (host.left_out, host.to_release) = (String::new(), "v1.4.2".to_owned());
+            }
+            if host.group == "green" {
+                host.from_release = "v1.4.2".to_owned();
+            }
+        }
+        plan
+    }
+
+    #[test]
+    fn users_first_hosts_after() {
+        insta::assert_snapshot!(plain(&plan(&view(), &traffic_first(), "")));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::v1::{self, watch_operation_response::Event};
 
-use super::words::clean;
+use super::words::{self, clean};
 
 /// An operation in work.
 #[derive(Clone, Debug)]
@@ -108,8 +108,9 @@ impl Progress {
                 }
             }
             Some(Event::Step(step)) => {
+                let name = self.step_name(step);
                 if let Some(host) = self.hosts.get_mut(&step.host) {
-                    host.step(step);
+                    host.step(step, name);
                 }
             }
             Some(Event::HostEnded(ended)) => self.ended(ended, at),
@@ -153,6 +154,11 @@ impl Progress {
         }
     }
 
+    /// A step in words; what is set is known from the plan alone.
+    pub fn step_name(&self, step: &v1::watch_operation_response::StepChanged) -> String {
+        words::step(step.verb, &step.component, &step.hook, planned_weights(&self.plan, step))
+    }
+
     /// Hosts that have a track, by name.
     pub fn hosts(&self) -> impl Iterator<Item = (&str, &Host)> {
         self.hosts.iter().map(|(name, host)| (name.as_str(), host))
@@ -171,6 +177,22 @@ impl Progress {
     }
 }
 
+/// The division that a step of the traffic is about, as the plan has it.
+pub fn planned_weights<'a>(
+    plan: &'a v1::Plan,
+    step: &v1::watch_operation_response::StepChanged,
+) -> Option<&'a v1::Weights> {
+    if step.component != words::TRAFFIC {
+        return None;
+    }
+    let stage = plan.stages.get(step.stage as usize)?;
+    let mut tracks = stage.batches.iter().flat_map(|batch| &batch.tracks);
+    let track = tracks.find(|track| track.host == step.host)?;
+    let planned = track.steps.get(step.index as usize)?;
+    let same = planned.verb == step.verb && planned.component == step.component;
+    planned.weights.as_ref().filter(|_| same)
+}
+
 impl Host {
     fn begin(&mut self, stage: u32, goal: v1::Goal, at: i64) {
         let state = match goal {
@@ -183,9 +205,9 @@ impl Host {
         self.words.clear();
     }
 
-    fn step(&mut self, step: &v1::watch_operation_response::StepChanged) {
+    fn step(&mut self, step: &v1::watch_operation_response::StepChanged, name: String) {
         self.words.clear();
-        self.step = super::words::step(step.verb, &step.component, &step.hook);
+        self.step = name;
         let key = (step.stage, step.index);
         match v1::StepState::try_from(step.state) {
             Ok(v1::StepState::Done) => drop(self.done.insert(key)),

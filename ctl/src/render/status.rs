@@ -17,7 +17,7 @@ pub fn status(view: &View, fleet: &v1::GetFleetResponse, ctl: &str) -> String {
         "{}   {}   live: {}\n",
         paint(BOLD, &place),
         or_dash(&fleet.environment),
-        live(&fleet.hosts)
+        live(&fleet.hosts, fleet.traffic.as_ref())
     );
     if !fleet.fenced.is_empty() {
         let why = format!("the coordinator sends no orders: {}", clean(&fleet.fenced));
@@ -35,16 +35,20 @@ pub fn status(view: &View, fleet: &v1::GetFleetResponse, ctl: &str) -> String {
     text + &next(fleet, ctl)
 }
 
-/// `v1.4.3 on 5 of 6 hosts`; where hosts differ, each release. A host that says that it has no component does not count.
-fn live(hosts: &[v1::HostView]) -> String {
-    let mut releases: Vec<(&str, usize)> = Vec::new();
-    for host in hosts.iter().filter(|host| !host.live_release.is_empty()) {
-        match releases.iter_mut().find(|(release, _)| *release == host.live_release) {
-            Some((_, hosts)) => *hosts += 1,
-            None => releases.push((&host.live_release, 1)),
+/// `v1.4.3 on 5 of 6 hosts`; where hosts differ, each release, and first the one that users get, where that is one. A
+/// host that says that it has no component does not count.
+fn live(hosts: &[v1::HostView], traffic: Option<&v1::TrafficView>) -> String {
+    let releases = count_releases(hosts.iter());
+    if let (Some(observed), [_, _, ..]) = (traffic.and_then(|t| t.observed.as_ref()), &*releases) {
+        let (served, idle): (Vec<_>, Vec<_>) =
+            hosts.iter().partition(|host| super::traffic::reaches(observed, host));
+        if let [(release, _)] = count_releases(served.into_iter()).as_slice() {
+            let others = count_releases(idle.into_iter());
+            let parts = others.iter().map(|(release, on)| format!("{} on {on}", clean(release)));
+            let idle = parts.collect::<Vec<_>>().join(", ");
+            return format!("{} for users; idle: {idle}", clean(release));
         }
     }
-    releases.sort_by_key(|(_, hosts)| std::cmp::Reverse(*hosts));
     match releases.as_slice() {
         [] => "not known".to_owned(),
         [(release, on)] => {
@@ -59,6 +63,19 @@ fn live(hosts: &[v1::HostView]) -> String {
             paint(WARN, &format!("mixed: {}", parts.collect::<Vec<_>>().join(", ")))
         }
     }
+}
+
+/// How many hosts each release is live on, most first.
+fn count_releases<'a>(hosts: impl Iterator<Item = &'a v1::HostView>) -> Vec<(&'a str, usize)> {
+    let mut releases: Vec<(&str, usize)> = Vec::new();
+    for host in hosts.filter(|host| !host.live_release.is_empty()) {
+        match releases.iter_mut().find(|(release, _)| *release == host.live_release) {
+            Some((_, hosts)) => *hosts += 1,
+            None => releases.push((&host.live_release, 1)),
+        }
+    }
+    releases.sort_by_key(|(_, hosts)| std::cmp::Reverse(*hosts));
+    releases
 }
 
 fn hosts(view: &View, hosts: &[v1::HostView]) -> String {
@@ -245,6 +262,42 @@ pub(crate) mod tests {
     #[test]
     fn one_release_and_a_way_back() {
         insta::assert_snapshot!(plain(&status(&view(), &example(), "ctl")));
+    }
+
+    #[test]
+    fn after_a_deploy_to_one_side_what_users_get_comes_first() {
+        let mut fleet = example();
+        fleet.hosts[1] = host("crm-b2", "blue", "v1.4.3", &[]);
+        fleet.hosts.push(host("crm-g1", "green", "v1.4.2", &[]));
+        let mut edge = host("lb-1", "edge", "", &[]);
+        edge.status = Some(v1::HostStatus::default());
+        fleet.hosts.push(edge);
+        let blue = v1::Weights {
+            groups: vec![v1::GroupWeight { group: "blue".to_owned(), percent: 100 }],
+            out: Vec::new(),
+        };
+        let status = v1::TrafficStatus {
+            asked: Some(blue.clone()),
+            observed: Some(blue.clone()),
+            ..v1::TrafficStatus::default()
+        };
+        fleet.traffic = Some(v1::TrafficView {
+            observed: Some(blue),
+            edges: vec![v1::EdgeView { host: "lb-1".to_owned(), status: Some(status) }],
+            slots: vec!["blue".to_owned(), "green".to_owned()],
+            warm: "green".to_owned(),
+            warm_release: "v1.4.2".to_owned(),
+            warm_until_unix_ms: view().now.as_millisecond() + 600_000,
+        });
+        let text = plain(&status_of(&fleet));
+        insta::assert_snapshot!(text);
+        // One of the hosts that users reach is elsewhere: that is a mix, and is said to be one.
+        fleet.hosts[1].live_release = "v1.4.2".to_owned();
+        assert!(plain(&status_of(&fleet)).contains("mixed: v1.4.2 on 2, v1.4.3 on 1"));
+    }
+
+    fn status_of(fleet: &v1::GetFleetResponse) -> String {
+        status(&view(), fleet, "ctl")
     }
 
     #[test]

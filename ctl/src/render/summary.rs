@@ -23,10 +23,16 @@ use crate::{error::Failure, session::quote};
 const HOSTS_LISTED_MAX: usize = 12;
 
 /// The end of an operation, several lines; or how it stands, where it has not ended. `ctl` begins each command.
-pub fn summary(view: &View, operation: &v1::Operation, ctl: &str) -> String {
+/// `traffic` is what the edges say now, where an operation that moves traffic did not succeed.
+pub fn summary(
+    view: &View,
+    operation: &v1::Operation,
+    ctl: &str,
+    traffic: Option<&v1::TrafficView>,
+) -> String {
     let default = v1::Plan::default();
     let plan = operation.plan.as_ref().unwrap_or(&default);
-    let told = Told { view, operation, plan, ctl };
+    let told = Told { view, operation, plan, ctl, traffic };
     match v1::OperationResult::try_from(operation.result) {
         Ok(v1::OperationResult::Verified) => told.verified(),
         Ok(v1::OperationResult::Running | v1::OperationResult::Paused) => told.going_on(),
@@ -40,6 +46,7 @@ struct Told<'a> {
     operation: &'a v1::Operation,
     plan: &'a v1::Plan,
     ctl: &'a str,
+    traffic: Option<&'a v1::TrafficView>,
 }
 
 impl Told<'_> {
@@ -74,12 +81,15 @@ impl Told<'_> {
         text += &super::traffic::times(self.view, self.operation, self.plan);
         text += &self.hosts();
         text += &self.seen_from_the_edge();
-        let frozen = format!("so that nothing puts {} back", or_dash(&self.plan.from_release));
+        let frozen = match self.plan.from_release.as_str() {
+            "" => String::new(),
+            left => format!(", so that nothing puts {} back", clean(left)),
+        };
         if self.plan.marks_from_bad {
             text += &format!("  {} is marked bad.\n", or_dash(&self.plan.from_release));
         }
         if self.plan.freezes {
-            text += &format!("  New deploys to {fleet} are frozen, {frozen}.\n");
+            text += &format!("  New deploys to {fleet} are frozen{frozen}.\n");
             text += &format!(
                 "  {:<LABEL_WIDTH$}{} freeze off --fleet {} --reason '…'\n",
                 "Lift",
@@ -88,8 +98,7 @@ impl Told<'_> {
             );
         }
         if self.moves() {
-            text +=
-                &format!("  {:<LABEL_WIDTH$}{} rollback --undo {}\n", "Undo", self.ctl, self.id());
+            text += &format!("  {:<LABEL_WIDTH$}{}\n", "Undo", self.undo());
         }
         text
     }
@@ -98,6 +107,7 @@ impl Told<'_> {
         let paused = self.operation.result() == v1::OperationResult::Paused;
         let what = if paused { "is paused: no new host begins" } else { "goes on" };
         let mut text = self.first_line(WARN, "…", &format!("{} {what}", self.id()));
+        text += &super::traffic::times(self.view, self.operation, self.plan);
         text += &self.hosts();
         let first = if paused { "resume" } else { "watch" };
         for (label, command) in [("Next", first), ("", "abort")] {
@@ -139,6 +149,7 @@ impl Told<'_> {
         };
         let mut text = self.first_line(BAD, "✗", &what);
         text += &failure::rest(self.view, &failure);
+        text += &super::traffic::times(self.view, self.operation, self.plan);
         text += &self.hosts();
         match result {
             v1::OperationResult::Mixed | v1::OperationResult::Unverified => {
@@ -156,10 +167,13 @@ impl Told<'_> {
 
     /// What the hosts saw that need the others, once those had moved. Nothing where there are none.
     fn seen_from_the_edge(&self) -> String {
+        let traffic = super::plan::edges(self.plan);
         let after_a_cut = self.plan.stages.iter().skip_while(|stage| !stage.cuts_capacity).skip(1);
-        let tracks = after_a_cut.flat_map(|stage| &stage.batches).flat_map(|batch| &batch.tracks);
-        let mut edge: Vec<&str> = tracks.map(|track| track.host.as_str()).collect();
-        edge.dedup();
+        // Where an edge moves the traffic, what comes after it are hosts that need nobody: they are no edge.
+        let needs = |stage: &&v1::Stage| traffic.is_empty() || is_look(stage);
+        let tracks = after_a_cut.filter(needs).flat_map(|stage| &stage.batches);
+        let tracks = tracks.flat_map(|batch| &batch.tracks).map(|track| track.host.as_str());
+        let edge: Vec<&str> = tracks.chain(traffic.iter().copied()).collect();
         let mut said: Vec<(String, Vec<&str>)> = Vec::new();
         for host in self.operation.hosts.iter().filter(|host| edge.contains(&host.host.as_str())) {
             let what = match host.outcome() {
@@ -194,13 +208,8 @@ impl Told<'_> {
     /// Why it halted, then every host that is in trouble, in its own words.
     fn causes(&self) -> Vec<String> {
         let halted = Some(self.operation.halted.clone()).filter(|why| !why.is_empty());
-        let hosts = self.operation.hosts.iter().filter(|host| {
-            !host.reason.is_empty()
-                && matches!(
-                    host.outcome(),
-                    v1::Outcome::Failed | v1::Outcome::Unknown | v1::Outcome::Original
-                )
-        });
+        let hosts = self.operation.hosts.iter();
+        let hosts = hosts.filter(|host| !host.reason.is_empty() && is_trouble(host));
         // Hosts that say the same share a line.
         let mut seen: Vec<(&str, Vec<&str>)> = Vec::new();
         for host in hosts {
@@ -214,8 +223,17 @@ impl Told<'_> {
         halted.into_iter().chain(said).collect()
     }
 
+    /// How things stand: the hosts, and then what users get.
     fn now(&self, result: v1::OperationResult) -> Vec<String> {
-        let was = or_dash(&self.plan.from_release);
+        let traffic = self.traffic.map(super::traffic::told).unwrap_or_default();
+        self.hosts_now(result).into_iter().chain(traffic).collect()
+    }
+
+    fn hosts_now(&self, result: v1::OperationResult) -> Vec<String> {
+        let was = match self.plan.from_release.as_str() {
+            "" => "what ran before".to_owned(),
+            was => clean(was),
+        };
         match result {
             v1::OperationResult::Refused => {
                 return vec![format!(
@@ -253,7 +271,12 @@ impl Told<'_> {
             self.with(v1::Outcome::Failed).into_iter().chain(self.with(v1::Outcome::Original));
         let host =
             trouble.map(|host| format!(" --host {}", quote(host))).next().unwrap_or_default();
-        let mut next = vec![format!("{ctl} logs {id}{host}")];
+        let mut next = Vec::new();
+        if self.edge_in_the_way() {
+            let to = quote(&self.plan.to_release);
+            next.push(format!("{ctl} rollback --fleet {fleet} --to {to} --in-place"));
+        }
+        next.push(format!("{ctl} logs {id}{host}"));
         if !self.moves() {
             next.push(format!("{ctl} retry {id}"));
             return next;
@@ -274,7 +297,7 @@ impl Told<'_> {
             | v1::OperationResult::Paused
             | v1::OperationResult::Verified => {
                 next.push(format!("{ctl} retry {id}    # hosts that are not on target"));
-                next.push(format!("{ctl} rollback --undo {id}    # everything as it was before"));
+                next.push(format!("{}    # everything as it was before", self.undo()));
             }
         }
         next
@@ -300,7 +323,7 @@ impl Told<'_> {
             if self.moves() {
                 table.row(self.moved(host));
             } else {
-                table.row(Self::looked_at(host));
+                table.row(self.looked_at(host));
             }
         }
         let mut text = table.render(self.view);
@@ -325,30 +348,34 @@ impl Told<'_> {
         [
             clean(&host.host).into(),
             clean(&host.group).into(),
-            styled(outcome_style(host.outcome), words::outcome(host.outcome)),
+            styled(outcome_style(host.outcome), self.outcome(host)),
             self.release(host).into(),
             observed(host).into(),
             out.into(),
         ]
     }
 
-    /// A host of an operation that moves none.
-    fn looked_at(host: &v1::HostOutcome) -> [Cell; 5] {
-        let word = match host.outcome() {
-            v1::Outcome::Restored => "done".to_owned(),
-            v1::Outcome::Unspecified
-            | v1::Outcome::Original
-            | v1::Outcome::Failed
-            | v1::Outcome::Unknown
-            | v1::Outcome::Skipped => words::outcome(host.outcome),
-        };
+    /// A host of an operation that moves none. What is said above as a cause is not said again.
+    fn looked_at(&self, host: &v1::HostOutcome) -> [Cell; 5] {
+        let told = self.operation.result() != v1::OperationResult::Verified && is_trouble(host);
+        let note = if told { String::new() } else { clean(&host.reason) };
         [
             clean(&host.host).into(),
             clean(&host.group).into(),
-            styled(outcome_style(host.outcome), word),
+            styled(outcome_style(host.outcome), self.outcome(host)),
             observed(host).into(),
-            clean(&host.reason).into(),
+            note.into(),
         ]
+    }
+
+    /// `restored` is a word for what goes back; a host that goes forward, or only looks, is done.
+    fn outcome(&self, host: &v1::HostOutcome) -> String {
+        let back =
+            matches!(self.plan.kind(), v1::OperationKind::Rollback | v1::OperationKind::Undo);
+        if !back && host.outcome() == v1::Outcome::Restored {
+            return "done".to_owned();
+        }
+        words::outcome(host.outcome)
     }
 
     /// Where the host came from and went to, as far as that is known.
@@ -358,6 +385,9 @@ impl Told<'_> {
         };
         if !planned.left_out.is_empty() {
             return clean(&planned.left_out);
+        }
+        if super::plan::edges(self.plan).contains(host.host.as_str()) {
+            return "divides the traffic".to_owned();
         }
         let (from, to) = (or_dash(&planned.from_release), or_dash(&planned.to_release));
         match host.outcome() {
@@ -391,9 +421,37 @@ impl Told<'_> {
         )
     }
 
+    /// Whether a way back stopped at an edge that could not move the traffic: hosts can go back without it.
+    fn edge_in_the_way(&self) -> bool {
+        let back =
+            matches!(self.plan.kind(), v1::OperationKind::Rollback | v1::OperationKind::Undo);
+        let edges = super::plan::edges(self.plan);
+        let stuck =
+            |host: &&v1::HostOutcome| edges.contains(host.host.as_str()) && is_trouble(host);
+        back && self.operation.mitigated_unix_ms == 0
+            && !self.plan.to_release.is_empty()
+            && self.operation.hosts.iter().any(|host| stuck(&host))
+    }
+
+    /// The command that takes it back.
+    fn undo(&self) -> String {
+        format!("{} {} {}", self.ctl, words::undo(self.plan.kind), self.id())
+    }
+
     fn id(&self) -> String {
         clean(&self.operation.id)
     }
+}
+
+/// Whether a stage only looks.
+fn is_look(stage: &v1::Stage) -> bool {
+    let mut tracks = stage.batches.iter().flat_map(|batch| &batch.tracks);
+    let looks = |step: &v1::Step| step.verb() == v1::Verb::Verify;
+    !stage.cuts_capacity && tracks.all(|track| track.steps.iter().all(looks))
+}
+
+fn is_trouble(host: &v1::HostOutcome) -> bool {
+    matches!(host.outcome(), v1::Outcome::Failed | v1::Outcome::Unknown | v1::Outcome::Original)
 }
 
 /// The version that the host's own checks reported last; each once.
@@ -481,7 +539,82 @@ mod tests {
     #[test]
     fn verified() {
         let operation = ended(v1::OperationResult::Verified, [(v1::Outcome::Restored, ""); 5], "");
-        insta::assert_snapshot!(plain(&summary(&view(), &operation, "ctl")));
+        insta::assert_snapshot!(plain(&summary(&view(), &operation, "ctl", None)));
+    }
+
+    /// A rollback that moves users first; the edge ends so.
+    fn traffic_first(result: v1::OperationResult, edge: v1::Outcome, why: &str) -> v1::Operation {
+        use v1::Outcome::{Original, Restored};
+        let done = if edge == Restored { Restored } else { Original };
+        let outcomes = [(done, ""), (done, ""), (done, ""), (Restored, ""), (Restored, "")];
+        let mut operation = ended(result, outcomes, "");
+        operation.plan = Some(crate::render::plan::tests::traffic_first());
+        operation.hosts.retain(|row| row.group != "edge");
+        for row in operation.hosts.iter_mut().filter(|row| row.group == "green") {
+            row.cut_ms = 0;
+        }
+        let mut edge = host("lb-1", "edge", edge, why);
+        edge.cut_ms = 0;
+        operation.hosts.push(edge);
+        operation
+    }
+
+    #[test]
+    fn users_first_has_two_times() {
+        let mut verified = traffic_first(v1::OperationResult::Verified, v1::Outcome::Restored, "");
+        verified.mitigated_unix_ms = started_ms() + 2_140;
+        insta::assert_snapshot!(plain(&summary(&view(), &verified, "ctl", None)));
+    }
+
+    #[test]
+    fn an_edge_that_cannot_move_is_no_reason_to_wait() {
+        let why = "set weights: nginx: [emerg] host not found in upstream";
+        let mut halted = traffic_first(v1::OperationResult::PutBack, v1::Outcome::Original, why);
+        halted.halted = "1 host failed; the budget of stage `shift traffic` is 0".to_owned();
+        let blue = v1::Weights {
+            groups: vec![v1::GroupWeight { group: "blue".to_owned(), percent: 100 }],
+            out: Vec::new(),
+        };
+        let traffic = v1::TrafficView { observed: Some(blue.clone()), ..Default::default() };
+        let put_back = plain(&summary(&view(), &halted, "ctl", Some(&traffic)));
+        halted.result = v1::OperationResult::Mixed.into();
+        halted.hosts.last_mut().unwrap().outcome = v1::Outcome::Failed.into();
+        let status = v1::TrafficStatus { asked: Some(blue), ..v1::TrafficStatus::default() };
+        let edge = v1::EdgeView { host: "lb-1".to_owned(), status: Some(status) };
+        let traffic = v1::TrafficView { edges: vec![edge], ..v1::TrafficView::default() };
+        let mixed = plain(&summary(&view(), &halted, "ctl", Some(&traffic)));
+        insta::assert_snapshot!(format!("{put_back}\n{mixed}"));
+    }
+
+    #[test]
+    fn a_deploy_a_switch_and_a_fetch_have_their_own_words() {
+        let mut text = String::new();
+        for kind in [v1::OperationKind::Deploy, v1::OperationKind::Switch, v1::OperationKind::Fetch]
+        {
+            let mut operation =
+                traffic_first(v1::OperationResult::Verified, v1::Outcome::Restored, "");
+            operation.mitigated_unix_ms = started_ms() + 2_140;
+            let plan = operation.plan.as_mut().unwrap();
+            plan.kind = kind.into();
+            (plan.marks_from_bad, plan.freezes) = (false, false);
+            if kind == v1::OperationKind::Fetch {
+                operation.mitigated_unix_ms = 0;
+                plan.stages.truncate(1);
+            }
+            text += &plain(&summary(&view(), &operation, "ctl", None));
+            text += "\n";
+        }
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_fetch_that_was_refused_says_why_once() {
+        let why = "the agent refused: this host's policy has no source `nosource`";
+        let outcomes = [(v1::Outcome::Original, why); 5];
+        let mut operation = ended(v1::OperationResult::Refused, outcomes, "");
+        operation.plan.as_mut().unwrap().kind = v1::OperationKind::Fetch.into();
+        let text = plain(&summary(&view(), &operation, "ctl", None));
+        assert_eq!(text.matches("has no source").count(), 1, "{text}");
     }
 
     fn with_edge(result: v1::OperationResult, looked: v1::Outcome, words: &str) -> v1::Operation {
@@ -496,14 +629,14 @@ mod tests {
     #[test]
     fn what_the_edge_saw_has_a_line() {
         let seen = with_edge(v1::OperationResult::Verified, v1::Outcome::Restored, "");
-        insta::assert_snapshot!(plain(&summary(&view(), &seen, "ctl")));
+        insta::assert_snapshot!(plain(&summary(&view(), &seen, "ctl", None)));
     }
 
     #[test]
     fn what_the_edge_did_not_see_is_said_in_its_words() {
         let words = "verify proxy: GET https://crm.example/ → 502, 30 of 30";
         let bad = with_edge(v1::OperationResult::Unverified, v1::Outcome::Failed, words);
-        insta::assert_snapshot!(plain(&summary(&view(), &bad, "ctl")));
+        insta::assert_snapshot!(plain(&summary(&view(), &bad, "ctl", None)));
     }
 
     #[test]
@@ -521,7 +654,7 @@ mod tests {
         ];
         let halted = "2 hosts failed; the budget of stage `restore` is 1";
         let operation = ended(v1::OperationResult::Mixed, outcomes, halted);
-        insta::assert_snapshot!(plain(&summary(&view(), &operation, "ctl")));
+        insta::assert_snapshot!(plain(&summary(&view(), &operation, "ctl", None)));
     }
 
     #[test]
@@ -532,7 +665,7 @@ mod tests {
             [(Original, damaged), (Original, ""), (Original, ""), (Original, ""), (Original, "")];
         let halted = "1 host failed; the budget of stage `prepare` is 0";
         let operation = ended(v1::OperationResult::Refused, outcomes, halted);
-        insta::assert_snapshot!(plain(&summary(&view(), &operation, "ctl")));
+        insta::assert_snapshot!(plain(&summary(&view(), &operation, "ctl", None)));
     }
 
     #[test]
@@ -542,7 +675,7 @@ mod tests {
             [(v1::Outcome::Original, CAUSE); 5],
             "2 hosts failed; the budget of stage `restore` is 1",
         );
-        insta::assert_snapshot!(plain(&summary(&view(), &operation, "ctl --context prod")));
+        insta::assert_snapshot!(plain(&summary(&view(), &operation, "ctl --context prod", None)));
     }
 
     #[test]
@@ -550,7 +683,7 @@ mod tests {
         let outcomes = [(v1::Outcome::Unspecified, ""); 5];
         let running =
             v1::Operation { ended_unix_ms: 0, ..ended(v1::OperationResult::Running, outcomes, "") };
-        insta::assert_snapshot!(plain(&summary(&view(), &running, "ctl")));
+        insta::assert_snapshot!(plain(&summary(&view(), &running, "ctl", None)));
     }
 
     #[test]
@@ -560,6 +693,6 @@ mod tests {
         let plan = operation.plan.as_mut().unwrap();
         (plan.kind, plan.marks_from_bad, plan.freezes) =
             (v1::OperationKind::Snapshot.into(), false, false);
-        insta::assert_snapshot!(plain(&summary(&view(), &operation, "ctl")));
+        insta::assert_snapshot!(plain(&summary(&view(), &operation, "ctl", None)));
     }
 }

@@ -4,7 +4,7 @@ use proto::v1;
 
 use super::{
     View, WARN, field, paint,
-    words::{clean, day_and_time, duration_ms, some_of},
+    words::{self, clean, day_and_time, duration_ms},
 };
 
 /// `blue 95 %, canary 5 % without b2`.
@@ -24,11 +24,14 @@ pub(super) fn weights(weights: &v1::Weights) -> String {
 pub(super) fn planned(plan: &v1::Plan) -> String {
     match (&plan.weights_before, &plan.weights_after) {
         (_, None) => String::new(),
-        (Some(before), Some(after)) if before == after => {
+        (Some(before), Some(after)) if before == after && moves_any(plan) => {
             format!("stays {}; each host is taken out of it before it is touched", weights(after))
         }
+        (Some(before), Some(after)) if before == after => {
+            format!("stays {}", weights(after))
+        }
         (Some(before), Some(after)) => format!("{} → {}", weights(before), weights(after)),
-        (None, Some(after)) => format!("not set yet → {}", weights(after)),
+        (None, Some(after)) => format!("unset, or not alike on all edges → {}", weights(after)),
     }
 }
 
@@ -48,70 +51,120 @@ fn takes_back(plan: &v1::Plan) -> bool {
 
 /// When users were safe, and when everything was done.
 pub(super) fn times(view: &View, operation: &v1::Operation, plan: &v1::Plan) -> String {
-    let since = |at: i64| u64::try_from(at.saturating_sub(operation.started_unix_ms)).unwrap_or(0);
+    let since = |at: i64| duration_ms(words::between_ms(operation.started_unix_ms, at));
     if operation.mitigated_unix_ms == 0 {
         return String::new();
     }
-    let (mitigated, ended) = (
-        duration_ms(since(operation.mitigated_unix_ms)),
-        duration_ms(since(operation.ended_unix_ms)),
-    );
-    let words = if takes_back(plan) {
-        format!("mitigated after {mitigated}, restored after {ended}")
-    } else {
-        format!("users were on it after {mitigated}, done after {ended}")
+    let mitigated = since(operation.mitigated_unix_ms);
+    let words = match (takes_back(plan), operation.result()) {
+        (true, v1::OperationResult::Verified) => {
+            let restored = since(operation.ended_unix_ms);
+            format!("mitigated after {mitigated}, restored after {restored}")
+        }
+        (false, v1::OperationResult::Verified) => {
+            let done = since(operation.ended_unix_ms);
+            format!("users were on it after {mitigated}, done after {done}")
+        }
+        // What was put back took the traffic back as well.
+        (_, v1::OperationResult::PutBack | v1::OperationResult::Refused) => return String::new(),
+        (true, _) => format!("mitigated after {mitigated}"),
+        (false, _) => format!("users were on it after {mitigated}"),
     };
     field(view, "Times", &words)
 }
 
-/// Where the traffic goes now, for `ctl status`; nothing where no edge divides it.
+/// Whether a plan touches the traffic at all, if only to give it back.
+fn moves_any(plan: &v1::Plan) -> bool {
+    let tracks = plan.stages.iter().flat_map(|stage| &stage.batches).flat_map(|b| &b.tracks);
+    tracks.flat_map(|track| &track.steps).any(|step| step.component == words::TRAFFIC)
+}
+
+/// Where the traffic goes now, for `ctl status`; nothing where no edge divides it. `ctl` begins each command.
 pub(super) fn now(view: &View, traffic: &v1::TrafficView, ctl: &str) -> String {
     let shares = match &traffic.observed {
         Some(observed) => weights(observed),
+        None if is_unset(traffic) => {
+            let slot = traffic.slots.first().map_or("SLOT", String::as_str);
+            format!("no edge divides it yet: {ctl} switch --to {}", clean(slot))
+        }
         None => paint(WARN, "not known as one"),
     };
     let mut text = field(view, "Traffic", &shares);
-    let set = traffic.edges.iter().filter_map(|edge| edge.status.as_ref()?.observed.as_ref());
-    if traffic.observed.is_none() && set.count() == 0 && !traffic.edges.is_empty() {
-        let slot = traffic.slots.first().map_or("SLOT", String::as_str);
-        text +=
-            &field(view, "", &format!("no edge divides it yet: {ctl} switch --to {}", clean(slot)));
-    }
     for edge in &traffic.edges {
-        let name = clean(&edge.host);
-        match &edge.status {
-            None => text += &field(view, "", &paint(WARN, &format!("{name} is out of reach"))),
-            Some(status) => {
-                if let (None, Some(own)) = (&traffic.observed, &status.observed) {
-                    text += &field(view, "", &format!("{name}: {}", weights(own)));
-                }
-                for problem in &status.problems {
-                    let words =
-                        format!("{name}: {}; mend: {}", clean(&problem.what), clean(&problem.mend));
-                    text += &field(view, "", &words);
-                }
-            }
+        for line in edge_lines(traffic, edge) {
+            text += &field(view, "", &line);
+        }
+        for problem in edge.status.iter().flat_map(|status| &status.problems) {
+            let (name, mend) = (clean(&edge.host), clean(&problem.mend));
+            text += &field(view, "", &format!("{name}: {}; mend: {mend}", clean(&problem.what)));
         }
     }
     text + &idle(view, traffic)
 }
 
-/// The sides without traffic, and the one that is kept as the way back.
+/// What the edges say now, for the end of an operation that did not succeed.
+pub(super) fn told(traffic: &v1::TrafficView) -> Vec<String> {
+    match &traffic.observed {
+        Some(observed) => vec![format!("the traffic goes to {}", weights(observed))],
+        None => {
+            let lines = traffic.edges.iter().flat_map(|edge| edge_lines(traffic, edge));
+            lines.map(|line| anstream::adapter::strip_str(&line).to_string()).collect()
+        }
+    }
+}
+
+/// Nobody has asked an edge for anything yet. An edge that cannot be asked may have been.
+fn is_unset(traffic: &v1::TrafficView) -> bool {
+    let unset = |edge: &v1::EdgeView| {
+        let status = edge.status.as_ref();
+        status.is_some_and(|status| status.observed.is_none() && status.asked.is_none())
+    };
+    !traffic.edges.is_empty() && traffic.edges.iter().all(unset)
+}
+
+/// What is to be said of an edge; nothing where it does what it was asked for, as all do.
+fn edge_lines(traffic: &v1::TrafficView, edge: &v1::EdgeView) -> Vec<String> {
+    let name = clean(&edge.host);
+    let Some(status) = &edge.status else {
+        return vec![paint(WARN, &format!("{name} is out of reach"))];
+    };
+    match (&status.asked, &status.observed) {
+        (Some(asked), Some(own)) if asked != own => {
+            let (asked, own) = (weights(asked), weights(own));
+            vec![paint(WARN, &format!("{name} divides {own}; it was asked for {asked}"))]
+        }
+        (Some(asked), None) => {
+            let asked = weights(asked);
+            vec![paint(WARN, &format!("{name} does not tell; it was asked for {asked}"))]
+        }
+        (_, Some(own)) if traffic.observed.is_none() => vec![format!("{name}: {}", weights(own))],
+        (None, None) if !is_unset(traffic) => vec![format!("{name} does not divide it yet")],
+        (_, Some(_)) | (None, None) => Vec::new(),
+    }
+}
+
+/// Whether traffic reaches a host.
+pub(super) fn reaches(observed: &v1::Weights, host: &v1::HostView) -> bool {
+    let share = observed.groups.iter().any(|row| row.group == host.group && row.percent > 0);
+    share && !observed.out.contains(&host.host)
+}
+
+/// The sides without traffic, and how long one is kept as the way back.
 fn idle(view: &View, traffic: &v1::TrafficView) -> String {
     let Some(observed) = &traffic.observed else { return String::new() };
-    let served = |slot: &&String| observed.groups.iter().any(|row| row.group == **slot);
-    let idle: Vec<&str> =
-        traffic.slots.iter().filter(|slot| !served(slot)).map(String::as_str).collect();
-    let mut parts = Vec::new();
-    if !idle.is_empty() {
-        parts.push(format!("{} without traffic", some_of(idle.iter().copied(), 40)));
-    }
-    if !traffic.warm.is_empty() {
+    let served =
+        |slot: &&String| observed.groups.iter().any(|row| row.group == **slot && row.percent > 0);
+    let side = |slot: &String| {
+        let name = clean(slot);
+        if *slot != traffic.warm {
+            return format!("{name} has none");
+        }
         let until = day_and_time(view, traffic.warm_until_unix_ms);
-        let (warm, release) = (clean(&traffic.warm), clean(&traffic.warm_release));
-        parts.push(format!("{warm} is kept with {release} as the way back until {}", until.trim()));
-    }
-    field(view, "", &parts.join("; "))
+        let release = clean(&traffic.warm_release);
+        format!("{name} has none, and is kept on {release} as the way back until {}", until.trim())
+    };
+    let idle: Vec<String> = traffic.slots.iter().filter(|slot| !served(slot)).map(side).collect();
+    field(view, "", &idle.join("; "))
 }
 
 #[cfg(test)]
@@ -148,6 +201,7 @@ mod tests {
             planned(&plan(Some(blue.clone()), Some(green.clone()))),
             planned(&plan(Some(blue.clone()), Some(blue))),
             planned(&plan(None, Some(green))),
+            planned(&crate::render::plan::tests::drained()),
         ];
         insta::assert_snapshot!(lines.join("\n"));
     }
@@ -181,12 +235,26 @@ mod tests {
         if let Some(status) = &mut differ.edges[0].status {
             status.problems.push(problem);
         }
+        let mut strayed = good.clone();
+        if let Some(status) = &mut strayed.edges[0].status {
+            status.asked = Some(shares(&[("green", 100)], &[]));
+        }
+        let mut mute = v1::TrafficView { observed: None, ..strayed.clone() };
+        if let Some(status) = &mut mute.edges[0].status {
+            status.observed = None;
+        }
+        let away = v1::TrafficView {
+            edges: vec![v1::EdgeView { host: "lb-1".to_owned(), status: None }],
+            slots: slots(),
+            ..v1::TrafficView::default()
+        };
         let unset = v1::TrafficView {
             edges: vec![edge("lb-1", None)],
             slots: slots(),
             ..v1::TrafficView::default()
         };
-        let views = [good, differ, unset].map(|traffic| plain(&now(&view(), &traffic, "ctl")));
+        let views = [good, differ, strayed, mute, away, unset]
+            .map(|traffic| plain(&now(&view(), &traffic, "ctl")));
         insta::assert_snapshot!(views.join("\n"));
     }
 }

@@ -10,7 +10,7 @@ use super::{
     plan::fleet_and_app,
     progress::{Host, HostState, Progress},
     traffic, visible,
-    words::{self, between_ms, clean, clock, count, duration_ms, some_of},
+    words::{self, between_ms, clean, clock, count, duration_ms, or_dash, some_of},
 };
 
 /// The height of the live view.
@@ -35,7 +35,19 @@ pub fn header(view: &View, progress: &Progress) -> String {
     let at = clock(view, progress.started_unix_ms);
     let by =
         if progress.by.is_empty() { String::new() } else { format!("by {} ", clean(&progress.by)) };
-    format!("{operation}  {place} → {}   {by}{at}\n", clean(&plan.to_release))
+    let to = or_dash(&plan.to_release);
+    // What changes nothing that is live must not look as if it did.
+    let what = if words::goes_live(plan.kind) {
+        format!("→ {to}")
+    } else {
+        format!("{} {to}", words::kind(plan.kind))
+    };
+    format!("{operation}  {place} {what}   {by}{at}\n")
+}
+
+/// Whether an event is part of what happened, and stays above the live rows.
+pub fn stays(response: &v1::WatchOperationResponse) -> bool {
+    matches!(&response.event, Some(Event::StageEnded(ended)) if ended.mitigated_after_ms > 0)
 }
 
 /// The live rows. `tick` turns the spinner.
@@ -214,7 +226,7 @@ fn event_words(progress: &Progress, event: &Event, verbose: bool) -> Option<Stri
             };
             format!("{}: {what}", some_of(sent.hosts.iter().map(String::as_str), 60))
         }
-        Event::Step(step) => return step_words(step, verbose),
+        Event::Step(step) => return step_words(progress, step, verbose),
         Event::HostEnded(ended) => host_ended(progress, ended),
         Event::HostUnknown(unknown) => {
             format!(
@@ -238,9 +250,12 @@ fn event_words(progress: &Progress, event: &Event, verbose: bool) -> Option<Stri
     Some(text)
 }
 
-fn step_words(step: &v1::watch_operation_response::StepChanged, verbose: bool) -> Option<String> {
-    let what = words::step(step.verb, &step.component, &step.hook);
-    let name = format!("{}: {what}", clean(&step.host));
+fn step_words(
+    progress: &Progress,
+    step: &v1::watch_operation_response::StepChanged,
+    verbose: bool,
+) -> Option<String> {
+    let name = format!("{}: {}", clean(&step.host), progress.step_name(step));
     let took = duration_ms(step.duration_ms);
     let detail = match step.detail.as_str() {
         "" => String::new(),
@@ -370,6 +385,71 @@ pub(crate) mod tests {
             v1::WatchOperationResponse { index, at_unix_ms: at, event: Some(event) }
         };
         (0..).zip(events).map(respond).collect()
+    }
+
+    /// Users are moved, and the edge waits until nothing is open any more.
+    pub(crate) fn traffic_events() -> Vec<v1::WatchOperationResponse> {
+        use v1::{StepState as S, TrackEnd as T, Verb as V};
+        let on_edge = |stage, index, verb: V, state: S, detail: &str| match step(
+            "lb-1", stage, index, verb, state, detail,
+        ) {
+            Event::Step(mut step) => {
+                words::TRAFFIC.clone_into(&mut step.component);
+                Event::Step(step)
+            }
+            other => other,
+        };
+        let began =
+            |stage, name: &str| Event::StageBegan(w::StageBegan { stage, name: name.to_owned() });
+        let events = [
+            began(1, "shift traffic"),
+            dispatched(1, &["lb-1"]),
+            on_edge(1, 0, V::SetWeights, S::Running, ""),
+            on_edge(1, 0, V::SetWeights, S::Done, "traffic goes to green 100 %"),
+            on_edge(1, 1, V::Verify, S::Done, "2 of 2 hosts answer as v1.4.2"),
+            ended("lb-1", 1, T::Done, ""),
+            Event::StageEnded(w::StageEnded {
+                stage: 1,
+                name: "shift traffic".to_owned(),
+                mitigated_after_ms: 2_140,
+            }),
+            began(2, "drain"),
+            dispatched(2, &["lb-1"]),
+            on_edge(2, 0, V::Drain, S::Running, ""),
+        ];
+        let mut at = started_ms();
+        let respond = |(index, event)| {
+            at += 300;
+            v1::WatchOperationResponse { index, at_unix_ms: at, event: Some(event) }
+        };
+        (0..).zip(events).map(respond).collect()
+    }
+
+    pub(crate) fn traffic_operation() -> v1::Operation {
+        v1::Operation { plan: Some(plan::tests::traffic_first()), ..operation() }
+    }
+
+    #[test]
+    fn the_traffic_is_told_with_what_is_set_and_when_users_are_safe() {
+        let mut progress = Progress::new(&traffic_operation());
+        let mut text = String::new();
+        for (index, event) in traffic_events().iter().enumerate() {
+            progress.apply(event);
+            text += &line(&view(), &progress, event, false).unwrap_or_default();
+            if index == 2 {
+                text += &screen(&progress, &Link::Up, 1);
+            }
+        }
+        text += &screen(&progress, &Link::Up, 4);
+        insta::assert_snapshot!(plain(&text));
+    }
+
+    #[test]
+    fn what_changes_nothing_live_does_not_look_as_if_it_did() {
+        let mut operation = operation();
+        operation.plan.as_mut().unwrap().kind = v1::OperationKind::Fetch.into();
+        let header = plain(&header(&view(), &Progress::new(&operation)));
+        assert!(header.contains("prod/ace-crm fetch v1.4.2"), "{header}");
     }
 
     fn progress(until: usize) -> Progress {

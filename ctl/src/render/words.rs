@@ -32,19 +32,48 @@ pub fn verb(verb: i32) -> String {
 /// What steps about the traffic stand on in place of a component.
 pub(super) const TRAFFIC: &str = "traffic";
 
-/// `verify crm`, `hook drain of crm`, `set weights`.
-pub fn step(verb: i32, component: &str, hook: &str) -> String {
+/// `verify crm`, `hook drain of crm`; of the traffic `set weights green 100 %`, where it is known what is set.
+pub fn step(verb: i32, component: &str, hook: &str, weights: Option<&v1::Weights>) -> String {
     if component == TRAFFIC {
-        return match v1::Verb::try_from(verb) {
-            Ok(v1::Verb::Preflight) => "test weights".to_owned(),
-            Ok(v1::Verb::Verify) => "verify traffic".to_owned(),
-            _ => self::verb(verb),
-        };
+        return traffic_step(verb, weights);
     }
     let verb = self::verb(verb);
     match hook {
         "" => format!("{verb} {}", clean(component)),
         hook => format!("{verb} {} of {}", clean(hook), clean(component)),
+    }
+}
+
+fn traffic_step(verb: i32, weights: Option<&v1::Weights>) -> String {
+    let with = |word: &str| match weights {
+        Some(weights) => format!("{word} {}", super::traffic::weights(weights)),
+        None => word.to_owned(),
+    };
+    match v1::Verb::try_from(verb) {
+        Ok(v1::Verb::SetWeights) => with("set weights"),
+        Ok(v1::Verb::Preflight) => with("test weights"),
+        Ok(v1::Verb::Verify) => "verify traffic".to_owned(),
+        Ok(v1::Verb::Drain) => match weights.map(|weights| weights.out.as_slice()) {
+            Some([_, ..]) => {
+                let out = weights.iter().flat_map(|weights| &weights.out);
+                format!("drain {}", out.map(|host| clean(host)).collect::<Vec<_>>().join(", "))
+            }
+            Some([]) | None => "drain".to_owned(),
+        },
+        Ok(
+            v1::Verb::Unspecified
+            | v1::Verb::Snapshot
+            | v1::Verb::Stage
+            | v1::Verb::Stop
+            | v1::Verb::Switch
+            | v1::Verb::Start
+            | v1::Verb::Discard
+            | v1::Verb::Check
+            | v1::Verb::Reload
+            | v1::Verb::Hook
+            | v1::Verb::Fetch,
+        )
+        | Err(_) => format!("{} traffic", self::verb(verb)),
     }
 }
 
@@ -89,7 +118,7 @@ pub fn result(result: i32) -> String {
     word.to_owned()
 }
 
-/// `rollback`, `undo`, `snapshot`, `check`.
+/// `rollback`, `deploy`, `switch`, `fetch`, …
 pub fn kind(kind: i32) -> String {
     let word = match v1::OperationKind::try_from(kind) {
         Ok(v1::OperationKind::Rollback) => "rollback",
@@ -102,6 +131,42 @@ pub fn kind(kind: i32) -> String {
         Ok(v1::OperationKind::Unspecified) | Err(_) => return format!("kind-{kind}"),
     };
     word.to_owned()
+}
+
+/// Whether operations of a kind change what users get.
+pub fn goes_live(kind: i32) -> bool {
+    match v1::OperationKind::try_from(kind) {
+        Ok(
+            v1::OperationKind::Rollback
+            | v1::OperationKind::Undo
+            | v1::OperationKind::Deploy
+            | v1::OperationKind::Switch,
+        ) => true,
+        Ok(
+            v1::OperationKind::Snapshot
+            | v1::OperationKind::Check
+            | v1::OperationKind::Fetch
+            | v1::OperationKind::Unspecified,
+        )
+        | Err(_) => false,
+    }
+}
+
+/// The command that takes an operation of a kind back, without the operation's name.
+pub fn undo(kind: i32) -> &'static str {
+    match v1::OperationKind::try_from(kind) {
+        Ok(v1::OperationKind::Switch) => "switch --undo",
+        Ok(
+            v1::OperationKind::Rollback
+            | v1::OperationKind::Undo
+            | v1::OperationKind::Deploy
+            | v1::OperationKind::Snapshot
+            | v1::OperationKind::Check
+            | v1::OperationKind::Fetch
+            | v1::OperationKind::Unspecified,
+        )
+        | Err(_) => "rollback --undo",
+    }
 }
 
 /// `good`, `bad`, `unproven`.

@@ -33,6 +33,7 @@ use crate::context::Context;
 pub(super) struct Script {
     pub(super) plan: v1::Plan,
     pub(super) fleet: v1::GetFleetResponse,
+    pub(super) releases: Vec<v1::Release>,
     pub(super) doctor: v1::DoctorResponse,
     /// How every operation ends.
     pub(super) operation: v1::Operation,
@@ -200,7 +201,7 @@ impl OperatorService for Service {
     ) -> Answer<v1::ListReleasesResponse> {
         Ok(Response::new(v1::ListReleasesResponse {
             fleet: "prod".to_owned(),
-            releases: Vec::new(),
+            releases: self.script().releases.clone(),
             ..v1::ListReleasesResponse::default()
         }))
     }

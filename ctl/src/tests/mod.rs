@@ -1,6 +1,7 @@
 //! Whole commands against a coordinator that keeps to a script, over real mutual TLS.
 
 mod fake;
+mod forward;
 
 use std::time::Duration;
 
@@ -386,7 +387,7 @@ async fn an_interrupt_detaches() {
             .await;
     assert_eq!(followed.unwrap(), Followed::Detached);
     let ran = Ran::Detached { operation: "rb-0193".to_owned() };
-    assert_eq!(crate::run::show(&mut session, &ran).unwrap().code(), 130);
+    assert_eq!(crate::run::show(&mut session, &ran).await.unwrap().code(), 130);
 }
 
 #[tokio::test]

@@ -48,30 +48,34 @@ pub struct Traffic {
 #[derive(Clone, Debug, Serialize)]
 pub struct Edge {
     pub host: String,
+    pub reachable: bool,
     pub driver: Option<String>,
     pub asked: Option<Weights>,
     pub observed: Option<Weights>,
     pub problems: Vec<String>,
 }
 
-fn traffic(view: &v1::TrafficView) -> Traffic {
-    let edge = |edge: &v1::EdgeView| {
-        let status = edge.status.clone().unwrap_or_default();
-        Edge {
-            host: edge.host.clone(),
-            driver: text(&status.driver),
-            asked: status.asked.as_ref().map(Weights::from),
-            observed: status.observed.as_ref().map(Weights::from),
-            problems: status.problems.into_iter().map(|problem| problem.what).collect(),
+impl From<&v1::TrafficView> for Traffic {
+    fn from(view: &v1::TrafficView) -> Self {
+        let edge = |edge: &v1::EdgeView| {
+            let status = edge.status.clone().unwrap_or_default();
+            Edge {
+                host: edge.host.clone(),
+                reachable: edge.status.is_some(),
+                driver: text(&status.driver),
+                asked: status.asked.as_ref().map(Weights::from),
+                observed: status.observed.as_ref().map(Weights::from),
+                problems: status.problems.into_iter().map(|problem| problem.what).collect(),
+            }
+        };
+        Self {
+            weights: view.observed.as_ref().map(Weights::from),
+            slots: view.slots.clone(),
+            edges: view.edges.iter().map(edge).collect(),
+            warm: text(&view.warm),
+            warm_release: text(&view.warm_release),
+            warm_until: words::instant(view.warm_until_unix_ms),
         }
-    };
-    Traffic {
-        weights: view.observed.as_ref().map(Weights::from),
-        slots: view.slots.clone(),
-        edges: view.edges.iter().map(edge).collect(),
-        warm: text(&view.warm),
-        warm_release: text(&view.warm_release),
-        warm_until: words::instant(view.warm_until_unix_ms),
     }
 }
 
@@ -156,7 +160,7 @@ impl From<&v1::GetFleetResponse> for Status {
             way_back: text(&fleet.way_back),
             way_back_source: text(&words::source(fleet.way_back_source)),
             no_way_back: text(&fleet.no_way_back),
-            traffic: fleet.traffic.as_ref().map(traffic),
+            traffic: fleet.traffic.as_ref().map(Traffic::from),
             hosts: fleet.hosts.iter().map(host_status).collect(),
         }
     }

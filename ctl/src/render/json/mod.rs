@@ -284,9 +284,20 @@ mod tests {
 
     #[test]
     fn every_event_is_one_typed_line() {
+        let plan = plan::tests::example();
         let lines: Vec<String> = watch::tests::events()
             .iter()
-            .map(|response| event("rb-0193", response).to_string())
+            .map(|response| event("rb-0193", &plan, response).to_string())
+            .collect();
+        insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn events_of_the_traffic_say_what_is_set_and_when_users_were_safe() {
+        let plan = plan::tests::traffic_first();
+        let lines: Vec<String> = watch::tests::traffic_events()
+            .iter()
+            .map(|response| event("rb-0193", &plan, response).to_string())
             .collect();
         insta::assert_snapshot!(lines.join("\n"));
     }
@@ -318,6 +329,7 @@ mod tests {
             operation: Some(operation.id.clone()),
             result: Some(Operation::from(&operation)),
             plan: None,
+            traffic: None,
             trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()),
         };
         insta::assert_snapshot!(shown(&run));

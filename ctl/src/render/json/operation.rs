@@ -7,10 +7,10 @@ use proto::v1::{self, watch_operation_response::Event};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{ArtefactOf, text};
+use super::{ArtefactOf, Traffic, text};
 use crate::{
     out::{Document, typed},
-    render::{summary, words},
+    render::{progress::planned_weights, summary, words},
 };
 
 /// A plan, and the command that runs exactly this one.
@@ -97,6 +97,9 @@ pub struct Step {
     pub weights: Option<Weights>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artefact: Option<ArtefactOf>,
+    /// It looks once, without waiting for checks to hold.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub at_once: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -170,6 +173,7 @@ fn track(track: &v1::Track) -> Track {
         across_migrations: step.across_migrations,
         weights: step.weights.as_ref().map(Weights::from),
         artefact: step.artefact.as_ref().map(ArtefactOf::from),
+        at_once: step.at_once,
     };
     Track { host: track.host.clone(), steps: track.steps.iter().map(step).collect() }
 }
@@ -309,6 +313,9 @@ pub struct Run {
     pub result: Option<Operation>,
     /// Given where nothing was begun.
     pub plan: Option<Plan>,
+    /// What the edges say afterwards, where an operation that moves traffic did not succeed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
     /// Of this command, where its caller has one or it exports its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
@@ -319,7 +326,7 @@ impl Document for Run {
 }
 
 /// An operation's event as a line of a stream.
-pub fn event(operation: &str, response: &v1::WatchOperationResponse) -> Value {
+pub fn event(operation: &str, plan: &v1::Plan, response: &v1::WatchOperationResponse) -> Value {
     let (kind, mut fields) = match response.event.as_ref() {
         None => ("unknown", json!({})),
         Some(Event::Opened(e)) => ("opened", json!({ "by": e.by, "reason": e.reason })),
@@ -332,7 +339,7 @@ pub fn event(operation: &str, response: &v1::WatchOperationResponse) -> Value {
             let fields = json!({ "stage": e.stage, "hosts": e.hosts, "goal": goal });
             ("dispatched", fields)
         }
-        Some(Event::Step(e)) => ("step", step_event(e)),
+        Some(Event::Step(e)) => ("step", step_event(plan, e)),
         Some(Event::HostEnded(e)) => {
             let end = words::track_end(e.end);
             (
@@ -362,7 +369,7 @@ pub fn event(operation: &str, response: &v1::WatchOperationResponse) -> Value {
     typed(kind, &fields)
 }
 
-fn step_event(step: &v1::watch_operation_response::StepChanged) -> Value {
+fn step_event(plan: &v1::Plan, step: &v1::watch_operation_response::StepChanged) -> Value {
     let mut event = json!({
         "host": step.host,
         "stage": step.stage,
@@ -374,8 +381,12 @@ fn step_event(step: &v1::watch_operation_response::StepChanged) -> Value {
         "duration_ms": step.duration_ms,
         "detail": text(&step.detail),
     });
-    if let (Some(hook), Value::Object(fields)) = (text(&step.hook), &mut event) {
+    let Value::Object(fields) = &mut event else { return event };
+    if let Some(hook) = text(&step.hook) {
         fields.insert("hook".to_owned(), hook.into());
+    }
+    if let Some(weights) = planned_weights(plan, step) {
+        fields.insert("weights".to_owned(), json!(Weights::from(weights)));
     }
     event
 }

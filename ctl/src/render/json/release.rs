@@ -18,13 +18,13 @@ impl Document for Created {
     const TYPE: &'static str = "release_created";
 }
 
-/// The digest of a directory.
+/// The digest of a file or of a directory.
 #[derive(Clone, Debug, Serialize)]
-pub struct DirectoryDigest {
+pub struct PathDigest {
     pub digest: String,
 }
 
-impl Document for DirectoryDigest {
+impl Document for PathDigest {
     const TYPE: &'static str = "digest";
 }
 
@@ -58,8 +58,17 @@ pub struct ArtefactOf {
 pub struct HostDifference {
     pub host: String,
     /// Null where the host has no such snapshot.
-    pub from_content: Option<String>,
-    pub to_content: Option<String>,
+    pub from: Option<Side>,
+    pub to: Option<Side>,
+}
+
+/// What a host has of a component under a release's name.
+#[derive(Clone, Debug, Serialize)]
+pub struct Side {
+    pub content: String,
+    pub version: Option<String>,
+    pub files: u64,
+    pub bytes: u64,
 }
 
 impl Difference {
@@ -78,11 +87,16 @@ impl Document for Difference {
 }
 
 fn component(row: &v1::ComponentDiff) -> ComponentDifference {
-    let content = |side: &Option<v1::SnapshotInfo>| Some(side.as_ref()?.content.clone());
+    let side = |found: &v1::SnapshotInfo| Side {
+        content: found.content.clone(),
+        version: text(&found.version),
+        files: found.files,
+        bytes: found.size_bytes,
+    };
     let host = |row: &v1::HostDiff| HostDifference {
         host: row.host.clone(),
-        from_content: content(&row.from),
-        to_content: content(&row.to),
+        from: row.from.as_ref().map(side),
+        to: row.to.as_ref().map(side),
     };
     ComponentDifference {
         component: row.component.clone(),

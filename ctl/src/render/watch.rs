@@ -390,14 +390,12 @@ pub(crate) mod tests {
     /// Users are moved, and the edge waits until nothing is open any more.
     pub(crate) fn traffic_events() -> Vec<v1::WatchOperationResponse> {
         use v1::{StepState as S, TrackEnd as T, Verb as V};
-        let on_edge = |stage, index, verb: V, state: S, detail: &str| match step(
-            "lb-1", stage, index, verb, state, detail,
-        ) {
-            Event::Step(mut step) => {
-                words::TRAFFIC.clone_into(&mut step.component);
-                Event::Step(step)
-            }
-            other => other,
+        let on_edge = |stage, index, verb: V, state: S, detail: &str| {
+            let Event::Step(mut step) = step("lb-1", stage, index, verb, state, detail) else {
+                panic!("a step is a step");
+            };
+            words::TRAFFIC.clone_into(&mut step.component);
+            Event::Step(step)
         };
         let began =
             |stage, name: &str| Event::StageBegan(w::StageBegan { stage, name: name.to_owned() });

@@ -20,6 +20,7 @@ mod decide;
 mod event;
 mod fleet;
 mod inventory;
+pub mod judge;
 mod levels;
 mod name;
 mod operation;

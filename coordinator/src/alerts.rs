@@ -32,7 +32,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use engine::trigger::Severity;
+use engine::trigger::TriggerSeverity;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -316,11 +316,11 @@ fn said(what: &str) -> String {
 }
 
 /// How bad an alert is, by the usual words of its label; high where it does not say.
-fn severity(label: Option<&str>) -> Severity {
+fn severity(label: Option<&str>) -> TriggerSeverity {
     match label.unwrap_or_default() {
-        "critical" | "page" | "emergency" => Severity::Critical,
-        "warning" | "low" | "info" | "none" => Severity::Low,
-        _ => Severity::High,
+        "critical" | "page" | "emergency" => TriggerSeverity::Critical,
+        "warning" | "low" | "info" | "none" => TriggerSeverity::Low,
+        _ => TriggerSeverity::High,
     }
 }
 
@@ -364,8 +364,8 @@ mod tests {
         assert_eq!(query("fleet=prod", "fleet").as_deref(), Some("prod"));
         assert_eq!(query("a=b&fleet=x", "fleet").as_deref(), Some("x"));
         assert_eq!(query("", "fleet"), None);
-        assert_eq!(severity(Some("critical")), Severity::Critical);
-        assert_eq!(severity(Some("warning")), Severity::Low);
-        assert_eq!(severity(None), Severity::High);
+        assert_eq!(severity(Some("critical")), TriggerSeverity::Critical);
+        assert_eq!(severity(Some("warning")), TriggerSeverity::Low);
+        assert_eq!(severity(None), TriggerSeverity::High);
     }
 }

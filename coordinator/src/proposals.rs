@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use engine::{
     Decision, FleetEvent, FleetName, FleetState, OperationId, OperationKind, Proposal, ReleaseName,
     planner,
-    trigger::Severity,
+    trigger::TriggerSeverity,
 };
 
 use crate::{
@@ -45,7 +45,7 @@ pub struct Proposed {
     pub to: ReleaseName,
     pub why: String,
     pub why_not_automatic: String,
-    pub severity: Severity,
+    pub severity: TriggerSeverity,
     pub by: String,
 }
 

@@ -10,7 +10,7 @@ use crate::{
     fleet::FleetState,
     name::{HostName, OperationId, ReleaseName},
     time::Timestamp,
-    trigger::Severity,
+    trigger::TriggerSeverity,
 };
 
 /// How many decided proposals are remembered.
@@ -26,7 +26,7 @@ pub struct Proposal {
     pub why: String,
     /// Why it did not begin by itself.
     pub why_not_automatic: String,
-    pub severity: Severity,
+    pub severity: TriggerSeverity,
     /// `trigger errors`, `alert HighErrorRate`.
     pub by: String,
     pub at: Timestamp,

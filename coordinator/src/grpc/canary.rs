@@ -4,7 +4,7 @@ use engine::{
     Canary, CanaryStep, Counters, Decision, Elapsed, GroupName, MetricSource, Operation, Phase,
     Proposal, Waits,
     judge::{Analysis, Figure, Measure, Ruling, Verdict},
-    trigger::{Severity, Then, Trigger, TriggerSource},
+    trigger::{Breach, Then, Trigger, TriggerSeverity, TriggerSource},
 };
 use proto::{
     status::{StatusKind, status},
@@ -78,9 +78,9 @@ pub fn trigger(message: v1::Trigger) -> Wire<Trigger> {
         Source::Alert(alert) => TriggerSource::Alert(alert),
     };
     let severity = match v1::TriggerSeverity::try_from(message.severity) {
-        Ok(v1::TriggerSeverity::Critical) => Severity::Critical,
-        Ok(v1::TriggerSeverity::High) => Severity::High,
-        Ok(v1::TriggerSeverity::Low) => Severity::Low,
+        Ok(v1::TriggerSeverity::Critical) => TriggerSeverity::Critical,
+        Ok(v1::TriggerSeverity::High) => TriggerSeverity::High,
+        Ok(v1::TriggerSeverity::Low) => TriggerSeverity::Low,
         Ok(v1::TriggerSeverity::Unspecified) | Err(_) => {
             return Err(WireError::Enum { field: "triggers.severity", value: message.severity });
         }
@@ -92,9 +92,12 @@ pub fn trigger(message: v1::Trigger) -> Wire<Trigger> {
             return Err(WireError::Enum { field: "triggers.then", value: message.then });
         }
     };
-    let breach = (!message.breach.is_empty())
-        .then(|| field("triggers.breach", message.breach.parse()))
-        .transpose()?;
+    let breach = match &source {
+        TriggerSource::Check(_) | TriggerSource::Alert(_) => Breach::CheckFails,
+        TriggerSource::Probes | TriggerSource::Prometheus { .. } => {
+            field("triggers.breach", message.breach.parse())?
+        }
+    };
     Ok(Trigger {
         name: message.name,
         source,
@@ -107,11 +110,11 @@ pub fn trigger(message: v1::Trigger) -> Wire<Trigger> {
 }
 
 /// How bad a breach is.
-pub fn severity(severity: Severity) -> v1::TriggerSeverity {
+pub fn severity(severity: TriggerSeverity) -> v1::TriggerSeverity {
     match severity {
-        Severity::Critical => v1::TriggerSeverity::Critical,
-        Severity::High => v1::TriggerSeverity::High,
-        Severity::Low => v1::TriggerSeverity::Low,
+        TriggerSeverity::Critical => v1::TriggerSeverity::Critical,
+        TriggerSeverity::High => v1::TriggerSeverity::High,
+        TriggerSeverity::Low => v1::TriggerSeverity::Low,
     }
 }
 

@@ -29,6 +29,7 @@ pub mod planner;
 mod quarantine;
 mod time;
 mod track;
+pub mod trigger;
 mod weights;
 
 pub use consequences::consequences;

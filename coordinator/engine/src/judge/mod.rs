@@ -28,6 +28,7 @@ pub use analysis::{Analysis, AnalysisError, Measure, Side};
 pub use counters::Counters;
 pub use ruling::{Figure, Ruling, Verdict};
 pub use sample::{Gap, Latency, Sample};
+pub(crate) use words::{ago, clock, count, percent};
 
 use self::{
     bet::Tally,

@@ -1,10 +1,11 @@
 //! Numbers and sentences for a tired person.
 
 use super::{
+    bet::Tally,
     check::{Check, ERRORS_MARGIN, Numbers, What},
     ruling::Figure,
 };
-use crate::{judge::bet::Tally, time::Timestamp};
+use crate::time::Timestamp;
 
 /// `errors: canary 25 % (13 of 52), baseline 0.5 % (5 of 1,010): worse beyond doubt (…)`, where that is proven.
 pub(super) fn worse(check: &Check) -> Option<String> {

@@ -95,13 +95,8 @@ pub fn moves(group: &str, from: Option<u32>, to: u32) -> String {
 
 /// `pass`, `fail`, `hold`.
 pub fn verdict(verdict: i32) -> String {
-    let word = match v1::Verdict::try_from(verdict) {
-        Ok(v1::Verdict::Pass) => "pass",
-        Ok(v1::Verdict::Fail) => "fail",
-        Ok(v1::Verdict::Hold) => "hold",
-        Ok(v1::Verdict::Unspecified) | Err(_) => return format!("verdict-{verdict}"),
-    };
-    word.to_owned()
+    let known = v1::Verdict::try_from(verdict).map(words::verdict);
+    known.map_or_else(|_| format!("verdict-{verdict}"), ToOwned::to_owned)
 }
 
 pub(super) fn verdict_style(verdict: i32) -> Style {

@@ -82,10 +82,21 @@ fn breach(trigger: &Trigger, own_metric: bool, at: At<'_>, report: &mut Report) 
             format!("write it like {example}"),
         );
     }
-    let metric = breach.split_whitespace().next().filter(|_| own_metric);
-    if let Some(metric) = metric.filter(|metric| !METRICS.contains(metric)) {
+    let words: Vec<&str> = breach.split_whitespace().collect();
+    let Some(metric) = words.first().filter(|_| own_metric) else { return };
+    if !METRICS.contains(metric) {
         let mend = mend_word(metric, METRICS);
         report.add(at, format!("the agents' probes do not measure `{metric}`"), mend);
+    }
+    let number = words.get(2).and_then(|number| number.parse::<f64>().ok()).unwrap_or_default();
+    if number < 0.0 {
+        let mend = "write a number of 0 or more";
+        report.add(at, format!("`{metric}` is never below 0"), mend);
+    }
+    let of_baseline = words.len() > 3;
+    if *metric == "error_rate" && !of_baseline && number > 1.0 {
+        let what = "`error_rate` is a share from 0 to 1, which can never be more";
+        report.add(at, what, "for 10 % write `0.10`");
     }
 }
 

@@ -31,6 +31,7 @@ pub use self::{
 use crate::{
     exec::{self, ExecError, Spec},
     http::{self, Client, HttpError},
+    sampler::Answered,
 };
 
 /// What checks are held to besides their own expectations.
@@ -89,6 +90,23 @@ impl Prober {
             Err(detail) => (false, detail),
         };
         Tried { ok, detail, version: seen.version, times: seen.times, took: begun.elapsed() }
+    }
+}
+
+impl Prober {
+    /// One request of an HTTP check, for its `timeout` at most, judged by itself: by what one answer can show, without
+    /// averages and baselines.
+    pub async fn ask_once(&self, check: &CheckPolicy) -> Answered {
+        let refused = unsupported(check);
+        match (&check.probe, refused) {
+            (ProbePolicy::Http(probe), None) => {
+                requests::ask_one(&self.http, probe, check.timeout.0).await
+            }
+            (_, Some(why)) => Answered { outcome: Err(why), took: None },
+            (ProbePolicy::Tcp(_) | ProbePolicy::Command(_), None) => {
+                Answered { outcome: Err("only a check of HTTP has answers".to_owned()), took: None }
+            }
+        }
     }
 }
 

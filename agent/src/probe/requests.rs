@@ -15,7 +15,10 @@ use proto::policy::HttpProbe;
 use tokio::time::Instant;
 
 use super::{Seen, judge::Judge, times::Times};
-use crate::http::{self, Answer, Client, Header, HttpError, Request};
+use crate::{
+    http::{self, Answer, Client, Header, HttpError, Request},
+    sampler::Answered,
+};
 
 /// Longer than any token.
 const SECRET_BYTES_MAX: usize = 8 * 1024;
@@ -90,6 +93,25 @@ pub(super) async fn try_all(
         (Ok(()), words) => words,
     };
     seen
+}
+
+/// One request by itself.
+pub(super) async fn ask_one(client: &Client, probe: &HttpProbe, within: Duration) -> Answered {
+    let what = format!("{} {}", method(probe), http::shown(&probe.http));
+    let bad = |why: String| Answered { outcome: Err(format!("{what} → {why}")), took: None };
+    let sent = match Sent::read(probe).await {
+        Ok(sent) => sent,
+        Err(why) => return bad(why),
+    };
+    match ask(client, probe, &sent, within).await {
+        Ok(answer) => {
+            let (what, secrets, expect) = (&what, &sent.secrets, &probe.expect);
+            let judge = Judge { what, answer: &answer, expect, wanted_version: None, secrets };
+            Answered { outcome: judge.judge().verdict.map(|_| ()), took: Some(answer.took) }
+        }
+        Err(HttpError::TimedOut(_)) => bad(format!("no answer within {within:?}")),
+        Err(error) => bad(error.to_string()),
+    }
 }
 
 async fn ask(

@@ -196,6 +196,7 @@ fn fleet_wide(
                 | planner::Refusal::NoArtefacts(_)
                 | planner::Refusal::NotFetched { .. }
                 | planner::Refusal::Traffic(_)
+                | planner::Refusal::Canary(_)
                 | planner::Refusal::Warm { .. }
                 | planner::Refusal::Defect(_) => Vec::new(),
             };

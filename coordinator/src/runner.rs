@@ -14,7 +14,7 @@ use std::{
 };
 
 use engine::{
-    Ask, Event, FleetEvent, FleetName, FleetState, Goal, HostName, IllegalEvent, Input, Operation,
+    Ask, Elapsed, Event, FleetEvent, FleetName, FleetState, Goal, HostName, IllegalEvent, Input, Operation,
     OperationId, Phase, Plan, RunResult, Timestamp, consequences, decide,
 };
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,7 @@ const INPUTS_PER_ROUND_MAX: usize = 1024;
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// An event with the wall time at which it was written down: the persisted form of an operation's stream.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     pub at: Timestamp,
     pub event: Event,
@@ -135,6 +135,7 @@ pub struct RunnerHandle {
     fleet: FleetName,
     inputs: mpsc::Sender<Message>,
     view: watch::Receiver<View>,
+    clock: OperationClock,
 }
 
 #[derive(Debug)]
@@ -166,6 +167,11 @@ impl RunnerHandle {
         let (sender, receiver) = oneshot::channel();
         self.inputs.send(Message::Ask(ask, by, sender)).await.map_err(|_| AskError::Gone)?;
         receiver.await.map_err(|_| AskError::Gone)?
+    }
+
+    /// Now, in the operation's own time.
+    pub fn now(&self) -> Elapsed {
+        self.clock.now()
     }
 
     /// Follows what becomes durable.
@@ -225,8 +231,9 @@ impl Runner {
         let view = View { operation: Arc::new(operation.clone()), entries: entries.clone() };
         let (view, view_receiver) = watch::channel(view);
         let fleet = operation.plan().fleet.clone();
-        let handle = RunnerHandle { operation: id, fleet, inputs: sender, view: view_receiver };
         let clock = OperationClock::from(operation.last());
+        let handle =
+            RunnerHandle { operation: id, fleet, inputs: sender, view: view_receiver, clock };
         let Shared { journal, sessions, fleets } = shared;
         let sent = BTreeMap::new();
         Ok((
@@ -596,5 +603,8 @@ fn log(operation: &OperationId, event: &Event) {
         | Event::SeenIdle { .. }
         | Event::StageEnded { .. }
         | Event::Asked { .. } => tracing::info!(%operation, ?event, "event"),
+        Event::Judged { stage, ruling, .. } => {
+            tracing::info!(%operation, stage, verdict = ?ruling.verdict, why = ruling.sentence, "judged");
+        }
     }
 }

@@ -30,9 +30,9 @@ pub enum WireError {
     Field { field: &'static str, why: String },
 }
 
-type Wire<T> = Result<T, WireError>;
+pub(super) type Wire<T> = Result<T, WireError>;
 
-fn field<T, E: std::fmt::Display>(name: &'static str, value: Result<T, E>) -> Wire<T> {
+pub(super) fn field<T, E: std::fmt::Display>(name: &'static str, value: Result<T, E>) -> Wire<T> {
     value.map_err(|error| WireError::Field { field: name, why: error.to_string() })
 }
 
@@ -306,6 +306,8 @@ pub fn fleet(message: v1::FleetControl) -> Wire<Fleet> {
             .map(|(host, hash)| Ok((field("policy_hashes", HostName::new(host))?, hash)))
             .collect::<Wire<BTreeMap<_, _>>>()?,
         traffic: message.traffic.map(traffic).transpose()?,
+        canary: message.canary.map(canary::canary).transpose()?,
+        triggers: message.triggers.into_iter().map(canary::trigger).collect::<Wire<_>>()?,
     })
 }
 
@@ -403,6 +405,7 @@ pub fn plan_request(message: v1::create_plan_request::Request) -> Wire<Request> 
             strategy: match request.strategy() {
                 v1::Strategy::Rolling => planner::Strategy::Rolling,
                 v1::Strategy::BlueGreen => planner::Strategy::BlueGreen,
+                v1::Strategy::Canary => planner::Strategy::Canary,
                 v1::Strategy::Unspecified => {
                     return Err(WireError::Enum { field: "strategy", value: request.strategy });
                 }

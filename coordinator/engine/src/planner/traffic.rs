@@ -158,7 +158,14 @@ impl<'a> Edge<'a> {
         Some((before, Stage { mitigates: last, ..after }))
     }
 
-    fn set(&self, name: &str, weights: &Weights, release: &ReleaseName, then: &[Step]) -> Stage {
+    /// A stage that sets a division on all edges.
+    pub(super) fn set(
+        &self,
+        name: &str,
+        weights: &Weights,
+        release: &ReleaseName,
+        then: &[Step],
+    ) -> Stage {
         set(&self.hosts, name, weights, release, then)
     }
 }
@@ -210,6 +217,7 @@ fn set(
         mitigates: false,
         held_until: None,
         series: None,
+        gate: None,
     }
 }
 

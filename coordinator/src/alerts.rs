@@ -77,6 +77,7 @@ pub struct AlertsConfig {
 }
 
 /// A listener for alerts.
+#[expect(missing_debug_implementations, reason = "it holds a token")]
 pub struct Alerts {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -150,10 +151,7 @@ async fn connection(
     }
 }
 
-async fn serve(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    desk: Arc<Desk>,
-) -> anyhow::Result<()> {
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, desk: Arc<Desk>) -> anyhow::Result<()> {
     let answer = service_fn(|request| {
         let desk = desk.clone();
         async move { Ok::<_, Infallible>(desk.answer(request).await) }
@@ -212,7 +210,8 @@ struct Done {
 
 impl Desk {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let (status, body) = match tokio::time::timeout(REQUEST_TIMEOUT, self.taken(request)).await {
+        let (status, body) = match tokio::time::timeout(REQUEST_TIMEOUT, self.taken(request)).await
+        {
             Ok(answer) => answer,
             Err(_) => (StatusCode::REQUEST_TIMEOUT, said("the request did not come in time")),
         };
@@ -221,7 +220,9 @@ impl Desk {
         let json = hyper::header::HeaderValue::from_static("application/json");
         response.headers_mut().insert(CONTENT_TYPE, json);
         if status == StatusCode::TOO_MANY_REQUESTS {
-            response.headers_mut().insert(RETRY_AFTER, hyper::header::HeaderValue::from_static("5"));
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, hyper::header::HeaderValue::from_static("5"));
         }
         response
     }

@@ -45,7 +45,12 @@ pub struct Config {
     #[arg(long, env = "LASTGOOD_AGENT_CERTIFICATES", value_name = "SPAN", default_value_t = LIFETIME_DEFAULT, value_parser = lifetime)]
     pub agent_certificates: Span,
     /// Where alerts are posted to, as Alertmanager does it; over TLS unless only this host can reach it. Left out: nowhere.
-    #[arg(long, env = "LASTGOOD_ALERTS_LISTEN", value_name = "ADDRESS", requires = "alerts_token_file")]
+    #[arg(
+        long,
+        env = "LASTGOOD_ALERTS_LISTEN",
+        value_name = "ADDRESS",
+        requires = "alerts_token_file"
+    )]
     pub alerts_listen: Option<SocketAddr>,
     /// The bearer token that alerts have to come with.
     #[arg(long, env = "LASTGOOD_ALERTS_TOKEN_FILE", value_name = "FILE")]

@@ -15,7 +15,7 @@ use std::{
 };
 
 use engine::{
-    Gate, HostName, Input, MetricSource, Operation, OperationId, Timestamp,
+    Gate, HostName, Input, MetricSource, Operation, OperationId,
     judge::{Gap, Judge, Ruling, Side},
 };
 use tokio::time::MissedTickBehavior;
@@ -53,7 +53,8 @@ struct Eye {
     side: Side,
     hosts: Vec<HostName>,
     counters: Option<CountersReader>,
-    until: Timestamp,
+    /// The last interval that was taken.
+    number: u64,
 }
 
 impl Judging {
@@ -83,9 +84,9 @@ impl Judging {
                 })
                 .collect();
             watches.retain(|id, watch| {
-                at_gate.iter().any(|(_, operation, stage)| {
-                    operation.id() == id && *stage == watch.stage
-                })
+                at_gate
+                    .iter()
+                    .any(|(_, operation, stage)| operation.id() == id && *stage == watch.stage)
             });
             for (runner, operation, stage) in at_gate {
                 let new = || Watch::of(&operation, stage);
@@ -99,10 +100,7 @@ impl Judging {
 
     async fn tell(&self, runner: &RunnerHandle, stage: usize, ruling: Ruling) {
         let id = runner.operation().clone();
-        self.newest
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, ruling.clone());
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner).insert(id, ruling.clone());
         runner.tell(Input::Judged { stage, ruling }).await;
     }
 
@@ -127,7 +125,7 @@ impl Watch {
     fn of(operation: &Operation, stage: usize) -> Option<Self> {
         let gate = operation.plan().stages.get(stage)?.gate.as_ref()?;
         let since = wall();
-        let eye = |side| Eye::new(operation, gate, side, since);
+        let eye = |side| Eye::new(operation, gate, side);
         Some(Self {
             stage,
             judge: Judge::new(&gate.analysis, since),
@@ -146,7 +144,7 @@ impl Watch {
 }
 
 impl Eye {
-    fn new(operation: &Operation, gate: &Gate, side: Side, since: Timestamp) -> Self {
+    fn new(operation: &Operation, gate: &Gate, side: Side) -> Self {
         let plan = operation.plan();
         let before = plan.weights_before.as_ref();
         let hosts = plan.hosts.iter().filter(|row| match side {
@@ -158,14 +156,16 @@ impl Eye {
             MetricSource::Probes => None,
             MetricSource::Prometheus(counters) => Some(CountersReader::new(counters, &hosts)),
         };
-        Self { side, hosts, counters, until: since }
+        // What is older than the weight is left out by the judge.
+        Self { side, hosts, counters, number: 0 }
     }
 
     async fn look(&mut self, samples: &Samples, judge: &mut Judge) {
         match &mut self.counters {
             None => {
-                for sample in samples.after(&self.hosts, self.until) {
-                    self.until = self.until.max(sample.to);
+                let (new, number) = samples.after(&self.hosts, self.number);
+                self.number = number;
+                for sample in new {
                     judge.take(self.side, &sample);
                 }
             }

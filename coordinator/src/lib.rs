@@ -29,6 +29,7 @@ pub mod measure;
 pub mod operations;
 pub mod proposals;
 pub mod quarantine;
+pub mod readings;
 pub mod registrar;
 pub mod retention;
 pub mod roles;
@@ -51,17 +52,22 @@ pub use config::Config;
 
 use crate::{
     accept::Acceptor,
+    alerts::{Alerts, AlertsConfig},
     fleets::Fleets,
     grpc::{agent_service::AgentService, operator_service::OperatorService},
     identities::{Failures, Identities},
     journal::{Journal, SledJournal},
+    judging::Judging,
+    measure::Samples,
     operations::Operations,
+    proposals::Proposals,
     registrar::{LIFETIME_DEFAULT, Registrar},
     retention::Keeper,
     roles::RoleLayer,
     runner::{RunnerError, Shared},
     sessions::Sessions,
     trace::TraceLayer,
+    triggers::Triggers,
 };
 
 /// Streams that one connection may have open: an agent needs one, an operator a few watches.

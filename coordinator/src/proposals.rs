@@ -13,8 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use engine::{
     Decision, FleetEvent, FleetName, FleetState, OperationId, OperationKind, Proposal, ReleaseName,
-    planner,
-    trigger::TriggerSeverity,
+    planner, trigger::TriggerSeverity,
 };
 
 use crate::{

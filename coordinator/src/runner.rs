@@ -14,8 +14,8 @@ use std::{
 };
 
 use engine::{
-    Ask, Elapsed, Event, FleetEvent, FleetName, FleetState, Goal, HostName, IllegalEvent, Input, Operation,
-    OperationId, Phase, Plan, RunResult, Timestamp, consequences, decide,
+    Ask, Elapsed, Event, FleetEvent, FleetName, FleetState, Goal, HostName, IllegalEvent, Input,
+    Operation, OperationId, Phase, Plan, RunResult, Timestamp, consequences, decide,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};

@@ -437,6 +437,12 @@ pub enum FleetEvent {
         armed: Option<Armed>,
         at: Timestamp,
     },
+    /// What a trigger measures while nothing new is live: what `* baseline` is of.
+    BaselineMeasured {
+        trigger: String,
+        value: f64,
+        at: Timestamp,
+    },
     /// A trigger began an operation by itself.
     ActedAutomatically {
         operation: OperationId,
@@ -512,6 +518,9 @@ pub struct FleetState {
     pub proposals: Vec<Proposal>,
     #[serde(default)]
     pub armed: Option<Armed>,
+    /// By trigger: what it measured last while nothing new was live, and when.
+    #[serde(default)]
+    pub baselines: BTreeMap<String, (f64, Timestamp)>,
     /// What a trigger began by itself last, for as long as no person has acted since.
     #[serde(default)]
     pub automatic: Option<Automatic>,
@@ -739,6 +748,9 @@ impl FleetState {
                 self.decided(operation, *decision, by, reason, *at);
             }
             FleetEvent::Armed { armed, .. } => self.armed.clone_from(armed),
+            FleetEvent::BaselineMeasured { trigger, value, at } => {
+                self.baselines.insert(trigger.clone(), (*value, *at));
+            }
             FleetEvent::ActedAutomatically { operation, trigger, at } => {
                 let (operation, trigger) = (operation.clone(), trigger.clone());
                 self.automatic = Some(Automatic { operation, trigger, at: *at });

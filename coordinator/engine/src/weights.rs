@@ -154,17 +154,18 @@ mod tests {
     #[test]
     fn a_share_for_one_more_group_leaves_the_others_in_proportion() {
         let canary = GroupName::new("canary").unwrap();
-        let rows: &[(&[(&str, u32)], u32, &str)] = &[
-            (&[("blue", 100)], 5, "blue 95 %, canary 5 %"),
-            (&[("blue", 100)], 0, "blue 100 %"),
-            (&[("blue", 100)], 100, "canary 100 %"),
-            (&[("blue", 50), ("green", 50)], 5, "blue 48 %, canary 5 %, green 47 %"),
-            (&[("blue", 95), ("canary", 5)], 50, "blue 50 %, canary 50 %"),
-            (&[("a", 33), ("b", 33), ("c", 34)], 10, "a 30 %, b 30 %, c 30 %, canary 10 %"),
-            (&[("canary", 100)], 5, "canary 100 %"),
+        let (blue, both) = (of(&[("blue", 100)]), of(&[("blue", 50), ("green", 50)]));
+        let rows = [
+            (&blue, 5, "blue 95 %, canary 5 %"),
+            (&blue, 0, "blue 100 %"),
+            (&blue, 100, "canary 100 %"),
+            (&both, 5, "blue 48 %, canary 5 %, green 47 %"),
+            (&of(&[("blue", 95), ("canary", 5)]), 50, "blue 50 %, canary 50 %"),
+            (&of(&[("a", 33), ("b", 33), ("c", 34)]), 10, "a 30 %, b 30 %, c 30 %, canary 10 %"),
+            (&of(&[("canary", 100)]), 5, "canary 100 %"),
         ];
         for (before, percent, expected) in rows {
-            let after = of(before).with_share(&canary, *percent);
+            let after = before.with_share(&canary, percent);
             assert_eq!(after.groups().values().sum::<u32>(), 100, "{after}");
             let sorted: BTreeSet<&str> = expected.split(", ").collect();
             let text = after.to_string();

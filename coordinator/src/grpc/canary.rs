@@ -4,7 +4,7 @@ use engine::{
     Canary, CanaryStep, Counters, Decision, Elapsed, GroupName, MetricSource, Operation, Phase,
     Proposal, Waits,
     judge::{Analysis, Figure, Measure, Ruling, Verdict},
-    trigger::{Breach, Then, Trigger, TriggerSeverity, TriggerSource},
+    trigger::{Breach, Then, Trigger, TriggerSeverity, TriggerSource, TriggerStands},
 };
 use proto::{
     status::{StatusKind, status},
@@ -92,12 +92,7 @@ pub fn trigger(message: v1::Trigger) -> Wire<Trigger> {
             return Err(WireError::Enum { field: "triggers.then", value: message.then });
         }
     };
-    let breach = match &source {
-        TriggerSource::Check(_) | TriggerSource::Alert(_) => Breach::CheckFails,
-        TriggerSource::Probes | TriggerSource::Prometheus { .. } => {
-            field("triggers.breach", message.breach.parse())?
-        }
-    };
+    let breach = field("triggers.breach", Breach::of(&source, Some(&message.breach)))?;
     Ok(Trigger {
         name: message.name,
         source,
@@ -126,7 +121,19 @@ pub fn then(then: Then) -> v1::Then {
     }
 }
 
-/// What the judge says; `at` by the wall.
+/// How a trigger stands.
+pub fn stands(stands: TriggerStands) -> v1::TriggerState {
+    match stands {
+        TriggerStands::Off => v1::TriggerState::Off,
+        TriggerStands::Well => v1::TriggerState::Well,
+        TriggerStands::Blind => v1::TriggerState::Blind,
+        TriggerStands::Held => v1::TriggerState::Held,
+        TriggerStands::Breached => v1::TriggerState::Breached,
+        TriggerStands::Fired => v1::TriggerState::Fired,
+    }
+}
+
+/// What the judge says.
 pub fn ruling(ruling: &Ruling) -> v1::Ruling {
     let figure = |row: &Figure| v1::Figure {
         name: row.name.clone(),
@@ -210,7 +217,9 @@ pub fn promoted_to(
             Phase::Halting | Phase::Aborting(_) => format!("{id} is going back"),
             Phase::Running | Phase::Paused => {
                 let group = canary.group;
-                format!("{id} stands at no weight of {group} now: its hosts or the traffic are in work")
+                format!(
+                    "{id} stands at no weight of {group} now: its hosts or the traffic are in work"
+                )
             }
         });
     };

@@ -11,7 +11,7 @@
 //! ```
 
 pub mod agent_service;
-mod canary;
+pub mod canary;
 mod differences;
 pub mod from_proto;
 pub mod operator_service;

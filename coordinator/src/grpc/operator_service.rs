@@ -7,8 +7,8 @@ use std::{
 };
 
 use engine::{
-    Abort, Ask, FleetEvent, FleetName, FleetState, HostName, OperationKind, Outcome, Phase,
-    RunResult, planner,
+    Abort, Ask, FleetEvent, FleetName, FleetState, HostName, OperationKind, Outcome, RunResult,
+    planner,
 };
 use proto::{
     status::{StatusKind, status},
@@ -24,16 +24,17 @@ use super::{
 };
 use crate::{
     doctor,
-    judging::Judging,
-    proposals::Proposals,
-    triggers::Triggers,
     fleets::{Fleets, FleetsError},
     host::{live_release, wall},
+    judging::Judging,
+    measure,
     operations::{Operations, StartError, inventory},
+    proposals::Proposals,
     registrar::{Registrar, RegistrarError},
     retention, roles,
     runner::View,
     sessions::Sessions,
+    triggers::Triggers,
 };
 
 /// Events that wait for one watcher's connection.
@@ -701,7 +702,12 @@ impl OperatorService {
         self.ask(&request.operation, Ask::Promote { to_stage }, by).await
     }
 
-    pub(super) async fn ask(&self, id: &str, ask: Ask, by: String) -> Result<v1::Operation, Status> {
+    pub(super) async fn ask(
+        &self,
+        id: &str,
+        ask: Ask,
+        by: String,
+    ) -> Result<v1::Operation, Status> {
         let Some(runner) = self.operations.runner(id) else {
             let view = self.operations.view(id).await?;
             let id = view.operation.id();

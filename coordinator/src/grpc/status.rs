@@ -10,6 +10,7 @@ use crate::{
     fleets::FleetsError,
     journal::JournalError,
     operations::StartError,
+    proposals::ProposalError,
     registrar::{RegistrarError, TOKEN_TTL_MAX},
     runner::{AskError, RunnerError},
 };

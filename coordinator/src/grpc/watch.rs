@@ -9,7 +9,7 @@ use super::to_proto;
 use crate::runner::{RunnerHandle, View};
 
 /// Sends events from an index on, and goes on until the operation has ended or nobody listens.
-pub async fn follow(
+pub(super) async fn follow(
     runner: RunnerHandle,
     mut from: usize,
     sender: mpsc::Sender<Result<v1::WatchOperationResponse, Status>>,
@@ -32,7 +32,7 @@ pub async fn follow(
 }
 
 /// Sends what a view has from an index on; answers the next index, or nothing where nobody listens.
-pub async fn send(
+pub(super) async fn send(
     view: &View,
     from: usize,
     sender: &mpsc::Sender<Result<v1::WatchOperationResponse, Status>>,

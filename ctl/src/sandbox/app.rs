@@ -113,8 +113,7 @@ impl App {
             }
         }
         let version = read("version")?.trim().to_owned();
-        let behaviour =
-            serde_json::from_str(&read("behaviour.json")?).context("behaviour.json")?;
+        let behaviour = serde_json::from_str(&read("behaviour.json")?).context("behaviour.json")?;
         let (service, outage) = (service.to_owned(), tree.join("uploads/outage"));
         Ok(Self { service, version, behaviour, outage, answers: Mutex::default() })
     }

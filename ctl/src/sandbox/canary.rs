@@ -87,10 +87,7 @@ pub(super) async fn run(
     Ok(report)
 }
 
-async fn deploy(
-    session: &mut Session,
-    witness: &Witness,
-) -> anyhow::Result<(v1::Operation, u8)> {
+async fn deploy(session: &mut Session, witness: &Witness) -> anyhow::Result<(v1::Operation, u8)> {
     let deploy = v1::DeployRequest {
         release: NEXT.to_owned(),
         strategy: v1::Strategy::Canary.into(),

@@ -12,8 +12,8 @@
 //! Invariant: nothing is left running or on disk unless it was asked for.
 
 pub mod app;
-pub mod edge;
 mod canary;
+pub mod edge;
 mod forward;
 mod layout;
 mod pipeline;

@@ -71,7 +71,12 @@ fn asked(world: &World) -> Result<Plan, Refusal> {
 }
 
 fn ruling(verdict: Verdict) -> Ruling {
-    Ruling { verdict, sentence: format!("{verdict:?}, by the numbers"), figures: Vec::new() }
+    Ruling {
+        verdict,
+        sentence: format!("{verdict:?}, by the numbers"),
+        numbers: Vec::new(),
+        at: Timestamp(0),
+    }
 }
 
 /// A run that has just given the canary its first share.

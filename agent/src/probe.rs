@@ -95,16 +95,14 @@ impl Prober {
 
 impl Prober {
     /// One request of an HTTP check, for its `timeout` at most, judged by itself: by what one answer can show, without
-    /// averages and baselines.
+    /// averages and baselines. What cannot be asked is bad.
     pub async fn ask_once(&self, check: &CheckPolicy) -> Answered {
-        let refused = unsupported(check);
-        match (&check.probe, refused) {
+        match (&check.probe, unsupported(check)) {
             (ProbePolicy::Http(probe), None) => {
                 requests::ask_one(&self.http, probe, check.timeout.0).await
             }
-            (_, Some(why)) => Answered { outcome: Err(why), took: None },
-            (ProbePolicy::Tcp(_) | ProbePolicy::Command(_), None) => {
-                Answered { outcome: Err("only a check of HTTP has answers".to_owned()), took: None }
+            (ProbePolicy::Http(_) | ProbePolicy::Tcp(_) | ProbePolicy::Command(_), _) => {
+                Answered { good: false, took: None }
             }
         }
     }

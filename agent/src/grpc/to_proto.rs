@@ -15,9 +15,6 @@ use crate::{
     text::shortened,
 };
 
-/// Sent each second.
-const SAMPLE_DETAIL_BYTES_MAX: usize = 512;
-
 /// The messages of one report, in order.
 pub fn report(report: &Report, host: &str) -> Vec<v1::Report> {
     match report {
@@ -78,7 +75,6 @@ pub fn samples(samples: Vec<Sample>) -> v1::Samples {
         good: sample.good,
         bad: sample.bad,
         latency: sample.latency.into_iter().map(bucket).collect(),
-        detail: shortened(&sample.detail, SAMPLE_DETAIL_BYTES_MAX),
     };
     v1::Samples { samples: samples.into_iter().map(sample).collect() }
 }

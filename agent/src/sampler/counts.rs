@@ -10,18 +10,18 @@ pub(super) struct Counts {
     good: u64,
     bad: u64,
     latency: Latency,
-    detail: String,
 }
 
 impl Counts {
     pub(super) fn new(since: Instant) -> Self {
-        Self { since, good: 0, bad: 0, latency: Latency::new(), detail: String::new() }
+        Self { since, good: 0, bad: 0, latency: Latency::new() }
     }
 
     pub(super) fn add(&mut self, answered: Answered) {
-        match answered.outcome {
-            Ok(()) => self.good += 1,
-            Err(why) => (self.bad, self.detail) = (self.bad + 1, why),
+        if answered.good {
+            self.good += 1;
+        } else {
+            self.bad += 1;
         }
         if let Some(took) = answered.took {
             self.latency.add(took);
@@ -30,7 +30,7 @@ impl Counts {
 
     /// What was counted since, and begins the next interval; nothing where nothing was counted.
     pub(super) fn take(&mut self, sampled: &Sampled, now: Instant) -> Option<Sample> {
-        let Self { since, good, bad, latency, detail } = std::mem::replace(self, Self::new(now));
+        let Self { since, good, bad, latency } = std::mem::replace(self, Self::new(now));
         (good + bad > 0).then(|| Sample {
             component: sampled.component.clone(),
             check: sampled.check.name.clone(),
@@ -38,7 +38,6 @@ impl Counts {
             good,
             bad,
             latency: latency.rows(),
-            detail,
         })
     }
 }

@@ -47,10 +47,9 @@ pub struct Sampled {
 }
 
 /// How one request went.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answered {
-    /// In the host's own words, where it was bad.
-    pub outcome: Result<(), String>,
+    pub good: bool,
     /// How long the answer took, where there was one.
     pub took: Option<Duration>,
 }
@@ -67,8 +66,6 @@ pub struct Sample {
     /// How many answers took at most so many microseconds, and longer than the bound before; no bound for what is longer
     /// than all of them. Bounds rise; one without answers only says where the next begins.
     pub latency: Vec<(Option<u64>, u64)>,
-    /// Why the newest bad one was bad; empty where none was.
-    pub detail: String,
 }
 
 /// Asks for as long as it is held.

@@ -2,7 +2,7 @@
 
 use proto::policy::CheckPolicy;
 
-use super::{Component, secrets};
+use super::Component;
 use crate::sampler::Answered;
 
 impl Component {
@@ -11,15 +11,8 @@ impl Component {
         if self.is_held().await {
             return None;
         }
-        let asked = self.prober.ask_once(check).await;
-        if self.is_held().await {
-            return None;
-        }
-        let outcome = match asked.outcome {
-            Ok(()) => Ok(()),
-            Err(why) => Err(secrets::hide(&why, &[self.redactor().await])),
-        };
-        Some(Answered { outcome, ..asked })
+        let answered = self.prober.ask_once(check).await;
+        if self.is_held().await { None } else { Some(answered) }
     }
 
     /// What cannot be told counts as held.

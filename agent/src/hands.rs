@@ -8,6 +8,7 @@ use crate::{
     order::{Before, Evidence, Step},
     quarantine,
     retention::{Ask, Report},
+    sampler::{Answered, Sampled},
     status::HostStatus,
 };
 
@@ -54,6 +55,16 @@ pub trait Hands: Send + Sync + 'static {
         _snapshot: &'a str,
     ) -> Doing<'a, Result<(), String>> {
         Box::pin(async move { Err(format!("nothing says how {component} is")) })
+    }
+
+    /// The checks that are asked all the time.
+    fn sampled(&self) -> Vec<Sampled> {
+        Vec::new()
+    }
+
+    /// Asks one of them once, within its timeout; none where what it says would not count, for a hold stands.
+    fn ask<'a>(&'a self, _sampled: &'a Sampled) -> Doing<'a, Option<Answered>> {
+        Box::pin(async { None })
     }
 
     /// The host's clock, by which a trial's time passes.

@@ -41,6 +41,7 @@ mod redact;
 pub mod renewal;
 pub mod retention;
 pub mod retry;
+pub mod sampler;
 pub mod session;
 pub mod status;
 pub mod store;

@@ -31,6 +31,7 @@ pub use self::{
 use crate::{
     exec::{self, ExecError, Spec},
     http::{self, Client, HttpError},
+    sampler::Answered,
 };
 
 /// What checks are held to besides their own expectations.
@@ -89,6 +90,21 @@ impl Prober {
             Err(detail) => (false, detail),
         };
         Tried { ok, detail, version: seen.version, times: seen.times, took: begun.elapsed() }
+    }
+}
+
+impl Prober {
+    /// One request of an HTTP check, for its `timeout` at most, judged by itself: by what one answer can show, without
+    /// averages and baselines. What cannot be asked is bad.
+    pub async fn ask_once(&self, check: &CheckPolicy) -> Answered {
+        match (&check.probe, unsupported(check)) {
+            (ProbePolicy::Http(probe), None) => {
+                requests::ask_one(&self.http, probe, check.timeout.0).await
+            }
+            (ProbePolicy::Http(_) | ProbePolicy::Tcp(_) | ProbePolicy::Command(_), _) => {
+                Answered { good: false, took: None }
+            }
+        }
     }
 }
 

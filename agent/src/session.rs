@@ -25,12 +25,15 @@ use crate::{
     order::{Fence, Verb},
     retention::{self, Kept as MustStay},
     retry::Policy,
+    sampler::Sampler,
     status::HostStatus,
     trace,
 };
 
 /// Messages up that wait for the connection.
 const UP_QUEUED_MAX: usize = 64;
+/// Where no more than so many have room, samples are dropped: what is said of orders goes first.
+const UP_KEPT_FREE: usize = UP_QUEUED_MAX / 2;
 /// Reports of the core that wait for the session.
 const REPORTS_QUEUED_MAX: usize = 256;
 /// How long the coordinator may take to welcome us.
@@ -160,10 +163,12 @@ impl<H: Hands> Session<H> {
         send(&up, v1::session_request::Message::Status(status)).await?;
         tracing::info!(coordinator = self.coordinator, "session up");
         *up_since = Some(Instant::now());
+        let sampler = self.sampler(up.clone());
         Talk {
             session: self,
             host,
             up,
+            _sampler: sampler,
             look: None,
             again: false,
             held: Vec::new(),
@@ -174,6 +179,15 @@ impl<H: Hands> Session<H> {
         .run(answers, reported, heartbeat, kept)
         .await
     }
+
+    /// Asks the app and tells of it, for as long as the session is up.
+    fn sampler(&self, up: mpsc::Sender<v1::SessionRequest>) -> Sampler {
+        Sampler::start(self.hands.clone(), self.core.ledger(), move |samples| {
+            let samples = v1::session_request::Message::Samples(to_proto::samples(samples));
+            let message = v1::SessionRequest { message: Some(samples) };
+            up.capacity() > UP_KEPT_FREE && up.try_send(message).is_ok()
+        })
+    }
 }
 
 /// A session that is up.
@@ -183,6 +197,8 @@ struct Talk<'a, H> {
     session: &'a Session<H>,
     host: String,
     up: mpsc::Sender<v1::SessionRequest>,
+    /// Ends with the session.
+    _sampler: Sampler,
     /// The look that is under way, and whether another has to follow it.
     look: Option<JoinHandle<HostStatus>>,
     again: bool,

@@ -94,6 +94,9 @@ pub struct ComponentPolicy {
     /// How a host that went forward goes back by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<LeasePolicy>,
+    /// Which checks are asked all the time; none where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<SamplesPolicy>,
     /// How long the checks may take to pass.
     pub ready_within: Span,
     /// How long they must then hold.
@@ -112,6 +115,40 @@ pub struct LeasePolicy {
     /// when it is over. Default: `hold`.
     #[serde(default)]
     pub without_coordinator: WithoutCoordinator,
+}
+
+/// The agent asks the app all the time and tells the coordinator how many answers were good and how fast they were: what
+/// canaries and triggers are judged by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SamplesPolicy {
+    /// From one request of a check to its next: 20ms to 1m. Default: 1s.
+    #[serde(default = "default_samples_every")]
+    pub every: Span,
+    /// The names of checks of HTTP. Default: all of the component's that ask with GET.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<String>,
+}
+
+impl SamplesPolicy {
+    /// Those of a component's checks that are asked.
+    pub fn chosen<'a>(
+        &'a self,
+        checks: &'a [CheckPolicy],
+    ) -> impl Iterator<Item = &'a CheckPolicy> {
+        checks.iter().filter(|check| match &check.probe {
+            ProbePolicy::Http(probe) if self.checks.is_empty() => {
+                probe.method.as_deref().unwrap_or("GET") == "GET"
+            }
+            ProbePolicy::Http(_) => self.checks.contains(&check.name),
+            ProbePolicy::Tcp(_) | ProbePolicy::Command(_) => false,
+        })
+    }
+}
+
+/// The default of `every` of samples.
+pub fn default_samples_every() -> Span {
+    Span::seconds(1)
 }
 
 /// What follows where no coordinator was heard.

@@ -9,6 +9,7 @@ use crate::{
     local::{self, LocalOperation},
     order::{End, Evidence, Fence, Goal, Order, TrackKey, Verb, Weights},
     retention,
+    sampler::Sample,
     status::{ComponentStatus, HostStatus, Problem, Snapshot, TrafficStatus},
     store::Fate,
     text::shortened,
@@ -61,6 +62,21 @@ pub fn pruned(id: u64, done: Result<retention::Report, String>) -> v1::Pruned {
     };
     let rows = rows.into_iter().map(row).collect();
     v1::Pruned { id, rows, freed_bytes, notes, failed: String::new(), failures }
+}
+
+/// What was counted; the connection knows whose.
+pub fn samples(samples: Vec<Sample>) -> v1::Samples {
+    let bucket =
+        |(bound, count): (Option<u64>, u64)| v1::Bucket { up_to_us: bound.unwrap_or(0), count };
+    let sample = |sample: Sample| v1::Sample {
+        component: sample.component,
+        check: sample.check,
+        length_ms: u64::try_from(sample.length.as_millis()).unwrap_or(u64::MAX),
+        good: sample.good,
+        bad: sample.bad,
+        latency: sample.latency.into_iter().map(bucket).collect(),
+    };
+    v1::Samples { samples: samples.into_iter().map(sample).collect() }
 }
 
 fn refused(

@@ -3,6 +3,7 @@
 mod fetch;
 mod forward;
 pub(super) mod learner;
+mod sampled;
 
 use std::{
     collections::BTreeSet,

@@ -64,6 +64,7 @@ use crate::{
     probe::Prober,
     quarantine::{self, Quarantine, QuarantineError},
     retention::{self, Ask},
+    sampler::{Answered, Sampled},
     status::{self, HostStatus, Snapshot},
     store::{Store, StoreError},
     traffic::Traffic,
@@ -389,6 +390,25 @@ impl Hands for Host {
                 None => Err("it is not in this host's policy any more".to_owned()),
             }
         })
+    }
+
+    fn sampled(&self) -> Vec<Sampled> {
+        let of = |(component, policy): (&String, &ComponentPolicy)| {
+            let samples = policy.samples.iter();
+            let chosen = samples.flat_map(|samples| {
+                samples.chosen(&policy.checks).map(|check| Sampled {
+                    component: component.clone(),
+                    check: check.clone(),
+                    every: samples.every.0,
+                })
+            });
+            chosen.collect::<Vec<_>>()
+        };
+        self.policy.components.iter().flat_map(of).collect()
+    }
+
+    fn ask<'a>(&'a self, sampled: &'a Sampled) -> Doing<'a, Option<Answered>> {
+        Box::pin(async move { self.components.get(&sampled.component)?.ask(&sampled.check).await })
     }
 
     fn about(&self) -> About {

@@ -4,6 +4,7 @@ mod fetch;
 mod learning;
 mod quarantine;
 mod real;
+mod sampled;
 
 use std::{
     fs,

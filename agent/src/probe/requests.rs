@@ -15,7 +15,10 @@ use proto::policy::HttpProbe;
 use tokio::time::Instant;
 
 use super::{Seen, judge::Judge, times::Times};
-use crate::http::{self, Answer, Client, Header, HttpError, Request};
+use crate::{
+    http::{self, Answer, Client, Header, HttpError, Request},
+    sampler::Answered,
+};
 
 /// Longer than any token.
 const SECRET_BYTES_MAX: usize = 8 * 1024;
@@ -90,6 +93,17 @@ pub(super) async fn try_all(
         (Ok(()), words) => words,
     };
     seen
+}
+
+/// One request by itself.
+pub(super) async fn ask_one(client: &Client, probe: &HttpProbe, within: Duration) -> Answered {
+    let Ok(sent) = Sent::read(probe).await else { return Answered { good: false, took: None } };
+    let Ok(answer) = ask(client, probe, &sent, within).await else {
+        return Answered { good: false, took: None };
+    };
+    let (secrets, expect) = (&sent.secrets, &probe.expect);
+    let judge = Judge { what: "", answer: &answer, expect, wanted_version: None, secrets };
+    Answered { good: judge.judge().verdict.is_ok(), took: Some(answer.took) }
 }
 
 async fn ask(

@@ -109,6 +109,7 @@ pub(super) fn component_on(component: &Component, host: &str) -> ComponentPolicy
         capture: component.capture.clone(),
         retention: component.retention,
         lease: component.lease,
+        samples: None,
         ready_within: component.ready_within,
         stable_for: component.stable_for,
     }

@@ -9,6 +9,7 @@
 //! Invariant: what an agent accepts, `ctl` accepted before it, for both ask here.
 //! Invariant: no problem repeats a value that may be secret.
 
+mod samples;
 mod sources;
 mod traffic;
 
@@ -20,6 +21,7 @@ use std::{
 
 use tonic::codegen::http::Uri;
 
+pub use self::samples::samples;
 pub use self::sources::sources;
 pub use self::traffic::{component_name, edge, traffic};
 use super::{
@@ -66,6 +68,9 @@ pub fn policy(policy: &Policy, at: At<'_>) -> Result<(), Vec<Problem>> {
         }
         if let Some(here) = component.lease {
             lease(here, component.stable_for, &component.checks, at.key("lease"), &mut report);
+        }
+        if let Some(here) = &component.samples {
+            samples(here, &component.checks, at.key("samples"), &mut report);
         }
         positive(component.ready_within, at.key("ready_within"), &mut report);
         placed.push(Placed {

@@ -1,6 +1,6 @@
 //! Triggers and alerts, end to end: what they take back by themselves, and when a person is asked.
 
-use std::io;
+use std::{io, net::SocketAddr};
 
 use proto::v1::{self, ProposalState, TriggerState};
 use tests::{
@@ -154,10 +154,8 @@ async fn where_hosts_without_the_release_are_as_bad_a_person_is_asked() {
     assert_eq!(fleet.view().await.operation, "", "nothing has begun by itself");
     assert_eq!(fleet.view().await.proposals.len(), 1);
 
-    let reject = v1::RejectOperationRequest {
-        operation: proposal.operation.clone(),
-        reason: String::new(),
-    };
+    let reject =
+        v1::RejectOperationRequest { operation: proposal.operation.clone(), reason: String::new() };
     let refused = fleet.client.reject_operation(reject.clone()).await.unwrap_err();
     assert!(refused.message().contains("with a reason"), "{refused:?}");
     let reject = v1::RejectOperationRequest { reason: "the provider is down".to_owned(), ..reject };
@@ -166,7 +164,8 @@ async fn where_hosts_without_the_release_are_as_bad_a_person_is_asked() {
     assert_eq!((rejected.state(), rejected.decided_by.as_str()), (ProposalState::Rejected, "mira"));
     let twice = fleet.client.reject_operation(reject).await.unwrap_err();
     assert!(twice.message().contains("rejected by mira already"), "{twice:?}");
-    let unknown = v1::ApproveOperationRequest { operation: "rb-9".to_owned(), ..Default::default() };
+    let unknown =
+        v1::ApproveOperationRequest { operation: "rb-9".to_owned(), ..Default::default() };
     let unknown = fleet.client.approve_operation(unknown).await.unwrap_err();
     assert!(unknown.message().contains("no operation `rb-9` waits"), "{unknown:?}");
 }
@@ -202,8 +201,8 @@ async fn what_was_proposed_begins_when_a_person_approves_even_after_a_restart() 
 }
 
 /// Posts a body; answers the status and what was said.
-async fn post(fleet: &Fleet, path: &str, token: &str, body: &str) -> io::Result<(u16, String)> {
-    let mut stream = tokio::net::TcpStream::connect(fleet.cluster.alerts).await?;
+async fn post(to: SocketAddr, path: &str, token: &str, body: &str) -> io::Result<(u16, String)> {
+    let mut stream = tokio::net::TcpStream::connect(to).await?;
     let request = format!(
         "POST {path} HTTP/1.1\r\nHost: alerts\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
@@ -246,8 +245,9 @@ async fn alerts_that_are_posted_propose_once_whatever_comes() {
     let mut fleet = fleet(v1::Then::Propose).await;
     fleet.deploys(&[]).await;
     let (path, good) = ("/v1/alerts", alert("HighErrorRate", FLEET, "firing", "a1"));
+    let to = fleet.cluster.alerts;
     let send = async |path: &str, token: &str, body: &str| {
-        post(&fleet, path, token, body).await.expect("an answer")
+        post(to, path, token, body).await.expect("an answer")
     };
     let (status, said) = send(path, "another-token-altogether", &good).await;
     assert_eq!(status, 401, "{said}");

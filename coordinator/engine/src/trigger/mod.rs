@@ -12,6 +12,8 @@
 mod breach;
 mod notice;
 mod response;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use serde::{Deserialize, Serialize};
@@ -68,13 +70,14 @@ pub enum Then {
 impl Trigger {
     /// When it fires, in the words of the fleet file: `error_rate > 0.1 for 30s`.
     pub fn rule(&self) -> String {
-        let what = match &self.source {
-            TriggerSource::Check(check) => format!("check {check} "),
-            TriggerSource::Alert(alert) => format!("alert {alert} "),
-            TriggerSource::Probes | TriggerSource::Prometheus { .. } => String::new(),
-        };
         let seconds = self.for_ms as f64 / 1000.0;
-        format!("{what}{} for {seconds}s", self.breach)
+        match &self.source {
+            TriggerSource::Check(check) => format!("check {check} fails for {seconds}s"),
+            TriggerSource::Alert(alert) => format!("alert {alert} is posted for {seconds}s"),
+            TriggerSource::Probes | TriggerSource::Prometheus { .. } => {
+                format!("{} for {seconds}s", self.breach)
+            }
+        }
     }
 }
 

@@ -44,6 +44,17 @@ pub struct Config {
     /// How long the certificates hold that hosts get when they join or renew: 168h to 8760h.
     #[arg(long, env = "LASTGOOD_AGENT_CERTIFICATES", value_name = "SPAN", default_value_t = LIFETIME_DEFAULT, value_parser = lifetime)]
     pub agent_certificates: Span,
+    /// Where alerts are posted to, as Alertmanager does it; over TLS unless only this host can reach it. Left out: nowhere.
+    #[arg(
+        long,
+        env = "LASTGOOD_ALERTS_LISTEN",
+        value_name = "ADDRESS",
+        requires = "alerts_token_file"
+    )]
+    pub alerts_listen: Option<SocketAddr>,
+    /// The bearer token that alerts have to come with.
+    #[arg(long, env = "LASTGOOD_ALERTS_TOKEN_FILE", value_name = "FILE")]
+    pub alerts_token_file: Option<PathBuf>,
     /// Logs as JSON lines.
     #[arg(long)]
     pub log_json: bool,

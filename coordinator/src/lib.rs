@@ -16,6 +16,7 @@
 //! Invariant: nothing that was acknowledged is lost, and a journal that cannot be written ends the process.
 
 pub mod accept;
+pub mod alerts;
 pub mod config;
 pub mod doctor;
 pub mod fleets;
@@ -23,37 +24,50 @@ pub mod grpc;
 pub mod host;
 pub mod identities;
 pub mod journal;
+pub mod judging;
+pub mod measure;
 pub mod operations;
+pub mod proposals;
 pub mod quarantine;
+pub mod readings;
 pub mod registrar;
 pub mod retention;
 pub mod roles;
 pub mod runner;
 pub mod sessions;
 pub mod trace;
+pub mod triggers;
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use proto::{MESSAGE_BYTES_MAX, ready::Manager, shutdown::told_to_stop, tls::IdentityDir, v1};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+};
 
 pub use config::Config;
 
 use crate::{
     accept::Acceptor,
+    alerts::{Alerts, AlertsConfig},
     fleets::Fleets,
     grpc::{agent_service::AgentService, operator_service::OperatorService},
     identities::{Failures, Identities},
     journal::{Journal, SledJournal},
+    judging::Judging,
+    measure::Samples,
     operations::Operations,
+    proposals::Proposals,
     registrar::{LIFETIME_DEFAULT, Registrar},
     retention::Keeper,
     roles::RoleLayer,
     runner::{RunnerError, Shared},
     sessions::Sessions,
     trace::TraceLayer,
+    triggers::Triggers,
 };
 
 /// Streams that one connection may have open: an agent needs one, an operator a few watches.
@@ -75,7 +89,9 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Coordinator {
     address: SocketAddr,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
-    keeper: JoinHandle<()>,
+    alerts_address: Option<SocketAddr>,
+    /// What goes on beside the calls; ends with this.
+    _keepers: JoinSet<()>,
     fatal: mpsc::Receiver<RunnerError>,
     stop: tokio::sync::watch::Sender<bool>,
 }
@@ -86,7 +102,9 @@ impl Coordinator {
         let identity = IdentityDir::load(&config.identity).context("the coordinator's identity")?;
         let journal = SledJournal::open(&config.state.join("journal"), config.epoch_at_least)?;
         let lifetime = config.agent_certificates.0;
-        Self::start_as(config.listen, &identity, Arc::new(journal), lifetime).await
+        let alerts = config.alerts_listen.zip(config.alerts_token_file.clone());
+        let alerts = alerts.map(|(listen, token_file)| AlertsConfig { listen, token_file });
+        Self::start_as(config.listen, &identity, Arc::new(journal), (lifetime, alerts)).await
     }
 
     /// The same on a journal of the caller's.
@@ -95,14 +113,14 @@ impl Coordinator {
         identity: &IdentityDir,
         journal: Arc<dyn Journal>,
     ) -> anyhow::Result<Self> {
-        Self::start_as(listen, identity, journal, LIFETIME_DEFAULT.0).await
+        Self::start_as(listen, identity, journal, (LIFETIME_DEFAULT.0, None)).await
     }
 
     async fn start_as(
         listen: SocketAddr,
         identity: &IdentityDir,
         journal: Arc<dyn Journal>,
-        lifetime: Duration,
+        (lifetime, alerts): (Duration, Option<AlertsConfig>),
     ) -> anyhow::Result<Self> {
         let epoch = journal.epoch().clone();
         tracing::info!(epoch = epoch.counter, instance = epoch.instance, "a new term begins");
@@ -122,19 +140,48 @@ impl Coordinator {
         let acceptor = Acceptor::bind(listen, identity)?;
         let address = acceptor.address();
         let (stop, mut stopped) = tokio::sync::watch::channel(false);
+        let samples = Arc::new(Samples::default());
         let agents = AgentService {
             sessions: sessions.clone(),
             fleets: fleets.clone(),
             operations: operations.clone(),
             registrar: registrar.clone(),
+            samples: samples.clone(),
         };
+        let judging = Arc::new(Judging::new(operations.clone(), samples.clone()));
+        let proposals = Proposals { fleets: fleets.clone(), operations: operations.clone() };
+        let triggers = Arc::new(Triggers::new(
+            operations.clone(),
+            (fleets.clone(), sessions.clone()),
+            samples,
+            proposals.clone(),
+        ));
+        let mut keepers = JoinSet::new();
+        keepers.spawn(judging.clone().run());
+        keepers.spawn(triggers.clone().run());
+        let mut alerts_address = None;
+        if let Some(config) = &alerts {
+            let alerts = Alerts::bind(config, identity, triggers.clone()).await?;
+            let at = alerts.address()?;
+            tracing::info!(address = %at, "listening for alerts");
+            alerts_address = Some(at);
+            keepers.spawn(alerts.run());
+        }
         let keeper = Keeper {
             sessions: sessions.clone(),
             fleets: fleets.clone(),
             operations: operations.clone(),
         };
-        let keeper = tokio::spawn(keeper.run());
-        let operators = OperatorService { sessions, fleets, operations, registrar };
+        keepers.spawn(keeper.run());
+        let operators = OperatorService {
+            sessions,
+            fleets,
+            operations,
+            registrar,
+            judging,
+            triggers,
+            proposals,
+        };
         let router = router(agents, operators, RoleLayer::new(identities))?;
         let server = tokio::spawn(async move {
             let stopped = async move {
@@ -144,12 +191,17 @@ impl Coordinator {
             router.serve_with_incoming_shutdown(acceptor.connections(), stopped).await
         });
         tracing::info!(%address, "listening");
-        Ok(Self { address, server, keeper, fatal, stop })
+        Ok(Self { address, alerts_address, server, _keepers: keepers, fatal, stop })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where alerts are posted to.
+    pub fn alerts_address(&self) -> Option<SocketAddr> {
+        self.alerts_address
     }
 
     /// Runs until `shutdown` or until it cannot go on.
@@ -172,7 +224,6 @@ impl Coordinator {
 
 impl Drop for Coordinator {
     fn drop(&mut self) {
-        self.keeper.abort();
         self.server.abort();
     }
 }

@@ -15,7 +15,7 @@ use std::{
 
 use engine::{
     FleetEvent, FleetName, FleetState, GroupName, HostName, Input, Inventory, Operation,
-    OperationId, OperationRow, Phase, Plan, ReleaseName, RunResult,
+    OperationId, OperationKind, OperationRow, Phase, Plan, ReleaseName, RunResult,
     planner::{self, Refusal},
 };
 use tracing::Instrument as _;
@@ -68,6 +68,8 @@ pub enum StartError {
     Busy { holder: OperationId, fleet: FleetName },
     #[error("the coordinator is fenced: {0}")]
     Fenced(String),
+    #[error("there is nothing to do: {0}")]
+    Nothing(String),
 }
 
 /// See the module.
@@ -106,7 +108,9 @@ impl Operations {
         for fleet in this.shared.fleets.names().await {
             // An id that was taken and never became an operation is not given again.
             let taken = |state: &FleetState| {
-                state.operations.iter().filter_map(|row| number(row.id.as_str())).max().unwrap_or(0)
+                let begun = state.operations.iter().map(|row| &row.id);
+                let proposed = state.proposals.iter().map(|row| &row.operation);
+                begun.chain(proposed).filter_map(|id| number(id.as_str())).max().unwrap_or(0)
             };
             let taken = this.shared.fleets.read(&fleet, taken).await.unwrap_or(0);
             this.next.fetch_max(taken + 1, Ordering::Relaxed);
@@ -205,22 +209,59 @@ impl Operations {
         }
         // From here on it goes through, whether or not the caller waits for it: a fleet that was taken has a runner.
         let (this, trace) = (self.clone(), Trace::begin());
-        let opened = tokio::spawn(async move { this.open(again, by, reason, key, trace).await });
+        let id = self.next_id(&again.kind);
+        let who = (by, reason, key);
+        let opened = tokio::spawn(async move { this.open(again, id, who, trace).await });
         opened.await.expect("opening does not panic")
+    }
+
+    /// Plans and starts at once what needs no other look of a person: who approved has seen what it is, and a trigger has
+    /// its rule. Who, why and the key; the id, where it has one already.
+    pub async fn begin(
+        self: &Arc<Self>,
+        fleet: &FleetName,
+        request: Request,
+        (by, reason, key): (String, String, String),
+        id: Option<OperationId>,
+    ) -> Result<OperationId, StartError> {
+        if let Some(known) = self.by_key(&key).await {
+            return Ok(known);
+        }
+        if let Some(why) = self.shared.sessions.fenced() {
+            return Err(StartError::Fenced(why));
+        }
+        let silent = self.look(fleet).await;
+        let plan = self.make(fleet, &request, &silent).await?;
+        if plan.nothing_to_do() {
+            return Err(StartError::Nothing(plan.why_target.clone()));
+        }
+        let id = id.unwrap_or_else(|| self.next_id(&plan.kind));
+        let (this, trace) = (self.clone(), Trace::begin());
+        let opened =
+            tokio::spawn(async move { this.open(plan, id, (by, reason, key), trace).await });
+        opened.await.expect("opening does not panic")
+    }
+
+    /// An id that no operation had or will have.
+    pub fn next_id(&self, kind: &OperationKind) -> OperationId {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        OperationId::new(format!("{}-{number:04}", kind.prefix()))
+            .expect("letters, digits and a dash")
+    }
+
+    /// The runners of operations that this coordinator goes on with.
+    pub fn running(&self) -> Vec<RunnerHandle> {
+        self.runners().values().cloned().collect()
     }
 
     async fn open(
         &self,
         plan: Plan,
-        by: String,
-        reason: String,
-        key: String,
+        id: OperationId,
+        (by, reason, key): (String, String, String),
         trace: Trace,
     ) -> Result<OperationId, StartError> {
         let fleet = plan.fleet.clone();
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let id = OperationId::new(format!("{}-{number:04}", plan.kind.prefix()))
-            .expect("letters, digits and a dash");
         let mut known = None;
         let take = |state: &FleetState| {
             known = self.begun_with(state, &key);
@@ -444,6 +485,7 @@ fn named_nearest(refusal: Refusal) -> Refusal {
         | Refusal::NoArtefacts(_)
         | Refusal::NotFetched { .. }
         | Refusal::Traffic(_)
+        | Refusal::Canary(_)
         | Refusal::Warm { .. }
         | Refusal::Defect(_)) => other,
     }

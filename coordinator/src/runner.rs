@@ -14,8 +14,9 @@ use std::{
 };
 
 use engine::{
-    Ask, Event, FleetEvent, FleetName, FleetState, Goal, HostName, IllegalEvent, Input, Operation,
-    OperationId, Phase, Plan, RunResult, Timestamp, consequences, decide,
+    Ask, Elapsed, Event, FleetEvent, FleetName, FleetState, Goal, HostName, IllegalEvent, Input,
+    Operation, OperationId, Phase, Plan, RunResult, Timestamp, consequences, decide,
+    judge::{Ruling, Verdict},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -36,7 +37,7 @@ const INPUTS_PER_ROUND_MAX: usize = 1024;
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// An event with the wall time at which it was written down: the persisted form of an operation's stream.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     pub at: Timestamp,
     pub event: Event,
@@ -135,6 +136,7 @@ pub struct RunnerHandle {
     fleet: FleetName,
     inputs: mpsc::Sender<Message>,
     view: watch::Receiver<View>,
+    clock: OperationClock,
 }
 
 #[derive(Debug)]
@@ -166,6 +168,11 @@ impl RunnerHandle {
         let (sender, receiver) = oneshot::channel();
         self.inputs.send(Message::Ask(ask, by, sender)).await.map_err(|_| AskError::Gone)?;
         receiver.await.map_err(|_| AskError::Gone)?
+    }
+
+    /// Now, in the operation's own time.
+    pub fn now(&self) -> Elapsed {
+        self.clock.now()
     }
 
     /// Follows what becomes durable.
@@ -225,8 +232,9 @@ impl Runner {
         let view = View { operation: Arc::new(operation.clone()), entries: entries.clone() };
         let (view, view_receiver) = watch::channel(view);
         let fleet = operation.plan().fleet.clone();
-        let handle = RunnerHandle { operation: id, fleet, inputs: sender, view: view_receiver };
         let clock = OperationClock::from(operation.last());
+        let handle =
+            RunnerHandle { operation: id, fleet, inputs: sender, view: view_receiver, clock };
         let Shared { journal, sessions, fleets } = shared;
         let sent = BTreeMap::new();
         Ok((
@@ -270,7 +278,19 @@ impl Runner {
             }
             None => Message::Input(Input::AgentLost { host: host.clone() }),
         };
-        hosts.map(|row| input(&row.host)).collect()
+        hosts.map(|row| input(&row.host)).chain(self.looks_anew()).collect()
+    }
+
+    /// What the judge said before this process began is of samples that nobody has any more.
+    fn looks_anew(&self) -> Option<Message> {
+        let stage = self.operation.gate_in_force()?;
+        let ruling = Ruling {
+            verdict: Verdict::Hold,
+            sentence: "the coordinator has just begun: nothing was measured yet".to_owned(),
+            numbers: Vec::new(),
+            at: wall(),
+        };
+        Some(Message::Input(Input::Judged { stage, ruling }))
     }
 
     /// What was told, between two reminders of what holds no more: a session of such a host changes nothing, and a
@@ -596,5 +616,8 @@ fn log(operation: &OperationId, event: &Event) {
         | Event::SeenIdle { .. }
         | Event::StageEnded { .. }
         | Event::Asked { .. } => tracing::info!(%operation, ?event, "event"),
+        Event::Judged { stage, ruling, .. } => {
+            tracing::info!(%operation, stage, verdict = ?ruling.verdict, why = ruling.sentence, "judged");
+        }
     }
 }

@@ -3,13 +3,18 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    decide::BY_THE_JUDGE,
     fleet::{FleetEvent, FleetState, Standing, StandingSource, Warm},
     name::{GroupName, HostName, ReleaseName},
     operation::{Operation, Outcome, Phase},
     plan::{OperationKind, Stage, Step, Track},
+    proposal::Armed,
     quarantine::Left,
     time::Timestamp,
 };
+
+/// For how long triggers are armed where the fleet file has no canary that says so.
+const ARMED_FOR_MS: u64 = 24 * 3600 * 1000;
 
 /// The changes of the fleet that follow from an ended operation and are not on its record yet; none while it runs.
 ///
@@ -19,6 +24,7 @@ pub fn consequences(operation: &Operation, state: &FleetState, at: Timestamp) ->
     let Phase::Ended(result) = operation.phase() else { return Vec::new() };
     let id = operation.id();
     let mut events = findings(operation, state, at);
+    events.extend(failed(operation, state, at));
     let newest = state.operations.last().is_some_and(|row| row.id == *id);
     let named = state.rolled_back_to.as_ref().is_some_and(|(_, by)| by == id);
     let plan = operation.plan();
@@ -33,6 +39,7 @@ pub fn consequences(operation: &Operation, state: &FleetState, at: Timestamp) ->
     }
     if newest {
         events.extend(side_left(operation, state, at));
+        events.extend(armed(operation, state, at));
     }
     events.extend(settled(operation, state, at));
     let recorded = state.operations.iter().find(|row| row.id == *id).and_then(|row| row.result);
@@ -69,6 +76,56 @@ fn findings(operation: &Operation, state: &FleetState, at: Timestamp) -> Vec<Fle
         events.extend(left(operation, state, at));
     }
     events
+}
+
+/// What the judge failed is bad on the hosts that it was tried on: no deploy brings it back.
+fn failed(operation: &Operation, state: &FleetState, at: Timestamp) -> Option<FleetEvent> {
+    if operation.aborted_by() != Some(BY_THE_JUDGE) {
+        return None;
+    }
+    let plan = operation.plan();
+    let release = plan.to.clone()?;
+    let canary = &plan.stages.iter().find_map(|stage| stage.gate.as_ref())?.canary;
+    let known = |host: &HostName| {
+        let on_host = state.releases.get(&release).and_then(|row| row.hosts.get(host));
+        on_host.and_then(|row| row.standing) == Some((Standing::Bad, StandingSource::Operated))
+    };
+    let tried = plan.hosts.iter().filter(|row| row.group == *canary && row.left_out.is_none());
+    let hosts: Vec<HostName> = tried.map(|row| row.host.clone()).collect();
+    let (standing, operation) = (Standing::Bad, operation.id().clone());
+    (!hosts.iter().all(known)).then_some(FleetEvent::Proven {
+        release,
+        hosts,
+        standing,
+        operation,
+        at,
+    })
+}
+
+/// What went forward may be taken back by a trigger for a while; what went back needs none.
+fn armed(operation: &Operation, state: &FleetState, at: Timestamp) -> Option<FleetEvent> {
+    let plan = operation.plan();
+    let disarmed = || state.armed.is_some().then_some(FleetEvent::Armed { armed: None, at });
+    match plan.kind {
+        OperationKind::Deploy => {}
+        OperationKind::Rollback | OperationKind::Undo(_) => {
+            return if on_target(operation).is_empty() { None } else { disarmed() };
+        }
+        OperationKind::Switch
+        | OperationKind::Snapshot
+        | OperationKind::Check
+        | OperationKind::Fetch => return None,
+    }
+    let (hosts, release) = (on_target(operation), plan.to.clone()?);
+    let id = operation.id().clone();
+    if hosts.is_empty() || state.armed.as_ref().is_some_and(|armed| armed.operation == id) {
+        return None;
+    }
+    let canary = state.fleet.as_ref().and_then(|fleet| fleet.canary.as_ref());
+    let for_ms = canary.map_or(ARMED_FOR_MS, |canary| canary.armed_for_ms);
+    let until = Timestamp(at.0.saturating_add(i64::try_from(for_ms).unwrap_or(i64::MAX)));
+    let armed = Armed { operation: id, release, hosts, since: at, until };
+    Some(FleetEvent::Armed { armed: Some(armed), at })
 }
 
 /// What restored hosts replaced: to be recognised wherever it is put back.

@@ -22,6 +22,9 @@
 //! retry that names them. Edges move the traffic again, all of them or none. Hosts that only look, look again: what
 //! users get may have changed.
 //!
+//! Canary. A stage with a gate leads on when its soak is over and the judge says pass, or when a person promotes it. The
+//! judge's fail aborts, running or paused, and so does every halt: all of it goes back, the traffic first.
+//!
 //! Root. A host that root took over is asked for nothing more, whatever follows: no undo, no retry, no other look. It
 //! counts as failed from the stage on that it had come to, not in those that had ended well there before.
 //!
@@ -31,14 +34,20 @@
 
 use crate::{
     event::{Abort, Ask, Event, StepReport, TrackEnd, TrackEnding},
+    judge::{Ruling, Verdict},
     name::HostName,
     operation::{HostState, Operation, Phase, Slot},
     time::Elapsed,
     track::{Goal, TrackState},
 };
 
+/// Who aborts what the judge fails.
+pub const BY_THE_JUDGE: &str = "judge";
+/// Who aborts a canary that cannot go on.
+pub const BY_ITSELF: &str = "lastgood";
+
 /// What the world told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Input {
     /// Time has passed.
     Tick,
@@ -70,6 +79,11 @@ pub enum Input {
     Asked {
         ask: Ask,
         by: String,
+    },
+    /// What the judge says of the canary in a stage.
+    Judged {
+        stage: usize,
+        ruling: Ruling,
     },
 }
 
@@ -134,6 +148,11 @@ fn answer(operation: &Operation, input: Input, at: Elapsed) -> Vec<Event> {
         Input::Overtaken { host, why } => overtaken(operation, host, why, at),
         Input::Asked { ask, by } if allowed(operation, &ask) => vec![Event::Asked { ask, by, at }],
         Input::Asked { .. } => Vec::new(),
+        Input::Judged { stage, ruling } => {
+            let now = operation.gate_in_force() == Some(stage) && !operation.is_promoted();
+            let new = operation.verdict() != Some(ruling.verdict);
+            if now && new { vec![Event::Judged { stage, ruling, at }] } else { Vec::new() }
+        }
     }
 }
 
@@ -252,6 +271,11 @@ pub(crate) fn allowed(operation: &Operation, ask: &Ask) -> bool {
         (Ask::Pause, Phase::Running) | (Ask::Resume, Phase::Paused) => true,
         (Ask::Abort(_), Phase::Running | Phase::Paused | Phase::Halting) => true,
         (Ask::Abort(Abort::Restore), Phase::Aborting(Abort::Leave)) => true,
+        // What a canary showed once, it does not show again by itself: it is deployed anew.
+        (Ask::Retry(_), Phase::Ended(_)) if operation.is_canary() => false,
+        (Ask::Promote { to_stage }, Phase::Running) => {
+            operation.gate_in_force().is_some_and(|gate| gate < *to_stage)
+        }
         (Ask::Retry(hosts), Phase::Ended(_)) => {
             let ours = |state: &HostState| state.taken.is_none();
             let may = |state: &HostState| ours(state) && !state.is_unknown() && !state.is_done();
@@ -259,7 +283,7 @@ pub(crate) fn allowed(operation: &Operation, ask: &Ask) -> bool {
             !hosts.is_empty() && hosts.iter().all(may)
         }
         (
-            Ask::Pause | Ask::Resume | Ask::Abort(_) | Ask::Retry(_),
+            Ask::Pause | Ask::Resume | Ask::Abort(_) | Ask::Retry(_) | Ask::Promote { .. },
             Phase::Running | Phase::Paused | Phase::Halting | Phase::Aborting(_) | Phase::Ended(_),
         ) => false,
     }
@@ -285,12 +309,29 @@ fn advance(operation: &Operation, now: Elapsed) -> Vec<Event> {
     if !lost.is_empty() {
         return lost;
     }
+    if let Some(by) = taken_back_by(operation) {
+        let (ask, by) = (Ask::Abort(Abort::Restore), by.to_owned());
+        return vec![Event::Asked { ask, by, at: now }];
+    }
     match operation.phase() {
         Phase::Running => run(operation, now),
         Phase::Paused => halt_if_due(operation, now),
         Phase::Halting | Phase::Aborting(Abort::Leave) => give_back(operation, now),
         Phase::Aborting(Abort::Restore) => restore(operation, now),
         Phase::Ended(_) => Vec::new(),
+    }
+}
+
+/// Who aborts a canary by itself: the judge, whatever else goes on, and whatever halts it. Users are never left on what
+/// was only tried.
+fn taken_back_by(operation: &Operation) -> Option<&'static str> {
+    match operation.phase() {
+        Phase::Running | Phase::Paused => {
+            let failed = operation.gate_in_force().is_some() && !operation.is_promoted();
+            (failed && operation.verdict() == Some(Verdict::Fail)).then_some(BY_THE_JUDGE)
+        }
+        Phase::Halting => operation.is_canary().then_some(BY_ITSELF),
+        Phase::Aborting(_) | Phase::Ended(_) => None,
     }
 }
 

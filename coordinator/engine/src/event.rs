@@ -6,11 +6,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Evidence, name::HostName, operation::RunResult, plan::Plan, time::Elapsed, track::Goal,
+    Evidence, judge::Ruling, name::HostName, operation::RunResult, plan::Plan, time::Elapsed,
+    track::Goal,
 };
 
 /// Something that happened in an operation, at `at` of its own time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// Always the first.
     Opened {
@@ -85,6 +86,12 @@ pub enum Event {
         by: String,
         at: Elapsed,
     },
+    /// The judge's verdict on the stage in work changed.
+    Judged {
+        stage: usize,
+        ruling: Ruling,
+        at: Elapsed,
+    },
     /// No new track begins from here on; what is in work ends.
     Halted {
         why: String,
@@ -104,6 +111,10 @@ pub enum Ask {
     Abort(Abort),
     /// These hosts again.
     Retry(Vec<HostName>),
+    /// The gates before this stage stand open, whatever the time and the judge say.
+    Promote {
+        to_stage: usize,
+    },
 }
 
 /// How an abort leaves the hosts.

@@ -8,17 +8,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    canary::Canary,
     event::TrackEnd,
     name::{ComponentName, FleetName, GroupName, HostName, OperationId, ReleaseName, SnapshotHash},
     operation::RunResult,
     plan::OperationKind,
+    proposal::{Armed, Automatic, Decision, Proposal},
     quarantine::Left,
     time::Timestamp,
+    trigger::Trigger,
     weights::Artefact,
 };
 
 /// The control part of a fleet file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fleet {
     pub name: FleetName,
     pub environment: String,
@@ -31,6 +34,11 @@ pub struct Fleet {
     /// Absent where no edge divides the traffic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
+    /// Absent where no release is tried on a few hosts first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub triggers: Vec<Trigger>,
 }
 
 /// How traffic reaches the hosts.
@@ -310,7 +318,7 @@ pub enum StandingSource {
 }
 
 /// A change of a fleet. The persisted form: append only, never rename.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum FleetEvent {
     Applied {
         fleet: Box<Fleet>,
@@ -412,6 +420,35 @@ pub enum FleetEvent {
         warm: Option<Warm>,
         at: Timestamp,
     },
+    /// An operation waits for a person.
+    Proposed {
+        proposal: Proposal,
+    },
+    /// A person, or the time, decided on what was proposed.
+    Decided {
+        operation: OperationId,
+        decision: Decision,
+        by: String,
+        reason: String,
+        at: Timestamp,
+    },
+    /// An operation went forward: triggers may take it back until then; or nothing is to be taken back any more.
+    Armed {
+        armed: Option<Armed>,
+        at: Timestamp,
+    },
+    /// What a trigger measures while nothing new is live: what `* baseline` is of.
+    BaselineMeasured {
+        trigger: String,
+        value: f64,
+        at: Timestamp,
+    },
+    /// A trigger began an operation by itself.
+    ActedAutomatically {
+        operation: OperationId,
+        trigger: String,
+        at: Timestamp,
+    },
     /// A host no longer has a snapshot that it told of before.
     SnapshotGone {
         host: HostName,
@@ -461,7 +498,7 @@ pub struct SeenSnapshot {
 }
 
 /// A fleet as it stands, from its events.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FleetState {
     pub fleet: Option<Fleet>,
     pub releases: BTreeMap<ReleaseName, Release>,
@@ -476,6 +513,17 @@ pub struct FleetState {
     pub left: Vec<Left>,
     #[serde(default)]
     pub warm: Option<Warm>,
+    /// What was proposed, newest last.
+    #[serde(default)]
+    pub proposals: Vec<Proposal>,
+    #[serde(default)]
+    pub armed: Option<Armed>,
+    /// By trigger: what it measured last while nothing new was live, and when.
+    #[serde(default)]
+    pub baselines: BTreeMap<String, (f64, Timestamp)>,
+    /// What a trigger began by itself last, for as long as no person has acted since.
+    #[serde(default)]
+    pub automatic: Option<Automatic>,
 }
 
 /// One operation of the fleet, newest last.
@@ -628,6 +676,7 @@ impl FleetState {
                 on_host.snapshots.insert(component.clone(), seen.clone());
             }
             FleetEvent::Marked { release, standing, reason, at, .. } => {
+                self.automatic = None;
                 self.release(release, *at).marked = Some((*standing, reason.clone()));
             }
             FleetEvent::Proven { release, hosts, standing, at, .. } => {
@@ -640,7 +689,10 @@ impl FleetState {
             FleetEvent::Frozen { by, reason, at } => {
                 self.freeze = Some(Freeze { by: by.clone(), reason: reason.clone(), since: *at });
             }
-            FleetEvent::Thawed { .. } => self.freeze = None,
+            FleetEvent::Thawed { .. } => {
+                self.freeze = None;
+                self.automatic = None;
+            }
             FleetEvent::OperationOpened { operation, key, .. } => {
                 self.busy = Some(operation.clone());
                 match self.operations.iter_mut().find(|row| row.id == *operation) {
@@ -691,6 +743,18 @@ impl FleetState {
                 self.release(release, *at).artefacts.clone_from(artefacts);
             }
             FleetEvent::SideLeft { warm, .. } => self.warm.clone_from(warm),
+            FleetEvent::Proposed { proposal } => self.proposals.push(proposal.clone()),
+            FleetEvent::Decided { operation, decision, by, reason, at } => {
+                self.decided(operation, *decision, by, reason, *at);
+            }
+            FleetEvent::Armed { armed, .. } => self.armed.clone_from(armed),
+            FleetEvent::BaselineMeasured { trigger, value, at } => {
+                self.baselines.insert(trigger.clone(), (*value, *at));
+            }
+            FleetEvent::ActedAutomatically { operation, trigger, at } => {
+                let (operation, trigger) = (operation.clone(), trigger.clone());
+                self.automatic = Some(Automatic { operation, trigger, at: *at });
+            }
             FleetEvent::SnapshotGone { host, component, release, .. } => {
                 let on_host =
                     self.releases.get_mut(release).and_then(|row| row.hosts.get_mut(host));

@@ -15,6 +15,7 @@
 //! them gives the live state.
 //! Invariant: a host whose state is not known counts as down, never as done.
 
+mod canary;
 mod consequences;
 mod decide;
 mod event;
@@ -26,14 +27,16 @@ mod name;
 mod operation;
 mod plan;
 pub mod planner;
+mod proposal;
 mod quarantine;
 mod time;
 mod track;
 pub mod trigger;
 mod weights;
 
+pub use canary::{Canary, CanaryNow, CanaryStage, CanaryStep, Counters, MetricSource, Waits};
 pub use consequences::consequences;
-pub use decide::{Input, SeenTrack, decide};
+pub use decide::{BY_ITSELF, BY_THE_JUDGE, Input, SeenTrack, decide};
 pub use event::{Abort, Ask, Event, StepReport, StepState, TrackEnd, TrackEnding};
 pub use fleet::{
     Component, Fleet, FleetError, FleetEvent, FleetState, Freeze, Group, Hook, HookPoint,
@@ -47,9 +50,10 @@ pub use name::{
 };
 pub use operation::{Command, HostOutcome, IllegalEvent, Operation, Outcome, Phase, RunResult};
 pub use plan::{
-    Batch, Budget, OperationKind, Plan, PlanDraft, PlanError, PlannedHost, Stage, Step, Target,
-    Track, Verb,
+    Batch, Budget, Gate, OperationKind, Plan, PlanDraft, PlanError, PlannedHost, Stage, Step,
+    Target, Track, Verb,
 };
+pub use proposal::{Armed, Automatic, Decided, Decision, Proposal};
 pub use quarantine::{Left, Quarantined};
 pub use time::{Elapsed, Timestamp};
 pub use track::{Goal, TrackEvent, TrackState};

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Evidence,
     event::{Abort, Ask, Event, StepReport, TrackEnd, TrackEnding},
+    judge::{Ruling, Verdict},
     name::{HostName, OperationId},
     plan::{Plan, Stage, Step, Track},
     time::Elapsed,
@@ -27,7 +28,7 @@ use crate::{
 pub use outcome::{HostOutcome, Outcome, RunResult};
 
 /// One run of a plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Operation {
     id: OperationId,
     plan: Arc<Plan>,
@@ -51,6 +52,12 @@ pub struct Operation {
     halted: Option<String>,
     /// The strongest abort that was asked for.
     abort: Option<Abort>,
+    /// The judge's newest word, and on which stage.
+    ruling: Option<(usize, Ruling)>,
+    /// The gates before this stage stand open: a person promoted.
+    promoted: usize,
+    /// Who aborted it.
+    aborted_by: Option<String>,
     /// Since a person retried hosts: those, and who came back late. Nobody else begins anything that changes a host.
     again: Option<BTreeSet<HostName>>,
 }
@@ -155,6 +162,9 @@ impl Operation {
             mitigated: None,
             halted: None,
             abort: None,
+            ruling: None,
+            promoted: 0,
+            aborted_by: None,
             again: None,
             plan,
         })
@@ -250,7 +260,12 @@ impl Operation {
                 }
                 self.reached(*at);
             }
-            Event::Asked { ask, at, .. } => self.asked(ask, *at)?,
+            Event::Asked { ask, by, at } => self.asked(ask, by, *at)?,
+            Event::Judged { stage, ruling, at } => {
+                self.require("a verdict", self.gate_in_force() == Some(*stage))?;
+                self.ruling = Some((*stage, ruling.clone()));
+                self.reached(*at);
+            }
             Event::Halted { why, at } => {
                 self.require("a halt", matches!(self.phase, Phase::Running | Phase::Paused))?;
                 self.phase = Phase::Halting;
@@ -341,6 +356,23 @@ impl Operation {
     /// Why it halted, where it did.
     pub fn halted(&self) -> Option<&str> {
         self.halted.as_deref()
+    }
+
+    /// Who aborted it, where somebody did.
+    pub fn aborted_by(&self) -> Option<&str> {
+        self.aborted_by.as_deref()
+    }
+
+    /// The judge's newest word.
+    pub fn ruling(&self) -> Option<&Ruling> {
+        self.ruling.as_ref().map(|(_, ruling)| ruling)
+    }
+
+    /// The stage whose gate is what the operation stands before now.
+    pub fn gate_in_force(&self) -> Option<usize> {
+        let live = matches!(self.phase, Phase::Running | Phase::Paused);
+        let gate = self.current().and_then(|stage| stage.gate.as_ref());
+        (live && gate.is_some() && self.stage_ended.is_some()).then_some(self.stage)
     }
 
     /// The steps that a command orders.
@@ -468,7 +500,7 @@ impl Operation {
         Ok(())
     }
 
-    fn asked(&mut self, ask: &Ask, at: Elapsed) -> Result<(), IllegalEvent> {
+    fn asked(&mut self, ask: &Ask, by: &str, at: Elapsed) -> Result<(), IllegalEvent> {
         match ask {
             Ask::Pause => {
                 self.require("a pause", self.phase == Phase::Running)?;
@@ -487,12 +519,21 @@ impl Operation {
                 self.require("an abort", stronger)?;
                 self.phase = Phase::Aborting(*abort);
                 self.abort = Some(*abort);
+                self.aborted_by = Some(by.to_owned());
+            }
+            Ask::Promote { to_stage } => {
+                let gate = self.gate_in_force();
+                let holds =
+                    self.phase == Phase::Running && gate.is_some_and(|gate| gate < *to_stage);
+                self.require("a promotion", holds)?;
+                self.promoted = *to_stage;
             }
             Ask::Retry(hosts) => {
                 self.require("a retry", matches!(self.phase, Phase::Ended(_)))?;
                 self.phase = Phase::Running;
                 self.halted = None;
                 self.abort = None;
+                self.aborted_by = None;
                 self.again = Some(hosts.iter().cloned().collect());
                 for host in hosts {
                     self.retry(host)?;
@@ -618,13 +659,29 @@ impl Operation {
         self.stage_ended
     }
 
-    /// When the soak of the stage in work leads on. A pause holds it; the last stage also waits for late hosts.
+    /// When the soak of the stage in work leads on. A pause and a gate hold it; the last stage also waits for late hosts.
     pub(crate) fn soaked_at(&self) -> Option<Elapsed> {
         let more = self.stage + 1 < self.plan.stages.len();
         if self.phase != Phase::Running || !(more || self.is_idle()) {
             return None;
         }
-        Some(self.stage_ended?.plus(self.current()?.soak_ms))
+        let (ended, stage) = (self.stage_ended?, self.current()?);
+        match &stage.gate {
+            Some(_) if self.promoted > self.stage => Some(ended),
+            Some(gate) if gate.asks || self.verdict() != Some(Verdict::Pass) => None,
+            Some(_) | None => Some(ended.plus(stage.soak_ms)),
+        }
+    }
+
+    /// The judge's word on the stage in work.
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
+        let (stage, ruling) = self.ruling.as_ref()?;
+        (*stage == self.stage).then_some(ruling.verdict)
+    }
+
+    /// Whether a person has promoted it past the stage in work.
+    pub(crate) fn is_promoted(&self) -> bool {
+        self.promoted > self.stage
     }
 
     /// Whether no order is in flight.

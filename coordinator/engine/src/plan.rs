@@ -12,7 +12,9 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    canary::MetricSource,
     fleet::{LateHosts, OnFailure},
+    judge::Analysis,
     name::{ComponentName, FleetName, GroupName, HostName, OperationId, ReleaseName, SnapshotHash},
     weights::{Artefact, Weights},
 };
@@ -23,7 +25,7 @@ pub(crate) const HOSTS_MAX: usize = 10_000;
 pub(crate) const STEPS_MAX: usize = 64;
 
 /// A validated, immutable plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "PlanDraft", into = "PlanDraft")]
 pub struct Plan {
     draft: PlanDraft,
@@ -39,7 +41,7 @@ impl std::ops::Deref for Plan {
 }
 
 /// The parts of a plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlanDraft {
     pub kind: OperationKind,
     pub fleet: FleetName,
@@ -116,7 +118,7 @@ pub struct PlannedHost {
 }
 
 /// Hosts that act together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
     pub name: String,
     pub batches: Vec<Batch>,
@@ -134,6 +136,21 @@ pub struct Stage {
     /// Stages of one series share their budget: it is that of the hosts of all of them. The index of the first of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub series: Option<usize>,
+    /// What must hold before the next stage begins, beside the soak.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
+}
+
+/// A share of the traffic goes to the canary. The next stage begins once the judge says pass; where he says fail, all
+/// is taken back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    pub canary: GroupName,
+    pub weight: u32,
+    /// A person has to promote it, whatever the judge says.
+    pub asks: bool,
+    pub analysis: Analysis,
+    pub source: MetricSource,
 }
 
 impl Stage {

@@ -59,6 +59,32 @@ impl Weights {
         Self { groups: self.groups.clone(), out }
     }
 
+    /// So much percent for one more group; what the others keep is divided among them as before, to the percent.
+    pub fn with_share(&self, group: &GroupName, percent: u32) -> Self {
+        let percent = percent.min(100);
+        let others: Vec<(&GroupName, u32)> =
+            self.groups.iter().filter(|(other, _)| *other != group).map(|(g, p)| (g, *p)).collect();
+        let all: u32 = others.iter().map(|(_, share)| share).sum();
+        if all == 0 {
+            return Self { groups: BTreeMap::from([(group.clone(), 100)]), out: self.out.clone() };
+        }
+        let left = 100 - percent;
+        let mut shares: Vec<(&GroupName, u32, u32)> = others
+            .into_iter()
+            .map(|(other, share)| (other, share * left / all, share * left % all))
+            .collect();
+        let mut missing = left - shares.iter().map(|(_, share, _)| share).sum::<u32>();
+        // The largest remainders are rounded up.
+        shares.sort_by_key(|(_, _, rest)| std::cmp::Reverse(*rest));
+        for (_, share, _) in &mut shares {
+            *share += u32::from(missing > 0);
+            missing = missing.saturating_sub(1);
+        }
+        let shares = shares.into_iter().map(|(other, share, _)| (other.clone(), share));
+        let groups = shares.chain([(group.clone(), percent)]).filter(|(_, share)| *share > 0);
+        Self { groups: groups.collect(), out: self.out.clone() }
+    }
+
     /// The groups with a share, in percent.
     pub fn groups(&self) -> &BTreeMap<GroupName, u32> {
         &self.groups
@@ -114,4 +140,36 @@ pub struct Artefact {
     pub name: String,
     /// `sha256:HEX`, `tree:HEX` or `git:HEX`.
     pub digest: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(shares: &[(&str, u32)]) -> Weights {
+        let named = |(name, share): &(&str, u32)| (GroupName::new(*name).unwrap(), *share);
+        Weights::new(shares.iter().map(named), []).unwrap()
+    }
+
+    #[test]
+    fn a_share_for_one_more_group_leaves_the_others_in_proportion() {
+        let canary = GroupName::new("canary").unwrap();
+        let (blue, both) = (of(&[("blue", 100)]), of(&[("blue", 50), ("green", 50)]));
+        let rows = [
+            (&blue, 5, "blue 95 %, canary 5 %"),
+            (&blue, 0, "blue 100 %"),
+            (&blue, 100, "canary 100 %"),
+            (&both, 5, "blue 48 %, canary 5 %, green 47 %"),
+            (&of(&[("blue", 95), ("canary", 5)]), 50, "blue 50 %, canary 50 %"),
+            (&of(&[("a", 33), ("b", 33), ("c", 34)]), 10, "a 30 %, b 30 %, c 30 %, canary 10 %"),
+            (&of(&[("canary", 100)]), 5, "canary 100 %"),
+        ];
+        for (before, percent, expected) in rows {
+            let after = before.with_share(&canary, percent);
+            assert_eq!(after.groups().values().sum::<u32>(), 100, "{after}");
+            let sorted: BTreeSet<&str> = expected.split(", ").collect();
+            let text = after.to_string();
+            assert_eq!(text.split(", ").collect::<BTreeSet<_>>(), sorted);
+        }
+    }
 }

@@ -13,8 +13,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{from_proto, to_proto};
 use crate::{
     fleets::{Fleets, FleetsError},
-    host::{Hello, HostStatus},
+    host::{Hello, HostStatus, wall},
     identities::{Cause, Standing},
+    measure::Samples,
     operations::Operations,
     registrar::{Registrar, standing_words},
     roles,
@@ -37,6 +38,7 @@ pub struct AgentService {
     pub fleets: Arc<Fleets>,
     pub operations: Arc<Operations>,
     pub registrar: Arc<Registrar>,
+    pub samples: Arc<Samples>,
 }
 
 type Responses = ReceiverStream<Result<v1::SessionResponse, Status>>;
@@ -296,6 +298,13 @@ impl Session {
                 service.sessions.pruned(host, *generation, id, pruned);
                 Ok(())
             }
+            Some(Message::Samples(told)) => {
+                let told = from_proto::samples(told, wall()).map_err(|error| error.to_string())?;
+                for told in told {
+                    service.samples.take(host, told);
+                }
+                Ok(())
+            }
             Some(Message::Hello(_)) => Err("a second Hello in one session".to_owned()),
             None => Err("a message without content, or of a newer protocol".to_owned()),
         }
@@ -308,9 +317,10 @@ async fn first(up: &mut Streaming<v1::SessionRequest>) -> Result<Hello, Status> 
     let message = message.map_err(|_| Status::deadline_exceeded("no Hello came"))?;
     match message.ok_or_else(|| Status::cancelled("the agent is gone"))??.message {
         Some(Message::Hello(hello)) => Ok(from_proto::hello(hello)),
-        Some(Message::Report(_) | Message::Status(_) | Message::Pruned(_)) | None => {
-            Err(Status::invalid_argument("the first message of a session is Hello"))
-        }
+        Some(
+            Message::Report(_) | Message::Status(_) | Message::Pruned(_) | Message::Samples(_),
+        )
+        | None => Err(Status::invalid_argument("the first message of a session is Hello")),
     }
 }
 
@@ -320,8 +330,7 @@ async fn status(up: &mut Streaming<v1::SessionRequest>) -> Result<HostStatus, St
     let message = message.map_err(|_| Status::deadline_exceeded("no HostStatus came"))?;
     match message.ok_or_else(|| Status::cancelled("the agent is gone"))??.message {
         Some(Message::Status(status)) => Ok(from_proto::host_status(status)?),
-        Some(Message::Report(_) | Message::Hello(_) | Message::Pruned(_)) | None => {
-            Err(Status::invalid_argument("the second message of a session is HostStatus"))
-        }
+        Some(Message::Report(_) | Message::Hello(_) | Message::Pruned(_) | Message::Samples(_))
+        | None => Err(Status::invalid_argument("the second message of a session is HostStatus")),
     }
 }

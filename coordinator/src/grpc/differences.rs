@@ -48,6 +48,24 @@ pub(super) fn differences(old: Option<&Fleet>, new: &Fleet) -> Vec<String> {
     if old.traffic != new.traffic {
         changes.push("how the traffic is divided changes".to_owned());
     }
+    if old.canary != new.canary {
+        changes.push(match (&old.canary, &new.canary) {
+            (None, _) => "releases can be tried as a canary from now on".to_owned(),
+            (_, None) => "there is no canary any more".to_owned(),
+            (Some(_), Some(_)) => "how a canary goes changes".to_owned(),
+        });
+    }
+    for trigger in &new.triggers {
+        match old.triggers.iter().find(|other| other.name == trigger.name) {
+            None => changes.push(format!("trigger {} is new: {}", trigger.name, trigger.rule())),
+            Some(before) if before != trigger => {
+                changes.push(format!("trigger {} changes: {}", trigger.name, trigger.rule()))
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = old.triggers.iter().filter(|t| new.triggers.iter().all(|o| o.name != t.name));
+    changes.extend(gone.map(|trigger| format!("trigger {} is no longer there", trigger.name)));
     if (&old.environment, &old.app) != (&new.environment, &new.app) {
         changes.push("environment or app change".to_owned());
     }

@@ -6,9 +6,12 @@
 //! prune             pins and pruning            status       our errors → what a person reads
 //! releases          what they are made of, where the traffic is
 //! differences       what an apply changes
+//! canary            canaries, triggers, proposals
+//! watch             a watcher's stream
 //! ```
 
 pub mod agent_service;
+pub mod canary;
 mod differences;
 pub mod from_proto;
 pub mod operator_service;
@@ -16,3 +19,4 @@ mod prune;
 mod releases;
 pub mod status;
 pub mod to_proto;
+mod watch;

@@ -7,8 +7,8 @@ use std::{
 };
 
 use engine::{
-    Abort, Ask, FleetEvent, FleetName, FleetState, HostName, OperationKind, Outcome, Phase,
-    RunResult, planner,
+    Abort, Ask, FleetEvent, FleetName, FleetState, HostName, OperationKind, Outcome, RunResult,
+    planner,
 };
 use proto::{
     status::{StatusKind, status},
@@ -18,16 +18,23 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
-use super::{from_proto, status, to_proto};
+use super::{
+    canary, from_proto, status, to_proto,
+    watch::{follow, send},
+};
 use crate::{
     doctor,
     fleets::{Fleets, FleetsError},
     host::{live_release, wall},
+    judging::Judging,
+    measure,
     operations::{Operations, StartError, inventory},
+    proposals::Proposals,
     registrar::{Registrar, RegistrarError},
     retention, roles,
-    runner::{RunnerHandle, View},
+    runner::View,
     sessions::Sessions,
+    triggers::Triggers,
 };
 
 /// Events that wait for one watcher's connection.
@@ -44,6 +51,9 @@ pub struct OperatorService {
     pub fleets: Arc<Fleets>,
     pub operations: Arc<Operations>,
     pub registrar: Arc<Registrar>,
+    pub judging: Arc<Judging>,
+    pub triggers: Arc<Triggers>,
+    pub proposals: Proposals,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -270,8 +280,12 @@ impl v1::operator_service_server::OperatorService for OperatorService {
             (readiness, self.horizon(state))
         };
         let readiness = self.fleets.read(&fleet, judge).await;
-        let (readiness, horizon) =
+        let (mut readiness, horizon) =
             readiness.ok_or_else(|| Status::not_found("the fleet is not known"))?;
+        let control = self.fleets.read(&fleet, |state| state.fleet.clone()).await.flatten();
+        if let Some(control) = &control {
+            readiness.findings.extend(doctor::sources(&measure::try_sources(control).await));
+        }
         let expected_ms = last.map_or(0, |view| view.operation.last().0);
         let answer = to_proto::readiness(&fleet, readiness, expected_ms);
         Ok(Response::new(v1::DoctorResponse { horizon: Some(horizon), ..answer }))
@@ -458,6 +472,65 @@ impl v1::operator_service_server::OperatorService for OperatorService {
         let operation = Some(self.ask(&operation, Ask::Retry(hosts), by).await?);
         Ok(Response::new(v1::RetryOperationResponse { operation }))
     }
+
+    async fn promote_operation(
+        &self,
+        request: Request<v1::PromoteOperationRequest>,
+    ) -> Answer<v1::PromoteOperationResponse> {
+        let by = caller(&request)?;
+        let operation = Some(self.promote(request.into_inner(), by).await?);
+        Ok(Response::new(v1::PromoteOperationResponse { operation }))
+    }
+
+    async fn list_proposals(
+        &self,
+        request: Request<v1::ListProposalsRequest>,
+    ) -> Answer<v1::ListProposalsResponse> {
+        let fleet = self.fleets.named(&request.into_inner().fleet).await?;
+        let all = |state: &FleetState| {
+            let rows = state.proposals.iter().rev();
+            rows.map(|row| canary::proposal(fleet.as_str(), row)).collect()
+        };
+        let proposals = self.fleets.read(&fleet, all).await.unwrap_or_default();
+        Ok(Response::new(v1::ListProposalsResponse { proposals }))
+    }
+
+    async fn approve_operation(
+        &self,
+        request: Request<v1::ApproveOperationRequest>,
+    ) -> Answer<v1::ApproveOperationResponse> {
+        let by = caller(&request)?;
+        let v1::ApproveOperationRequest { operation, reason: why } = request.into_inner();
+        let (fleet, row) = self.proposals.approve(&operation, by, reason(why)?).await?;
+        let proposal = Some(canary::proposal(fleet.as_str(), &row));
+        Ok(Response::new(v1::ApproveOperationResponse { proposal }))
+    }
+
+    async fn reject_operation(
+        &self,
+        request: Request<v1::RejectOperationRequest>,
+    ) -> Answer<v1::RejectOperationResponse> {
+        let by = caller(&request)?;
+        let v1::RejectOperationRequest { operation, reason: why } = request.into_inner();
+        let why = reason(why)?;
+        if why.trim().is_empty() {
+            return Err(Status::invalid_argument("a proposal is rejected with a reason"));
+        }
+        let (fleet, row) = self.proposals.reject(&operation, by, why).await?;
+        let proposal = Some(canary::proposal(fleet.as_str(), &row));
+        Ok(Response::new(v1::RejectOperationResponse { proposal }))
+    }
+
+    async fn try_sources(
+        &self,
+        request: Request<v1::TrySourcesRequest>,
+    ) -> Answer<v1::TrySourcesResponse> {
+        let control = request.into_inner().control;
+        let control = control.ok_or_else(|| Status::invalid_argument("`control` is missing"))?;
+        let fleet = from_proto::fleet(control)?;
+        let sources = measure::try_sources(&fleet).await;
+        Ok(Response::new(v1::TrySourcesResponse { sources }))
+    }
 }
 
 impl OperatorService {
@@ -489,6 +562,8 @@ impl OperatorService {
             operation_trace_id: runner
                 .map_or_else(String::new, |runner| runner.view().borrow().trace_id()),
             traffic: super::releases::traffic_view(state, &self.sessions),
+            proposals: state.waiting().map(|row| canary::proposal(name.as_str(), row)).collect(),
+            triggers: self.triggers.views(name, state),
         }
     }
 
@@ -613,10 +688,30 @@ impl OperatorService {
     async fn operation(&self, id: &str) -> Result<v1::Operation, Status> {
         let view = self.operations.view(id).await?;
         let environment = self.environment(&view.operation.plan().fleet).await;
-        Ok(to_proto::operation(&view, &environment))
+        let mut operation = to_proto::operation(&view, &environment);
+        let now = self.operations.runner(id).map(|runner| runner.now());
+        let newest = self.judging.newest(view.operation.id());
+        operation.canary = canary::canary_view(&view, now, newest.as_ref());
+        Ok(operation)
     }
 
-    async fn ask(&self, id: &str, ask: Ask, by: String) -> Result<v1::Operation, Status> {
+    /// A canary goes on before its time.
+    async fn promote(
+        &self,
+        request: v1::PromoteOperationRequest,
+        by: String,
+    ) -> Result<v1::Operation, Status> {
+        let view = self.operations.view(&request.operation).await?;
+        let to_stage = canary::promoted_to(&view.operation, request.to)?;
+        self.ask(&request.operation, Ask::Promote { to_stage }, by).await
+    }
+
+    pub(super) async fn ask(
+        &self,
+        id: &str,
+        ask: Ask,
+        by: String,
+    ) -> Result<v1::Operation, Status> {
         let Some(runner) = self.operations.runner(id) else {
             let view = self.operations.view(id).await?;
             let id = view.operation.id();
@@ -704,39 +799,4 @@ impl OperatorService {
         }
         Ok(hosts)
     }
-}
-
-/// Sends events from an index on, and goes on until the operation has ended or nobody listens.
-async fn follow(
-    runner: RunnerHandle,
-    mut from: usize,
-    sender: mpsc::Sender<Result<v1::WatchOperationResponse, Status>>,
-) {
-    let mut views = runner.view();
-    loop {
-        let view = views.borrow_and_update().clone();
-        match send(&view, from, &sender).await {
-            Some(next) => from = next,
-            None => return,
-        }
-        if matches!(view.operation.phase(), Phase::Ended(_)) {
-            return;
-        }
-        tokio::select! {
-            changed = views.changed() => if changed.is_err() { return },
-            () = sender.closed() => return,
-        }
-    }
-}
-
-/// Sends what a view has from an index on; answers the next index, or nothing where nobody listens.
-async fn send(
-    view: &View,
-    from: usize,
-    sender: &mpsc::Sender<Result<v1::WatchOperationResponse, Status>>,
-) -> Option<usize> {
-    for (index, entry) in view.entries.iter().enumerate().skip(from) {
-        sender.send(Ok(to_proto::watched(view, index, entry))).await.ok()?;
-    }
-    Some(view.entries.len().max(from))
 }

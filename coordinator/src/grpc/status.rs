@@ -10,6 +10,7 @@ use crate::{
     fleets::FleetsError,
     journal::JournalError,
     operations::StartError,
+    proposals::ProposalError,
     registrar::{RegistrarError, TOKEN_TTL_MAX},
     runner::{AskError, RunnerError},
 };
@@ -126,9 +127,28 @@ impl From<StartError> for Status {
                 let mend = format!("ctl watch {holder}");
                 status(StatusKind::Busy, Code::FailedPrecondition, &what, &[], &mend)
             }
+            StartError::Nothing(_) => {
+                status(StatusKind::Refused, Code::FailedPrecondition, &what, &[], "ctl status")
+            }
             StartError::Fenced(_) => {
                 status(StatusKind::Refused, Code::FailedPrecondition, &what, &[], "")
             }
+        }
+    }
+}
+
+impl From<ProposalError> for Status {
+    fn from(error: ProposalError) -> Self {
+        let what = error.to_string();
+        match error {
+            ProposalError::NotKnown { .. } => {
+                status(StatusKind::NotFound, Code::NotFound, &what, &[], "ctl proposals")
+            }
+            ProposalError::Decided { .. } => {
+                status(StatusKind::Refused, Code::FailedPrecondition, &what, &[], "ctl proposals")
+            }
+            ProposalError::Start(source) => source.into(),
+            ProposalError::Fleets(source) => source.into(),
         }
     }
 }
@@ -210,7 +230,7 @@ pub fn refused(refusal: &Refusal) -> Status {
             &format!("ctl release create {release} --artefact COMPONENT=SOURCE:NAME@DIGEST"),
         ),
         Refusal::NotFetched { release, .. } => refuse(&[], &format!("ctl release fetch {release}")),
-        Refusal::Traffic(_) => refuse(&[], "ctl status"),
+        Refusal::Traffic(_) | Refusal::Canary(_) => refuse(&[], "ctl status"),
         Refusal::Warm { release, .. } => {
             let details =
                 [format!("a deploy to it would give up the instant way back to {release}")];

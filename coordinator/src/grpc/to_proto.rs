@@ -288,6 +288,11 @@ fn stage(stage: &engine::Stage) -> v1::Stage {
         cuts_capacity: stage.cuts_capacity,
         mitigates: stage.mitigates,
         held_until: stage.held_until.map_or(0, small),
+        gate: stage.gate.as_ref().map(|gate| v1::Gate {
+            canary: gate.canary.to_string(),
+            weight: gate.weight,
+            asks: gate.asks,
+        }),
     }
 }
 
@@ -313,6 +318,8 @@ pub fn operation(view: &View, environment: &str) -> v1::Operation {
         events: view.entries.len() as u64,
         trace_id: view.trace_id(),
         mitigated_unix_ms: view.mitigated().map_or(0, |at| at.0),
+        canary: super::canary::canary_view(view, None, None),
+        aborted_by: operation.aborted_by().unwrap_or_default().to_owned(),
     }
 }
 
@@ -440,6 +447,14 @@ fn event(view: &View, event: &Event) -> v1::watch_operation_response::Event {
         Event::Asked { ask, by, .. } => {
             w::Event::Asked(w::Asked { what: ask_words(ask), by: by.clone() })
         }
+        Event::Judged { stage, ruling, .. } => {
+            let gate = plan.stages.get(*stage).and_then(|stage| stage.gate.as_ref());
+            w::Event::Judged(w::Judged {
+                stage: small(*stage),
+                weight: gate.map_or(0, |gate| gate.weight),
+                ruling: Some(super::canary::ruling(ruling)),
+            })
+        }
         Event::Halted { why, .. } => w::Event::Halted(w::Halted { why: why.clone() }),
         Event::Ended { result, .. } => {
             w::Event::Ended(w::Ended { result: run_result(*result).into() })
@@ -467,6 +482,7 @@ fn ask_words(ask: &Ask) -> String {
             let hosts: Vec<&str> = hosts.iter().map(HostName::as_str).collect();
             format!("retry {}", hosts.join(", "))
         }
+        Ask::Promote { .. } => "promote".to_owned(),
     }
 }
 

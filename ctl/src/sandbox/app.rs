@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! <tree>/<service>/version           what it answers as its version
-//! <tree>/<service>/behaviour.json    {"error_rate": 0.25}: the share of requests that fail
+//! <tree>/<service>/behaviour.json    {"error_rate": 0.25, "after": 40}: the share of requests that fail, and after how
+//!                                    many good ones that begins: what shows only under load
+//! <tree>/uploads/outage              while it is there, what the app depends on is down: a third of the requests fail
 //! <tree>/.env.production             must hold the keys that the app needs
 //! ```
 //!
-//! Invariant: version and behaviour are read once, when it starts: what it answers proves what was on disk then.
+//! Invariant: but for the outage, version and behaviour are read once, when it starts: what it answers proves what was on disk then.
 
 use std::{
     collections::VecDeque,
@@ -28,6 +30,8 @@ use tokio::net::TcpListener;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Above this the app calls itself degraded.
 const DEGRADED_ABOVE: f64 = 0.10;
+/// The share of requests that fail while what the app depends on is down.
+const OUTAGE_RATE: f64 = 0.34;
 /// Keys without which the app does not start.
 const REQUIRED: [&str; 3] = ["SUPABASE_URL", "JWT_SECRET", "STRIPE_SECRET_KEY"];
 
@@ -45,16 +49,19 @@ pub struct AppArgs {
     listen: SocketAddr,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 struct Behaviour {
     error_rate: f64,
+    #[serde(default)]
+    after: u64,
 }
 
 #[derive(Debug)]
 struct App {
     service: String,
     version: String,
-    error_rate: f64,
+    behaviour: Behaviour,
+    outage: PathBuf,
     answers: Mutex<Answers>,
 }
 
@@ -106,9 +113,9 @@ impl App {
             }
         }
         let version = read("version")?.trim().to_owned();
-        let Behaviour { error_rate } =
-            serde_json::from_str(&read("behaviour.json")?).context("behaviour.json")?;
-        Ok(Self { service: service.to_owned(), version, error_rate, answers: Mutex::default() })
+        let behaviour = serde_json::from_str(&read("behaviour.json")?).context("behaviour.json")?;
+        let (service, outage) = (service.to_owned(), tree.join("uploads/outage"));
+        Ok(Self { service, version, behaviour, outage, answers: Mutex::default() })
     }
 
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
@@ -136,13 +143,15 @@ impl App {
 
     /// Counts a request; says whether it is one of those that fail: of every hundred, evenly spread.
     fn count(&self) -> bool {
+        let down = self.outage.exists();
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        #[expect(clippy::cast_precision_loss, reason = "a sandbox does not live for 2^53 requests")]
-        let before = (answers.count as f64 * self.error_rate).floor();
         answers.count += 1;
+        let Behaviour { error_rate, after } = self.behaviour;
+        let rate = if down { OUTAGE_RATE } else { error_rate };
+        let counted = if down { answers.count } else { answers.count.saturating_sub(after) };
         #[expect(clippy::cast_precision_loss, reason = "a sandbox does not live for 2^53 requests")]
-        let after = (answers.count as f64 * self.error_rate).floor();
-        let failed = after > before;
+        let so_far = |count: u64| (count as f64 * rate).floor();
+        let failed = counted > 0 && so_far(counted) > so_far(counted - 1);
         answers.recent.push_back((Instant::now(), failed));
         failed
     }

@@ -34,9 +34,9 @@ const WATCHED: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(layout: &Layout, session: &mut Session) -> anyhow::Result<Report> {
     let build = layout.builds().join(NEXT);
-    write_build(&build, NEXT)?;
+    write_build(&build, NEXT, (0.0, 0))?;
     let digest = artefact::digest_of_directory(&build).context("the digest of the build")?;
-    create(session, digest.to_string()).await?;
+    create(session, NEXT, digest.to_string()).await?;
     operate(session, Request::Fetch(NEXT.to_owned()), "a new release").await?;
     session.out.talk(&format!("✓ every host has fetched {NEXT}; nothing live was touched\n"));
 
@@ -76,6 +76,7 @@ pub(super) async fn run(layout: &Layout, session: &mut Session) -> anyhow::Resul
         users,
         total_ms: ms(total),
         killed: Vec::new(),
+        verdicts: Vec::new(),
         error_rate_before: 0.0,
         error_rate_after: 0.0,
     };
@@ -84,21 +85,26 @@ pub(super) async fn run(layout: &Layout, session: &mut Session) -> anyhow::Resul
     Ok(report)
 }
 
-async fn create(session: &mut Session, digest: String) -> anyhow::Result<()> {
-    let made_of = v1::Artefact { source: BUILDS.to_owned(), name: NEXT.to_owned(), digest };
+/// Says what a release is made of.
+pub(super) async fn create(
+    session: &mut Session,
+    release: &str,
+    digest: String,
+) -> anyhow::Result<()> {
+    let made_of = v1::Artefact { source: BUILDS.to_owned(), name: release.to_owned(), digest };
     let request = v1::CreateReleaseRequest {
         fleet: session.fleet(),
-        release: NEXT.to_owned(),
+        release: release.to_owned(),
         artefacts: [("crm".to_owned(), made_of)].into(),
     };
     let mut client = session.client().await?;
     let created = client.create_release(request).await;
-    created.map_err(|status| anyhow!("creating {NEXT}: {}", status.message()))?;
+    created.map_err(|status| anyhow!("creating {release}: {}", status.message()))?;
     Ok(())
 }
 
 /// Waits until users get this version, and then a while longer: who is still on the other would be seen.
-async fn served(prober: &Prober, layout: &Layout, version: &str) -> anyhow::Result<()> {
+pub(super) async fn served(prober: &Prober, layout: &Layout, version: &str) -> anyhow::Result<()> {
     let edge = layout.edge_host().context("the sandbox has no edge")?;
     until(&format!("users get {version}"), &mut || None, async || {
         let seen = prober.of(edge.name);

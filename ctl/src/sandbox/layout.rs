@@ -32,6 +32,8 @@ pub(super) const GOOD: &str = "v1.0.0";
 pub(super) const BAD: &str = "v2.0.0";
 /// The name of the source of artefacts.
 pub(super) const BUILDS: &str = "builds";
+/// The check that does what users do.
+const USED: &str = "contacts";
 /// The services of the app, with the ports that they have on every host.
 pub(super) const SERVICES: [(&str, u16); 3] =
     [("backend", 5000), ("frontend", 3000), ("client-portal", 3001)];
@@ -218,6 +220,20 @@ impl Layout {
             "components": { "crm": crm },
             "sources": { BUILDS: { "directory": self.builds() } },
             "traffic": self.traffic(),
+            "canary": {
+                "steps": [
+                    { "weight": 5, "hold": "6s" }, { "weight": 50, "hold": "4s" }, { "weight": 100 },
+                ],
+                "compare": ["errors"],
+                "min_requests": 40,
+                "stale_after": "10s",
+            },
+            "triggers": {
+                "errors": {
+                    "source": "probes", "breach": "error_rate > 0.10", "for": "3s",
+                    "min_requests": 40, "severity": "critical", "then": "rollback",
+                },
+            },
             "rollback": {
                 "batches": [1, "50%"],
                 "budget": { "failed": 1, "unknown": 1, "out": "50%" },
@@ -270,14 +286,23 @@ impl Layout {
                 "timeout": "2s",
             })
         };
+        let mut checks: Vec<Value> = SERVICES.iter().map(check).collect();
+        checks.push(json!({
+            "name": USED,
+            "http": host.url(SERVICES[0].1, "/api/contacts"),
+            "expect": { "status": 200 },
+            "every": "200ms",
+            "timeout": "2s",
+        }));
         json!({
+            "samples": { "every": "100ms", "checks": [USED] },
             "files": [
                 { "tree": tree, "keep": ["uploads", "logs"] },
                 { "file": tree.join(".env.production"), "secret": true,
                   "require": ["SUPABASE_URL", "JWT_SECRET", "STRIPE_SECRET_KEY"] },
             ],
             "services": SERVICES.iter().map(service).collect::<Vec<_>>(),
-            "checks": SERVICES.iter().map(check).collect::<Vec<_>>(),
+            "checks": checks,
         })
     }
 }
@@ -285,7 +310,7 @@ impl Layout {
 /// Copies a release over a tree, as the hand-run procedure does: in place, nothing removed.
 pub(super) fn write_release(tree: &Path, version: &str, error_rate: f64) -> anyhow::Result<()> {
     for (service, _) in SERVICES {
-        write_service(tree, service, version, error_rate)?;
+        write_service(tree, service, version, json!({ "error_rate": error_rate }))?;
     }
     write_library(tree, version)?;
     let env = format!(
@@ -294,19 +319,30 @@ pub(super) fn write_release(tree: &Path, version: &str, error_rate: f64) -> anyh
     Ok(fs::write(tree.join(".env.production"), env)?)
 }
 
-/// What a pipeline builds: the same without secrets, which each host has.
-pub(super) fn write_build(tree: &Path, version: &str) -> anyhow::Result<()> {
+/// What a pipeline builds: the same without secrets, which each host has. Its backend fails so many requests once it has
+/// answered `after` of them.
+pub(super) fn write_build(
+    tree: &Path,
+    version: &str,
+    (error_rate, after): (f64, u64),
+) -> anyhow::Result<()> {
     for (service, _) in SERVICES {
-        write_service(tree, service, version, 0.0)?;
+        let behaviour = json!({ "error_rate": error_rate, "after": after });
+        write_service(tree, service, version, behaviour)?;
     }
     write_library(tree, version)
 }
 
-fn write_service(tree: &Path, service: &str, version: &str, error_rate: f64) -> anyhow::Result<()> {
+fn write_service(
+    tree: &Path,
+    service: &str,
+    version: &str,
+    behaviour: Value,
+) -> anyhow::Result<()> {
     let dir = tree.join(service);
     fs::create_dir_all(&dir)?;
     fs::write(dir.join("version"), format!("{version}\n"))?;
-    Ok(fs::write(dir.join("behaviour.json"), json!({ "error_rate": error_rate }).to_string())?)
+    Ok(fs::write(dir.join("behaviour.json"), behaviour.to_string())?)
 }
 
 fn write_library(tree: &Path, version: &str) -> anyhow::Result<()> {

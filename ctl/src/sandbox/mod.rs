@@ -12,6 +12,7 @@
 //! Invariant: nothing is left running or on disk unless it was asked for.
 
 pub mod app;
+mod canary;
 pub mod edge;
 mod forward;
 mod layout;
@@ -61,6 +62,12 @@ pub enum Scenario {
     Rollback,
     /// A good release on the side without traffic, the switch to it, and the switch back
     BlueGreen,
+    /// A release that fails a quarter of the requests gets 5 % of the traffic: the judge takes it back
+    CanaryAbort,
+    /// A good release goes from 5 % to everybody by itself
+    CanaryPromote,
+    /// What all releases depend on fails while a canary runs: that is not the canary's fault
+    DependencyOutage,
     /// The coordinator is killed in mid-rollback
     CoordinatorCrash,
     /// An agent is killed in its own switch

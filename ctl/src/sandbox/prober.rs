@@ -12,7 +12,7 @@ use std::{
 use serde::Deserialize;
 use tokio::task::JoinHandle;
 
-use super::layout::{Layout, SERVICES};
+use super::layout::{Layout, SERVICES, SandboxHost};
 
 /// How often each host is asked.
 const EVERY: Duration = Duration::from_millis(10);
@@ -28,6 +28,8 @@ pub(super) struct Seen {
     pub good: BTreeMap<String, (Instant, Instant)>,
     /// The last answer of each version, good or not.
     pub last: BTreeMap<String, Instant>,
+    /// The first answer that was not good, and the last.
+    pub failed: Option<(Instant, Instant)>,
 }
 
 /// Asks all hosts until it is dropped.
@@ -43,15 +45,24 @@ struct Answer {
 }
 
 impl Prober {
-    /// Begins.
+    /// Begins, on every host and at the edge.
     pub(super) fn start(layout: &Layout) -> anyhow::Result<Self> {
+        Self::of_hosts(layout.hosts.iter())
+    }
+
+    /// Begins, only as users come: through the edge.
+    pub(super) fn at_the_edge(layout: &Layout) -> anyhow::Result<Self> {
+        Self::of_hosts(layout.edge_host().into_iter())
+    }
+
+    fn of_hosts<'a>(hosts: impl Iterator<Item = &'a SandboxHost>) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
             .no_proxy()
             .pool_max_idle_per_host(0)
             .timeout(TIMEOUT)
             .build()?;
         let seen = Arc::<Mutex<BTreeMap<&'static str, Seen>>>::default();
-        let tasks = layout.hosts.iter().map(|host| {
+        let tasks = hosts.map(|host| {
             let (name, url) = (host.name, host.url(SERVICES[0].1, "/api/contacts"));
             tokio::spawn(probe(client.clone(), name, url, seen.clone()))
         });
@@ -117,6 +128,9 @@ async fn probe(
         let row = seen.entry(host).or_default();
         row.requests += 1;
         row.failures += u64::from(!good);
+        if !good {
+            row.failed.get_or_insert((at, at)).1 = at;
+        }
         if let Some(version) = version {
             row.last.insert(version.clone(), at);
             if good {

@@ -33,10 +33,21 @@ pub(super) struct Report {
     /// From the start to the operation's end.
     pub total_ms: u64,
     pub killed: Vec<Killed>,
+    /// What the judge said of a canary, each time that it changed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub verdicts: Vec<Verdict>,
     /// The share of requests that failed under the bad release.
     pub error_rate_before: f64,
     /// The same after the rollback, of the hosts that answer.
     pub error_rate_after: f64,
+}
+
+/// What the judge said at a weight.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Verdict {
+    pub weight: u32,
+    pub verdict: String,
+    pub sentence: String,
 }
 
 /// What users saw through the edge.
@@ -104,6 +115,9 @@ pub(super) fn text(view: &View, report: &Report) -> String {
     text += &table.render(view);
     text += &match report.scenario {
         Scenario::BlueGreen => forward(report),
+        Scenario::CanaryAbort | Scenario::CanaryPromote | Scenario::DependencyOutage => {
+            canary(report)
+        }
         Scenario::Rollback
         | Scenario::CoordinatorCrash
         | Scenario::AgentCrash
@@ -125,6 +139,20 @@ fn forward(report: &Report) -> String {
     let back =
         report.mitigated_ms.map_or_else(String::new, |ms| format!("; back again took {ms} ms.\n"));
     deployed + &back + &users(&report.users)
+}
+
+fn canary(report: &Report) -> String {
+    let mut text = String::new();
+    for verdict in &report.verdicts {
+        text += &format!("  {:>2} %: {}: {}\n", verdict.weight, verdict.verdict, verdict.sentence);
+    }
+    if let Some(ms) = report.mitigated_ms {
+        text += &format!(
+            "  From the first failed request of a user to the last: {ms} ms; {} failed in all.\n",
+            report.users.failures
+        );
+    }
+    text + &users(&report.users)
 }
 
 fn back(report: &Report) -> String {

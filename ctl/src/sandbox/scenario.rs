@@ -19,7 +19,7 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use proto::v1::{self, watch_operation_response::Event};
 
 use super::{
-    Scenario, context, edge, forward,
+    Scenario, canary, context, edge, forward,
     layout::{BAD, FLEET, GOOD, Layout, SandboxHost},
     own_binary, pipeline,
     prober::{Prober, Seen},
@@ -68,8 +68,17 @@ pub(super) async fn run(
     let to = v1::SwitchRequest { to: "blue".to_owned() };
     operate(session, v1::create_plan_request::Request::Switch(to), "the first side").await?;
     session.out.talk("✓ the edge sends all traffic to blue\n");
-    if scenario == Scenario::BlueGreen {
-        return forward::run(layout, session).await;
+    match scenario {
+        Scenario::BlueGreen => return forward::run(layout, session).await,
+        Scenario::CanaryAbort | Scenario::CanaryPromote | Scenario::DependencyOutage => {
+            drop(good);
+            return canary::run(scenario, layout, session).await;
+        }
+        Scenario::Rollback
+        | Scenario::CoordinatorCrash
+        | Scenario::AgentCrash
+        | Scenario::HostLost
+        | Scenario::BadTarget => {}
     }
 
     // Where users are to be helped first, one side is left good; in the others all hosts have to be repaired.
@@ -132,6 +141,7 @@ pub(super) async fn run(
         users,
         total_ms: ms(total),
         killed,
+        verdicts: Vec::new(),
         error_rate_before,
         error_rate_after,
     };
@@ -396,6 +406,9 @@ impl Saboteur {
             (
                 Scenario::Rollback
                 | Scenario::BlueGreen
+                | Scenario::CanaryAbort
+                | Scenario::CanaryPromote
+                | Scenario::DependencyOutage
                 | Scenario::CoordinatorCrash
                 | Scenario::AgentCrash
                 | Scenario::HostLost

@@ -4,6 +4,7 @@
 //! fetch    each host makes a snapshot of the release's artefacts         (an operation of its own: nothing live changes)
 //! deploy   rolling      host by host, out of the traffic meanwhile where an edge divides it
 //!          blue-green   the slot without traffic, then the traffic; the side that it left stays as the way back
+//!          canary       a few hosts and the slot without traffic; a rising share to the few; the traffic, or the rest
 //! switch   only the traffic, once the other side was seen to be healthy
 //! ```
 //!
@@ -14,7 +15,7 @@ use super::{
     Planned, Refusal,
     hosts::{self, Chosen, planned},
     rollback::{About, assemble, canary_first, goes_to},
-    stages::{self, Move, Route},
+    stages::{self, Move, Route, Trial},
     target,
     tracks::{self, COPY_MS, Goes},
     traffic::{self, Edge},
@@ -45,6 +46,8 @@ pub struct Deploy {
 pub enum Strategy {
     Rolling,
     BlueGreen,
+    /// As the fleet file's `canary` says.
+    Canary,
 }
 
 /// Plans a deploy of a release that the hosts have. `now` tells whether a side is still kept warm.
@@ -58,14 +61,31 @@ pub fn deploy(inventory: &Inventory<'_>, request: &Deploy, now: Timestamp) -> Pl
     }
     let mut chosen = hosts::choose(fleet, &request.hosts)?;
     let route = match request.strategy {
-        Strategy::BlueGreen => {
-            // A slot of which only a part has the release must not get all the traffic.
-            if !request.hosts.is_empty() {
-                return Err(Refusal::Traffic(
-                    "a blue-green deploy changes a whole slot; single hosts are for a rolling one"
-                        .to_owned(),
-                ));
+        // A slot of which only a part has the release must not get all the traffic.
+        Strategy::BlueGreen | Strategy::Canary if !request.hosts.is_empty() => {
+            let what = strategy_noun(request.strategy);
+            return Err(Refusal::Traffic(format!(
+                "{what} deploy goes through a whole fleet; single hosts are for a rolling one"
+            )));
+        }
+        Strategy::Canary => {
+            let trial = trial(inventory, needed_edge(inventory)?)?;
+            if let Some(slot) = &trial.slot {
+                if !request.give_up_warm {
+                    refuse_warm(inventory.state, slot, now)?;
+                }
+                let stays = |row: &&mut Chosen<'_>| {
+                    row.left_out.is_none() && traffic::is_backend(fleet, row.group)
+                };
+                for row in chosen.iter_mut().filter(stays) {
+                    if *row.group != *slot && *row.group != trial.canary.group {
+                        row.left_out = Some("stays as it is: the way back".to_owned());
+                    }
+                }
             }
+            Route::Tried(trial)
+        }
+        Strategy::BlueGreen => {
             let edge = needed_edge(inventory)?;
             let slot = idle_slot(&edge)?.clone();
             if !request.give_up_warm {
@@ -97,8 +117,12 @@ pub fn deploy(inventory: &Inventory<'_>, request: &Deploy, now: Timestamp) -> Pl
     let moves: Vec<Move<'_, '_>> =
         canary_first(&chosen).map(|row| (row, goes_to(inventory, row, name))).collect();
     let nothing = moves.iter().all(|(_, goes)| traffic::is_in_place(goes));
-    let served = matches!(&route, Route::Shifted(edge, to) if edge.now == *to);
-    if nothing && (served || !matches!(route, Route::Shifted(..))) {
+    let served = match &route {
+        Route::Shifted(edge, to) => edge.now == *to,
+        Route::Tried(trial) => trial.slot.is_none(),
+        Route::InPlace | Route::Drained(_) => true,
+    };
+    if nothing && served {
         return nothing_to_do(inventory, &chosen, name, format!("{name} is live there already"));
     }
     let about = About {
@@ -278,6 +302,24 @@ fn needed_edge<'a>(inventory: &Inventory<'a>) -> Result<Edge<'a>, Refusal> {
     }
 }
 
+/// How the fleet file has a release tried, and whether it can be now.
+fn trial<'a>(inventory: &Inventory<'a>, edge: Edge<'a>) -> Result<Trial<'a>, Refusal> {
+    let fleet = hosts::fleet(inventory)?;
+    let Some(canary) = &fleet.canary else {
+        return Err(Refusal::Canary("the fleet file has no `canary`".to_owned()));
+    };
+    let group = &canary.group;
+    if edge.now.of(group) > 0 {
+        let (now, slot) = (&edge.now, edge.traffic.slots.first());
+        let slot = slot.map_or_else(|| "SLOT".to_owned(), ToString::to_string);
+        return Err(Refusal::Canary(format!(
+            "{group} has a share of the traffic already ({now}): take it away first, `ctl switch --to {slot}`"
+        )));
+    }
+    let slot = edge.idle_slots().next().cloned();
+    Ok(Trial { canary, edge, slot })
+}
+
 fn idle_slot<'a>(edge: &Edge<'a>) -> Result<&'a GroupName, Refusal> {
     edge.idle_slots().next().ok_or_else(|| {
         Refusal::Traffic(format!(
@@ -408,5 +450,14 @@ fn strategy_words(strategy: Strategy) -> &'static str {
     match strategy {
         Strategy::Rolling => "host by host",
         Strategy::BlueGreen => "on the side without traffic, and then the traffic goes there",
+        Strategy::Canary => "on a few hosts with a rising share of the traffic first",
+    }
+}
+
+fn strategy_noun(strategy: Strategy) -> &'static str {
+    match strategy {
+        Strategy::Rolling => "a rolling",
+        Strategy::BlueGreen => "a blue-green",
+        Strategy::Canary => "a canary",
     }
 }

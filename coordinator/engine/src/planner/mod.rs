@@ -75,6 +75,9 @@ pub enum Refusal {
     /// Why traffic cannot be moved, or is not known.
     #[error("the traffic cannot be moved: {0}")]
     Traffic(String),
+    /// Why no release can be tried on a few hosts first.
+    #[error("no canary can run: {0}")]
+    Canary(String),
     #[error("{group} still runs {release}, kept as the way back")]
     Warm { group: GroupName, release: ReleaseName, until: Timestamp },
     #[error("the planner made a plan that does not hold")]

@@ -244,6 +244,11 @@ pub(super) fn assemble<'a>(
         Route::InPlace => (None, None),
         Route::Drained(edge) => (Some(edge.now.clone()), Some(edge.now.clone())),
         Route::Shifted(edge, to) => (Some(edge.now.clone()), Some(to.clone())),
+        Route::Tried(trial) => (Some(trial.edge.now.clone()), Some(trial.after())),
+    };
+    let waits_ms = match &route {
+        Route::Tried(trial) => trial.waits_ms(),
+        Route::InPlace | Route::Drained(_) | Route::Shifted(..) => 0,
     };
     // A plan that names no release says what is live only in words.
     let release = about.to.clone().unwrap_or_else(super::undo::replaced_name);
@@ -283,7 +288,8 @@ pub(super) fn assemble<'a>(
         hosts::common_release(seen.filter(|row| !fleet.components_of(&row.group).is_empty()))
     };
     let draft = draft(fleet, kind, about, hosts, from, stages);
-    let draft = PlanDraft { weights_before: before, weights_after: after, ..draft };
+    let deadline_ms = draft.deadline_ms.saturating_add(waits_ms);
+    let draft = PlanDraft { weights_before: before, weights_after: after, deadline_ms, ..draft };
     Plan::new(draft).map_err(Refusal::Defect)
 }
 
@@ -346,6 +352,12 @@ fn sentences(stages: &[Stage]) -> (Vec<String>, Vec<String>) {
             "full outage: what all slots share goes back, and nothing that needs it runs meanwhile"
                 .to_owned(),
         );
+    } else if let Some(first) = stages.iter().find_map(|stage| stage.gate.as_ref()) {
+        let asks = if first.asks { ", and a person says so" } else { "" };
+        interruption.push(format!(
+            "none for most users: {} % of the traffic meets the new release first; the others once the judge says pass{asks}",
+            first.weight
+        ));
     } else if let Some(shift) = stages.iter().find(|stage| stage.name == "shift traffic") {
         let to =
             shift.tracks().flat_map(|track| &track.steps).find_map(|step| step.weights.as_ref());

@@ -13,6 +13,8 @@
 //! in place   as above                                                      each host is out from stop to start
 //! drained    for each batch: drain it ─▶ restore it ─▶ traffic to it         nobody notices, capacity is less
 //! shifted    the side that gets the traffic is made ready or looked at ─▶ shift ─▶ the rest, all at once
+//! tried      the canary and the slot without traffic are made ready ─▶ a rising share to the canary, a gate after each
+//!            ─▶ all traffic to the slot; or, where no slot is free, none to the canary ─▶ the rest, drained
 //! outage     something that all slots share moves: stop all that need it ─▶ restore it ─▶ start the rest
 //! ```
 //!
@@ -33,11 +35,12 @@ use super::{
     traffic::{self, Edge},
 };
 use crate::{
+    canary::{Canary, CanaryStep},
     fleet::Fleet,
     inventory::Inventory,
     levels::Levels,
-    name::{HostName, ReleaseName},
-    plan::{Batch, Budget, Stage, Step, Track, Verb},
+    name::{GroupName, HostName, ReleaseName},
+    plan::{Batch, Budget, Gate, Stage, Step, Track, Verb},
     weights::Weights,
 };
 
@@ -78,6 +81,66 @@ pub(super) enum Route<'a> {
     InPlace,
     Drained(Edge<'a>),
     Shifted(Edge<'a>, Weights),
+    Tried(Trial<'a>),
+}
+
+/// A release that is tried on a few hosts first.
+pub(super) struct Trial<'a> {
+    pub(super) canary: &'a Canary,
+    pub(super) edge: Edge<'a>,
+    /// A slot without traffic: it gets all of it in the end.
+    pub(super) slot: Option<GroupName>,
+}
+
+impl Trial<'_> {
+    /// How the traffic is divided in the end.
+    pub(super) fn after(&self) -> Weights {
+        match &self.slot {
+            Some(slot) => Weights::all_to(slot.clone()),
+            None => self.edge.now.clone(),
+        }
+    }
+
+    /// How long it may stand still.
+    pub(super) fn waits_ms(&self) -> u64 {
+        let holds: u64 = self.canary.steps.iter().map(|step| step.hold_ms).sum();
+        holds.saturating_add(self.canary.wait_at_most_ms)
+    }
+
+    fn has(&self, group: &GroupName) -> bool {
+        self.canary.group == *group || self.slot.as_ref() == Some(group)
+    }
+
+    /// The stages that give the canary its shares, from this index on; and the one that takes them away again, where no
+    /// slot gets all.
+    fn weigh(&self, release: &ReleaseName, first: usize) -> Vec<Stage> {
+        let Canary { group, steps, analysis, source, .. } = self.canary;
+        let shares: Vec<&CanaryStep> = steps.iter().filter(|step| step.weight < 100).collect();
+        // The stage that divides the traffic anew, past the one that tests it.
+        let tests = self.slot.is_some() && self.edge.tests_first();
+        let after = first + shares.len() + usize::from(tests);
+        let asks_for_all = steps.iter().all(|step| step.weight < 100);
+        let last = shares.len().saturating_sub(1);
+        let mut stages = Vec::new();
+        for (index, step) in shares.into_iter().enumerate() {
+            let weight = step.weight;
+            let to = self.edge.now.with_share(group, weight);
+            let stage = self.edge.set(&format!("{group} {weight} %"), &to, release, &[]);
+            let gate = Gate {
+                canary: group.clone(),
+                weight,
+                asks: step.asks || asks_for_all && index == last,
+                analysis: analysis.clone(),
+                source: source.clone(),
+            };
+            let held_until = Some(after);
+            stages.push(Stage { soak_ms: step.hold_ms, gate: Some(gate), held_until, ..stage });
+        }
+        if self.slot.is_none() && !stages.is_empty() {
+            stages.push(self.edge.set(&format!("{group} 0 %"), &self.edge.now, release, &[]));
+        }
+        stages
+    }
 }
 
 /// Stages for these moves.
@@ -140,6 +203,19 @@ fn as_ordered(
             *rows = others;
         }
         stages.extend(edge.shift(to, how.release, stages.len()));
+    } else if let Route::Tried(trial) = &how.route {
+        for rows in rest.values_mut() {
+            let (first, others): (Vec<_>, Vec<_>) =
+                rows.iter().copied().partition(|(row, _)| trial.has(row.group));
+            if !first.is_empty() {
+                ready(fleet, &first, how, &mut stages);
+            }
+            *rows = others;
+        }
+        stages.extend(trial.weigh(how.release, stages.len()));
+        if trial.slot.is_some() {
+            stages.extend(trial.edge.shift(&trial.after(), how.release, stages.len()));
+        }
     }
     let left = || rest.values().flatten().copied();
     let prepare: Vec<Track> = left()
@@ -152,7 +228,7 @@ fn as_ordered(
         let first = stages.iter().all(|stage| !stage.cuts_capacity);
         match &how.route {
             Route::InPlace => stages.push(level(fleet, how, rows, first)),
-            Route::Drained(edge) => {
+            Route::Drained(edge) | Route::Tried(Trial { edge, .. }) => {
                 drained(fleet, edge, rows, (how, first), &mut stages, &mut warnings);
             }
             Route::Shifted(edge, to) => {
@@ -278,6 +354,7 @@ fn drained(
             cuts_capacity: true,
             mitigates: false,
             held_until: None,
+            gate: None,
             series: Some(first),
         });
         stages.extend(after);
@@ -296,6 +373,7 @@ pub(super) fn together(name: &str, tracks: Vec<Track>) -> Stage {
         mitigates: false,
         held_until: None,
         series: None,
+        gate: None,
     }
 }
 
@@ -312,6 +390,7 @@ pub(super) fn prepared(fleet: &Fleet, name: &str, tracks: Vec<Track>) -> Stage {
         mitigates: false,
         held_until: None,
         series: None,
+        gate: None,
     }
 }
 
@@ -335,6 +414,7 @@ fn level(fleet: &Fleet, how: &How<'_>, rows: &[&Move<'_, '_>], first: bool) -> S
         mitigates: false,
         held_until: None,
         series: None,
+        gate: None,
     }
 }
 

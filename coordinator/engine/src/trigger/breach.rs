@@ -111,6 +111,14 @@ impl Breach {
         }
     }
 
+    /// Whether the bound is a multiple of what was measured before.
+    pub fn is_of_baseline(&self) -> bool {
+        match self {
+            Self::Fails | Self::Measured { bound: Bound::Number(_), .. } => false,
+            Self::Measured { bound: Bound::TimesBaseline(_), .. } => true,
+        }
+    }
+
     /// Whether a value passes a bound.
     pub fn passes(&self, value: f64, bound: f64) -> bool {
         match self {

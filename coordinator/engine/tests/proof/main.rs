@@ -8,6 +8,7 @@
 //!                                                  planner_laws    what holds for every plan
 //!                                                  results         which outcomes give which result
 //!                                                  edge_runs       runs of several stages that cut, case by case
+//!                                                  canary          a release on a few hosts first: plans, runs, verbs
 //!                                                  root_runs       root takes a host over, case by case
 //!                                                  traffic_tables  where the traffic goes in each plan, case by case
 //!                                                  traffic_runs    runs that move it, case by case
@@ -22,6 +23,7 @@
     reason = "builders of fixed data are test code outside of a #[test] function"
 )]
 
+mod canary;
 mod edge_runs;
 mod edge_tables;
 mod learned;

@@ -95,6 +95,8 @@ fn fleet() -> impl Strategy<Value = Fleet> {
                 rollback,
                 policy_hashes: BTreeMap::new(),
                 traffic: None,
+                canary: None,
+                triggers: Vec::new(),
             }
         },
     )

@@ -128,6 +128,7 @@ impl Shape {
             mitigates: false,
             held_until: None,
             series: None,
+            gate: None,
         }
     }
 }

@@ -387,7 +387,8 @@ impl Books {
             | Event::HostLost { .. }
             | Event::HostBack { .. }
             | Event::StageEnded { .. }
-            | Event::Asked { ask: Ask::Pause | Ask::Resume, .. }
+            | Event::Asked { ask: Ask::Pause | Ask::Resume | Ask::Promote { .. }, .. }
+            | Event::Judged { .. }
             | Event::Ended { .. } => {}
         }
     }

@@ -241,6 +241,7 @@ fn name_of(event: &Event) -> String {
         Event::Overtaken { .. } => "overtaken".to_owned(),
         Event::StageEnded { .. } => "stage ended".to_owned(),
         Event::Asked { ask, .. } => format!("asked {ask:?}").to_lowercase(),
+        Event::Judged { ruling, .. } => format!("judged {:?}", ruling.verdict).to_lowercase(),
         Event::Halted { .. } => "halted".to_owned(),
         Event::Ended { .. } => "ended".to_owned(),
     }

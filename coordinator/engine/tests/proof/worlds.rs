@@ -83,6 +83,8 @@ impl World {
             rollback: strategy(),
             policy_hashes: BTreeMap::new(),
             traffic: None,
+            canary: None,
+            triggers: Vec::new(),
         })
     }
 
@@ -297,8 +299,12 @@ pub(crate) fn show(plan: &Plan) -> String {
         let held = stage
             .held_until
             .map_or(String::new(), |until| format!(", until `{}`", plan.stages[until].name));
+        let gate = stage.gate.as_ref().map_or(String::new(), |gate| {
+            let asks = if gate.asks { " and a person" } else { "" };
+            format!(", {} ms, gate {} {} %{asks}", stage.soak_ms, gate.canary, gate.weight)
+        });
         line(format!(
-            "stage {}: failed {failed}, unknown {unknown}, out {out}{mitigates}{held}",
+            "stage {}: failed {failed}, unknown {unknown}, out {out}{mitigates}{held}{gate}",
             stage.name
         ));
         for (number, batch) in stage.batches.iter().enumerate() {

@@ -1,0 +1,179 @@
+//! Feeds the judge: for each canary that stands at a weight, the samples of both sides, and his word to its runner.
+//!
+//! ```text
+//! runners at a gate ─▶ who is canary, who is baseline (the plan) ─▶ samples since the weight was set ─▶ Judge ─▶ Input::Judged
+//!                                                     agents' probes, or Prometheus ──┘                    └─▶ newest, for status
+//! ```
+//!
+//! Invariant: a judge lives for one weight; a coordinator that was started anew begins to look anew.
+//! Invariant: what a source cannot tell is a gap with its own words, never a zero.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use engine::{
+    Gate, HostName, Input, MetricSource, Operation, OperationId,
+    judge::{Gap, Judge, Ruling, Side},
+};
+use tokio::time::MissedTickBehavior;
+
+use crate::{
+    host::wall,
+    measure::{CountersReader, Samples},
+    operations::Operations,
+    runner::RunnerHandle,
+};
+
+/// How often the judge looks.
+const LOOKS_EVERY: Duration = Duration::from_millis(500);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Judging {
+    operations: Arc<Operations>,
+    samples: Arc<Samples>,
+    newest: Mutex<BTreeMap<OperationId, Ruling>>,
+}
+
+/// A canary at a weight.
+#[derive(Debug)]
+struct Watch {
+    stage: usize,
+    judge: Judge,
+    canary: Eye,
+    baseline: Eye,
+}
+
+/// Where one side's samples come from, and up to when they were taken.
+#[derive(Debug)]
+struct Eye {
+    side: Side,
+    hosts: Vec<HostName>,
+    counters: Option<CountersReader>,
+    /// The last interval that was taken.
+    number: u64,
+}
+
+impl Judging {
+    pub fn new(operations: Arc<Operations>, samples: Arc<Samples>) -> Self {
+        Self { operations, samples, newest: Mutex::default() }
+    }
+
+    /// What the judge says now of an operation's canary.
+    pub fn newest(&self, operation: &OperationId) -> Option<Ruling> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner).get(operation).cloned()
+    }
+
+    /// Looks for as long as the coordinator lives.
+    pub async fn run(self: Arc<Self>) {
+        let mut watches: BTreeMap<OperationId, Watch> = BTreeMap::new();
+        let mut ticks = tokio::time::interval(LOOKS_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let runners = self.operations.running();
+            let at_gate: Vec<(&RunnerHandle, Arc<Operation>, usize)> = runners
+                .iter()
+                .filter_map(|runner| {
+                    let operation = runner.view().borrow().operation.clone();
+                    let stage = operation.gate_in_force()?;
+                    Some((runner, operation, stage))
+                })
+                .collect();
+            watches.retain(|id, watch| {
+                at_gate
+                    .iter()
+                    .any(|(_, operation, stage)| operation.id() == id && *stage == watch.stage)
+            });
+            for (runner, operation, stage) in at_gate {
+                let new = || Watch::of(&operation, stage);
+                let Some(watch) = entry(&mut watches, operation.id(), new) else { continue };
+                let ruling = watch.look(&self.samples).await;
+                self.tell(runner, stage, ruling).await;
+            }
+            self.forget(&watches);
+        }
+    }
+
+    async fn tell(&self, runner: &RunnerHandle, stage: usize, ruling: Ruling) {
+        let id = runner.operation().clone();
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner).insert(id, ruling.clone());
+        runner.tell(Input::Judged { stage, ruling }).await;
+    }
+
+    fn forget(&self, watches: &BTreeMap<OperationId, Watch>) {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        newest.retain(|id, _| watches.contains_key(id));
+    }
+}
+
+fn entry<'a>(
+    watches: &'a mut BTreeMap<OperationId, Watch>,
+    id: &OperationId,
+    new: impl FnOnce() -> Option<Watch>,
+) -> Option<&'a mut Watch> {
+    if !watches.contains_key(id) {
+        watches.insert(id.clone(), new()?);
+    }
+    watches.get_mut(id)
+}
+
+impl Watch {
+    fn of(operation: &Operation, stage: usize) -> Option<Self> {
+        let gate = operation.plan().stages.get(stage)?.gate.as_ref()?;
+        let since = wall();
+        let eye = |side| Eye::new(operation, gate, side);
+        Some(Self {
+            stage,
+            judge: Judge::new(&gate.analysis, since),
+            canary: eye(Side::Canary),
+            baseline: eye(Side::Baseline),
+        })
+    }
+
+    async fn look(&mut self, samples: &Samples) -> Ruling {
+        let judge = &mut self.judge;
+        for eye in [&mut self.canary, &mut self.baseline] {
+            eye.look(samples, judge).await;
+        }
+        judge.ruling(wall())
+    }
+}
+
+impl Eye {
+    fn new(operation: &Operation, gate: &Gate, side: Side) -> Self {
+        let plan = operation.plan();
+        let before = plan.weights_before.as_ref();
+        let hosts = plan.hosts.iter().filter(|row| match side {
+            Side::Canary => row.group == gate.canary && row.left_out.is_none(),
+            Side::Baseline => before.is_some_and(|before| before.reaches(&row.host, &row.group)),
+        });
+        let hosts: Vec<HostName> = hosts.map(|row| row.host.clone()).collect();
+        let counters = match &gate.source {
+            MetricSource::Probes => None,
+            MetricSource::Prometheus(counters) => Some(CountersReader::new(counters, &hosts)),
+        };
+        // What is older than the weight is left out by the judge.
+        Self { side, hosts, counters, number: 0 }
+    }
+
+    async fn look(&mut self, samples: &Samples, judge: &mut Judge) {
+        match &mut self.counters {
+            None => {
+                let (new, number) = samples.after(&self.hosts, self.number);
+                self.number = number;
+                for sample in new {
+                    judge.take(self.side, &sample);
+                }
+            }
+            Some(reader) => match reader.read().await {
+                Ok(Some(sample)) => judge.take(self.side, &sample),
+                Ok(None) => {}
+                Err(why) => judge.missed(self.side, wall(), Gap::NoAnswer(why.to_string())),
+            },
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Where measurements come from.
+//!
+//! ```text
+//! agents ──Samples──▶ samples: by host and check, a quarter of an hour ─┐
+//! Prometheus ◀──query── prometheus: counters of one side, one number ───┴─▶ judging, triggers
+//! ```
+//!
+//! Invariant: a time here is the coordinator's own: hosts' clocks may be wrong.
+
+mod prometheus;
+mod samples;
+
+pub use prometheus::{CountersReader, PrometheusError, number, try_sources};
+pub use samples::{Samples, Told};

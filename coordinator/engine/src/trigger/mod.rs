@@ -5,7 +5,7 @@
 //!                                                                        └▶ notice: one sentence for people
 //! ```
 //!
-//! Invariant: no clock, no I/O. Times are arguments; whoever calls counts them from a clock that does not jump.
+//! Invariant: no clock, no I/O. Times are arguments; one that jumps lengthens a breach by a minute at most.
 //! Invariant: missing data neither begins nor ends a breach.
 //! Invariant: only [`response`] lets a rollback begin by itself, and only where nothing speaks against it.
 

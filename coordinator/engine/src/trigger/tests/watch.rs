@@ -91,6 +91,20 @@ fn missing_data_neither_begins_nor_ends_a_breach() {
 }
 
 #[test]
+fn time_in_which_nobody_looked_is_no_breach() {
+    let mut watch =
+        Watch::new(trigger(TriggerSource::Probes, Some("error_rate > 0.1"), 300), at(0));
+    watch.arm(at(0), None);
+    // Readings an hour apart, or a clock that jumped: each counts for a minute at most.
+    for hour in 1..=5 {
+        assert_eq!(watch.take(&read(hour * 3600, 0.5), None, None), None, "hour {hour}");
+    }
+    // A clock that goes back takes nothing away.
+    assert_eq!(watch.take(&read(60, 0.5), None, None), None);
+    assert!(watch.take(&read(120, 0.5), None, None).is_some());
+}
+
+#[test]
 fn too_few_requests_and_no_number_are_missing_data() {
     let mut watch = armed();
     for (reading, detail) in [

@@ -279,16 +279,14 @@ async fn promote(args: &PromoteArgs, session: &mut Session) -> Result<Exit, CtlE
     let id = running.operation.id.clone();
     let request = v1::PromoteOperationRequest { operation: id.clone(), to };
     let mut client = session.client().await?;
-    let response = client.promote_operation(request).await;
-    let response = response.map_err(CtlError::call("promote the canary"))?.into_inner();
+    client.promote_operation(request).await.map_err(CtlError::call("promote the canary"))?;
     if args.detach {
         return run::show(session, &Ran::Begun { operation: id }).await;
     }
     // What was said before is known; what comes is to be told.
     let since = running.operation.events;
-    let after = response.operation.map_or(since, |operation| operation.events.min(since));
     let mut until = |event: &v1::WatchOperationResponse| stage.is_some_and(|it| is_set(event, it));
-    match run::watch_until(session, &id, after, &mut |_| {}, &mut until).await? {
+    match run::watch_until(session, &id, since, &mut |_| {}, &mut until).await? {
         // It ended before, or nobody waits any longer.
         Some(ran) => run::show(session, &ran).await,
         None => reached(session, running, wanted).await,

@@ -73,7 +73,8 @@ impl Table {
     /// A column without a head and without a text.
     fn empty(&self) -> Option<usize> {
         let empty = |column: &usize| {
-            self.head[*column].is_empty() && self.rows.iter().all(|row| row[*column].text.is_empty())
+            self.head[*column].is_empty()
+                && self.rows.iter().all(|row| row[*column].text.is_empty())
         };
         (0..self.head.len()).find(empty)
     }

@@ -376,16 +376,14 @@ async fn taken_back(
         return run::show(session, &Ran::Begun { operation: id }).await;
     }
     let ran = run::watch(session, &id, running.operation.events, &mut |_| {}).await?;
-    let exit = match ran.ended() {
+    let exit = match ran.ended().map(|ended| Exit::of_restoring_abort(ended.result())) {
         None => ran.exit(),
-        Some(ended) => match Exit::of_restoring_abort(ended.result()) {
-            Exit::Done if !seen(session, &group, 0).await? => Exit::Unverified,
-            Exit::Done => {
-                session.out.talk(&format!("{group} 0 %, as the edges say"));
-                Exit::Done
-            }
-            exit => exit,
-        },
+        Some(exit) if exit != Exit::Done => exit,
+        Some(_) if seen(session, &group, 0).await? => {
+            session.out.talk(&format!("{group} 0 %, as the edges say"));
+            Exit::Done
+        }
+        Some(_) => Exit::Unverified,
     };
     run::show_as(session, &ran, exit).await
 }

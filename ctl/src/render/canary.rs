@@ -459,6 +459,7 @@ pub(crate) mod tests {
             operation.halted =
                 "the canary waited for 24h at 5 %, and nobody promoted it".to_owned();
         });
+        let by_trigger = ended(|operation| operation.aborted_by = "trigger errors".to_owned());
         let by_person = ended(|operation| operation.aborted_by = "mira".to_owned());
         let promoted = ended(|operation| {
             operation.result = v1::OperationResult::Verified.into();
@@ -471,7 +472,7 @@ pub(crate) mod tests {
         let shown = |operation: &v1::Operation| {
             plain(&summary::summary(&view(), operation, "ctl", Some(&traffic(0))))
         };
-        let texts = [&by_judge, &by_itself, &by_person, &promoted].map(shown);
+        let texts = [&by_judge, &by_itself, &by_trigger, &by_person, &promoted].map(shown);
         insta::assert_snapshot!(texts.join("\n"));
     }
 

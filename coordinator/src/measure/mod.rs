@@ -11,4 +11,4 @@ mod prometheus;
 mod samples;
 
 pub use prometheus::{CountersReader, PrometheusError, number, try_sources};
-pub use samples::{Samples, Told};
+pub use samples::{CheckNow, Samples, Told};

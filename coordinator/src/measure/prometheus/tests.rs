@@ -8,6 +8,7 @@ use std::{
 };
 
 use engine::{Counters as Queries, HostName, Timestamp, judge::Gap};
+use proto::v1;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -377,4 +378,93 @@ async fn a_side_without_hosts_and_a_histogram_without_bounds_are_told() {
         let error = CountersReader::new(&queries(query, &server), &hosts).read().await.unwrap_err();
         assert!(error.fault.to_string().starts_with(expected), "{error}");
     }
+}
+
+/// A fleet whose canary, of two hosts, and whose triggers ask these servers.
+fn fleet(counters: v1::PrometheusCounters, triggers: &[(&str, &str, &str)]) -> engine::Fleet {
+    let group = |name: &str, hosts: &[&str]| v1::Group {
+        name: name.to_owned(),
+        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+    };
+    let trigger = |(name, url, query): &(&str, &str, &str)| v1::Trigger {
+        name: (*name).to_owned(),
+        source: Some(v1::trigger::Source::Prometheus(v1::PrometheusQuery {
+            url: (*url).to_owned(),
+            query: (*query).to_owned(),
+        })),
+        breach: "> 1".to_owned(),
+        for_ms: 1000,
+        severity: v1::TriggerSeverity::High.into(),
+        then: v1::Then::Propose.into(),
+        ..v1::Trigger::default()
+    };
+    let control = v1::FleetControl {
+        fleet: "prod".to_owned(),
+        groups: vec![group("blue", &["web-3"]), group("canary", &["web-1.a", "web-2"])],
+        rollback: Some(v1::RollbackStrategy {
+            batches: vec!["1".to_owned()],
+            budget_out: "1".to_owned(),
+            on_failure: v1::OnFailure::Restore.into(),
+            late_hosts: v1::LateHosts::Rollback.into(),
+            ..v1::RollbackStrategy::default()
+        }),
+        canary: Some(v1::Canary {
+            group: "canary".to_owned(),
+            steps: vec![v1::CanaryStep { weight: 5, hold_ms: 1000, asks: false }],
+            analysis: Some(v1::Analysis {
+                compare: vec![v1::Measure::Errors.into()],
+                latency_ratio: 1.5,
+                false_alarm: 0.01,
+                min_requests: 100,
+                stale_after_ms: 10_000,
+                ..v1::Analysis::default()
+            }),
+            source: Some(v1::MetricSource {
+                source: Some(v1::metric_source::Source::Prometheus(counters)),
+            }),
+            ..v1::Canary::default()
+        }),
+        triggers: triggers.iter().map(trigger).collect(),
+        ..v1::FleetControl::default()
+    };
+    crate::grpc::from_proto::fleet(control).unwrap()
+}
+
+#[tokio::test]
+async fn every_query_of_a_fleet_is_asked_once_and_each_says_what_it_is_worth() {
+    let (server, counted) = app().await;
+    *counted.lock().unwrap() = Counted { requests: Some(70), errors: None, fast: 60 };
+    let away = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (url, away) = (format!("http://{}", server.address), format!("http://{away}"));
+    let one = "requests{host=~\"web-1[.]a|web-2\"}";
+    let fleet = fleet(
+        v1::PrometheusCounters {
+            url: url.clone(),
+            requests: "requests{host=~\"$side\"}".to_owned(),
+            errors: "errors{host=~\"$side\"}".to_owned(),
+            latency: "latency".to_owned(),
+        },
+        &[("slow", &url, one), ("many", &url, "latency"), ("away", &away, "x")],
+    );
+    let rows = try_sources(&fleet).await;
+    let rows: Vec<_> =
+        rows.iter().map(|row| (row.place.as_str(), row.ok, row.detail.as_str())).collect();
+    let many = format!(
+        "Prometheus at {url}: 2 series where one is wanted, such as {{le=\"+Inf\"}}; write `sum(…)`"
+    );
+    let gone = format!("Prometheus at {away}: it cannot be reached: connection refused");
+    let side = "it does not hold `$side`: canary and baseline would be the same; write it like \
+                `instance=~\"($side):.*\"`";
+    assert_eq!(
+        rows,
+        [
+            ("canary.source.requests", true, "70"),
+            ("canary.source.errors", true, "no data, which counts as 0 while there are requests"),
+            ("canary.source.latency", false, side),
+            ("triggers.slow.source.query", true, "70"),
+            ("triggers.many.source.query", false, many.as_str()),
+            ("triggers.away.source.query", false, gone.as_str()),
+        ]
+    );
+    assert_eq!(server.asked.lock().unwrap().len(), 4, "each once");
 }

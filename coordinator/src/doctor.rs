@@ -13,6 +13,7 @@ use engine::{
     ComponentName, Fleet, FleetState, GroupName, HostName, Inventory, ReleaseName, Standing,
     Timestamp, planner,
 };
+use proto::v1;
 
 use crate::{
     host::{ComponentStatus, HeldSnapshot, Problem, live_release},
@@ -112,6 +113,18 @@ pub fn judge(known: &Known<'_>) -> Readiness {
     // A host out of reach blocks only beyond the budget, and that the planner has judged.
     let ready = findings.iter().all(|finding| finding.severity != Severity::Blocking);
     Readiness { ready, way_back, way_back_is_live, hosts, findings }
+}
+
+/// What the sources of measurements say that do not answer: a canary holds without them, and a trigger is blind.
+pub fn sources(tried: &[v1::SourceTried]) -> Vec<Finding> {
+    let finding = |row: &v1::SourceTried| Finding {
+        host: None,
+        component: None,
+        severity: Severity::Warning,
+        what: format!("{}: {}", row.place, row.detail),
+        mend: "ctl validate --online".to_owned(),
+    };
+    tried.iter().filter(|row| !row.ok).map(finding).collect()
 }
 
 /// What an edge says of its own proxy.

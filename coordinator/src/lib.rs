@@ -112,8 +112,9 @@ impl Coordinator {
         listen: SocketAddr,
         identity: &IdentityDir,
         journal: Arc<dyn Journal>,
+        alerts: Option<AlertsConfig>,
     ) -> anyhow::Result<Self> {
-        Self::start_as(listen, identity, journal, (LIFETIME_DEFAULT.0, None)).await
+        Self::start_as(listen, identity, journal, (LIFETIME_DEFAULT.0, alerts)).await
     }
 
     async fn start_as(

@@ -16,6 +16,7 @@ use std::{
 use engine::{
     Ask, Elapsed, Event, FleetEvent, FleetName, FleetState, Goal, HostName, IllegalEvent, Input,
     Operation, OperationId, Phase, Plan, RunResult, Timestamp, consequences, decide,
+    judge::{Ruling, Verdict},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -277,7 +278,19 @@ impl Runner {
             }
             None => Message::Input(Input::AgentLost { host: host.clone() }),
         };
-        hosts.map(|row| input(&row.host)).collect()
+        hosts.map(|row| input(&row.host)).chain(self.looks_anew()).collect()
+    }
+
+    /// What the judge said before this process began is of samples that nobody has any more.
+    fn looks_anew(&self) -> Option<Message> {
+        let stage = self.operation.gate_in_force()?;
+        let ruling = Ruling {
+            verdict: Verdict::Hold,
+            sentence: "the coordinator has just begun: nothing was measured yet".to_owned(),
+            numbers: Vec::new(),
+            at: wall(),
+        };
+        Some(Message::Input(Input::Judged { stage, ruling }))
     }
 
     /// What was told, between two reminders of what holds no more: a session of such a host changes nothing, and a

@@ -19,13 +19,15 @@ use proto::{
 use crate::{
     commands::{
         agent::{self, AgentCommand},
+        canary::{self, CanaryCommand},
         context::{self as context_command, ContextCommand},
         doctor::{self, DoctorArgs},
-        fleet::{self, ApplyArgs, FileArgs, PolicyCommand},
+        fleet::{self, ApplyArgs, PolicyCommand, ValidateArgs},
         forward::{self, DeployArgs, SwitchArgs},
         freeze::{self, FreezeCommand},
         init::{self, InitArgs},
         operation::{self, AbortArgs, HistoryArgs, LogsArgs, OperationArgs, RetryArgs},
+        proposals::{self, ApproveArgs, RejectArgs},
         prune::{self, PruneArgs},
         release::{
             self, DiffArgs, DigestArgs, FetchArgs, MarkArgs, NewArgs, PinArgs, QuarantineArgs,
@@ -54,6 +56,7 @@ use crate::{
         ctl rollback --fleet prod            back to the last good release; asks before it starts\n  \
         ctl status                           what is live, and is there a way back\n  \
         ctl deploy --release v1.4.4          a new release, with the way back kept\n  \
+        ctl canary status                    a release on a few hosts first: the judge's words\n  \
         ctl watch rb-0193                    see how it goes on\n\n\
         Exit codes:\n  \
         0 done and verified   10 refused, nothing changed   21 mixed: needs a person\n  \
@@ -132,10 +135,11 @@ pub enum Command {
         ctl rollback --plan 8f21c0de --confirm prod   run exactly that plan, without a question\n  \
         ctl rollback --undo rb-0193                   back to what was live before rb-0193")]
     Rollback(RollbackArgs),
-    /// Put a release live: on the side without traffic and then the traffic, or host by host
+    /// Put a release live: on the side without traffic and then the traffic, host by host, or on a few hosts first
     #[command(after_help = "Examples:\n  \
         ctl deploy --fleet prod --release v1.4.4                     fetched, planned, and asked before it starts\n  \
         ctl deploy --fleet prod --release v1.4.4 --strategy rolling\n  \
+        ctl deploy --fleet prod --release v1.4.4 --strategy canary   a few hosts first, as fleet.yaml's `canary` says\n  \
         ctl deploy --release v1.4.4 --dry-run                        show the plan and do nothing")]
     Deploy(DeployArgs),
     /// Move the traffic to another side, once that was seen to be healthy
@@ -143,6 +147,27 @@ pub enum Command {
         ctl switch --fleet prod --to green\n  \
         ctl switch --undo sw-0204          back to how it was divided before sw-0204")]
     Switch(SwitchArgs),
+    /// A release on a few hosts first: how it stands, go on, stand still, take it back
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  \
+        ctl canary start --fleet prod --release v1.4.4\n  \
+        ctl canary status                              the weight, the judge's words, what to type\n  \
+        ctl canary promote                             on before its time; --full for the whole fleet\n  \
+        ctl canary abort                               back, until the edges say 0 %"
+    )]
+    Canary(CanaryCommand),
+    /// What triggers and alerts proposed: it waits for a person, or did
+    #[command(after_help = "Examples:\n  ctl proposals --fleet prod\n  ctl proposals -o json")]
+    Proposals,
+    /// Begin what was proposed; shows what it would do now, and asks before it starts
+    #[command(
+        after_help = "Examples:\n  ctl approve rb-0208\n  ctl approve rb-0208 --reason 'users see it' --confirm prod"
+    )]
+    Approve(ApproveArgs),
+    /// Say that what was proposed is not to be
+    #[command(after_help = "Examples:\n  ctl reject rb-0208 --reason 'it was the proxy'")]
+    Reject(RejectArgs),
     /// Follow an operation to its end; Ctrl-C stops watching only
     #[command(
         after_help = "Examples:\n  ctl watch rb-0193\n  ctl watch rb-0193 --timeout 2m -o jsonl"
@@ -200,8 +225,10 @@ pub enum Command {
     )]
     Init(InitArgs),
     /// Check a fleet file; every problem with line, column and mend
-    #[command(after_help = "Examples:\n  ctl validate\n  ctl validate -f deploy/fleet.yaml")]
-    Validate(FileArgs),
+    #[command(
+        after_help = "Examples:\n  ctl validate\n  ctl validate -f deploy/fleet.yaml\n  ctl validate --online          the coordinator tries each query of the file once"
+    )]
+    Validate(ValidateArgs),
     /// Tell the coordinator what the fleet file says: hosts, order, budgets; no path and no command leaves
     #[command(
         after_help = "Examples:\n  ctl apply -f fleet.yaml --dry-run\n  ctl apply -f fleet.yaml"
@@ -389,6 +416,10 @@ pub async fn dispatch(command: &Command, session: &mut Session) -> Result<Exit, 
         Command::Rollback(args) => rollback::run(args, session).await,
         Command::Deploy(args) => forward::deploy(args, session).await,
         Command::Switch(args) => forward::switch(args, session).await,
+        Command::Canary(command) => canary::run(command, session).await,
+        Command::Proposals => proposals::list(session).await,
+        Command::Approve(args) => proposals::approve(args, session).await,
+        Command::Reject(args) => proposals::reject(args, session).await,
         Command::Watch(args) => operation::watch(args, session).await,
         Command::History(args) => operation::history(args, session).await,
         Command::Logs(args) => operation::logs(args, session).await,
@@ -414,7 +445,7 @@ pub async fn dispatch(command: &Command, session: &mut Session) -> Result<Exit, 
         Command::Release(ReleaseCommand::Unpin(args)) => release::unpin(args, session).await,
         Command::Agent(command) => agent::run(command, session).await,
         Command::Init(args) => init::run(args, session),
-        Command::Validate(args) => fleet::validate(args, session),
+        Command::Validate(args) => fleet::validate(args, session).await,
         Command::Apply(args) => fleet::apply(args, session).await,
         Command::Policy(PolicyCommand::Render(args)) => fleet::render(args, session),
         Command::Context(command) => context_command::run(command, session),
@@ -551,6 +582,8 @@ mod tests {
             "ctl switch --to green --undo sw-1",
             "ctl deploy --release v2 --plan 8f --yes",
             "ctl abort rb-1 --restore --leave",
+            "ctl canary promote --to 50 --full",
+            "ctl canary start --plan 8f --release v2",
             "ctl status -q -v",
         ] {
             assert_eq!(refused(line), ErrorKind::ArgumentConflict, "{line}");
@@ -563,6 +596,9 @@ mod tests {
             "ctl release create v1",
             "ctl deploy",
             "ctl switch",
+            "ctl canary start",
+            "ctl approve",
+            "ctl reject rb-1",
             "ctl snapshot create",
             "ctl rollback --detailed-exitcode",
         ] {

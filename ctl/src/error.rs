@@ -33,6 +33,10 @@ pub enum CtlError {
     #[error("not confirmed: {why}")]
     Declined { why: String },
 
+    /// Not in this state: nobody was asked to do it.
+    #[error("{what}")]
+    State { what: String, now: Vec<String>, next: Vec<String> },
+
     #[error("cannot read {}", path.display())]
     Read {
         path: PathBuf,
@@ -142,7 +146,7 @@ impl CtlError {
         match self {
             Self::Usage { .. } | Self::NotConfirmed { .. } | Self::Config { .. } => Exit::Usage,
             Self::Read { .. } => Exit::Usage,
-            Self::Declined { .. } => Exit::Refused,
+            Self::Declined { .. } | Self::State { .. } => Exit::Refused,
             Self::FleetFile { .. } => Exit::InvalidFleet,
             Self::Identity { .. } => Exit::NotAllowed,
             Self::Dial(source) => Exit::of_dial(source),
@@ -165,6 +169,9 @@ impl CtlError {
         let what = self.to_string();
         match self {
             Self::Usage { next, .. } => Failure { what, next: next.clone(), ..Failure::default() },
+            Self::State { now, next, .. } => {
+                Failure { what, now: now.clone(), next: next.clone(), ..Failure::default() }
+            }
             Self::NotConfirmed { command, .. } => Failure {
                 what,
                 now: vec!["nothing was started".to_owned()],

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use proto::{
     status::{self, StatusKind},
     tls::DialError,
-    v1::OperationResult,
+    v1::{Operation, OperationKind, OperationResult},
 };
 use tonic::Code;
 
@@ -48,7 +48,7 @@ pub enum Exit {
     Mixed = 21,
     /// The wanted release runs everywhere but is not verified everywhere.
     Unverified = 22,
-    /// A forward action ended in an automatic rollback.
+    /// A forward action ended in an automatic rollback: the judge, or a time that was over, took it back.
     Reverted = 23,
     /// Watching took too long; the operation goes on.
     TimedOut = 24,
@@ -95,6 +95,18 @@ impl Exit {
             OperationResult::Unverified => Self::Unverified,
             OperationResult::Running | OperationResult::Paused => Self::TimedOut,
             OperationResult::Unspecified => Self::Failed,
+        }
+    }
+
+    /// How an operation stands, and who ended it: a deploy that Lastgood took back by itself is no mere failure.
+    pub fn of_operation(operation: &Operation) -> Self {
+        let forward = operation.plan.as_ref().is_some_and(|plan| {
+            matches!(plan.kind(), OperationKind::Deploy | OperationKind::Switch)
+        });
+        let by_itself = matches!(operation.aborted_by.as_str(), "judge" | "lastgood");
+        match operation.result() {
+            OperationResult::PutBack if forward && by_itself => Self::Reverted,
+            result => Self::of_result(result),
         }
     }
 
@@ -208,6 +220,29 @@ mod tests {
         for (result, code, of_abort) in table {
             assert_eq!(Exit::of_result(result).code(), code, "{result:?}");
             assert_eq!(Exit::of_restoring_abort(result).code(), of_abort, "{result:?}");
+        }
+    }
+
+    #[test]
+    fn a_deploy_that_was_taken_back_by_itself_is_23_and_one_that_failed_or_was_aborted_is_20() {
+        use proto::v1::Plan;
+        let table = [
+            (OperationKind::Deploy, "judge", OperationResult::PutBack, 23),
+            (OperationKind::Deploy, "lastgood", OperationResult::PutBack, 23),
+            (OperationKind::Deploy, "mira", OperationResult::PutBack, 20),
+            (OperationKind::Deploy, "", OperationResult::PutBack, 20),
+            (OperationKind::Rollback, "lastgood", OperationResult::PutBack, 20),
+            (OperationKind::Deploy, "judge", OperationResult::Mixed, 21),
+            (OperationKind::Deploy, "judge", OperationResult::Verified, 0),
+        ];
+        for (kind, by, result, code) in table {
+            let operation = Operation {
+                plan: Some(Plan { kind: kind.into(), ..Plan::default() }),
+                aborted_by: by.to_owned(),
+                result: result.into(),
+                ..Operation::default()
+            };
+            assert_eq!(Exit::of_operation(&operation).code(), code, "{kind:?} {by} {result:?}");
         }
     }
 

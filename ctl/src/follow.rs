@@ -47,6 +47,26 @@ pub trait Watcher: Send {
     fn tick(&mut self);
 }
 
+/// How long to follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// No longer than this.
+    For(Duration),
+    /// This, and as long as its stages are to be held.
+    Beside(Duration),
+}
+
+impl Patience {
+    fn with(self, operation: &v1::Operation) -> Duration {
+        let stages = operation.plan.iter().flat_map(|plan| &plan.stages);
+        let holds = Duration::from_millis(stages.map(|stage| stage.soak_ms).sum());
+        match self {
+            Self::For(time) => time,
+            Self::Beside(time) => time.saturating_add(holds),
+        }
+    }
+}
+
 /// How the following ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Followed {
@@ -63,7 +83,7 @@ pub enum Followed {
 pub async fn follow(
     client: Client,
     operation: &str,
-    timeout: Duration,
+    patience: Patience,
     interrupt: impl Future<Output = ()>,
     watcher: &mut dyn Watcher,
 ) -> Result<Followed, CtlError> {
@@ -71,7 +91,8 @@ pub async fn follow(
     let mut pump =
         pin!(Pump { client, operation, sender, next: 0, opened: false, lost: None }.run());
     let mut interrupt = pin!(interrupt);
-    let mut deadline = pin!(sleep(timeout));
+    let (Patience::For(timeout) | Patience::Beside(timeout)) = patience;
+    let (began, mut deadline) = (Instant::now(), pin!(sleep(timeout)));
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -81,7 +102,12 @@ pub async fn follow(
             () = &mut deadline => return Ok(Followed::TimedOut),
             // Before the events, so that a burst of them does not stop the picture.
             _ = ticks.tick() => watcher.tick(),
-            Some(signal) = signals.recv() => signal.tell(watcher),
+            Some(signal) = signals.recv() => {
+                if let Signal::Opened(operation) = &signal {
+                    deadline.as_mut().reset(began + patience.with(operation));
+                }
+                signal.tell(watcher);
+            }
             ended = &mut pump => {
                 while let Ok(signal) = signals.try_recv() {
                     signal.tell(watcher);

@@ -142,6 +142,7 @@ impl Watcher for Live<'_> {
         (self.observe)(event);
         let Some(progress) = &mut self.progress else { return };
         progress.apply(event);
+        let stays = watch::stays(progress, event);
         if event.index < self.said_until {
             return;
         }
@@ -154,7 +155,6 @@ impl Watcher for Live<'_> {
         {
             self.emit(|| line);
         }
-        let stays = watch::stays(event);
         if self.out.redraws() && !stays {
             return;
         }

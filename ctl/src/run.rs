@@ -6,10 +6,16 @@
 //!
 //! Invariant: a start is sent with one key, so that trying again never begins a second operation.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use proto::v1;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 use tonic::Status;
 
 use crate::{
@@ -55,10 +61,7 @@ impl Ran {
         match self {
             Self::Planned { plan, detailed_exit: true, .. } if !plan.nothing_to_do => Exit::Changes,
             Self::Planned { .. } | Self::NothingToDo(_) | Self::Begun { .. } => Exit::Done,
-            Self::Ended(operation) => {
-                let result = v1::OperationResult::try_from(operation.result);
-                Exit::of_result(result.unwrap_or(v1::OperationResult::Unspecified))
-            }
+            Self::Ended(operation) => Exit::of_operation(operation),
             Self::Detached { .. } => Exit::Detached,
             Self::TimedOut { .. } => Exit::TimedOut,
         }
@@ -152,22 +155,56 @@ pub async fn watch(
     said_until: u64,
     observe: Observe<'_>,
 ) -> Result<Ran, CtlError> {
-    let (client, timeout) = (session.client().await?, session.timeout());
+    match watch_until(session, operation, said_until, observe, &mut |_| false).await? {
+        Some(ran) => Ok(ran),
+        None => Ok(Ran::Detached { operation: operation.to_owned() }),
+    }
+}
+
+/// As [`watch`], and no longer than to the event that `until` says yes to; then there is no answer. Events below
+/// `said_until` are not asked about.
+///
+/// # Errors
+/// As [`watch`].
+pub async fn watch_until(
+    session: &mut Session,
+    operation: &str,
+    said_until: u64,
+    observe: Observe<'_>,
+    until: &mut (dyn FnMut(&v1::WatchOperationResponse) -> bool + Send),
+) -> Result<Option<Ran>, CtlError> {
+    let (client, patience) = (session.client().await?, session.patience());
+    let (enough, reached) = (Notify::new(), AtomicBool::new(false));
     let interrupt = async {
-        // Without a handler for it Ctrl-C ends the process, and the operation goes on as well.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
+        tokio::select! {
+            () = enough.notified() => {}
+            // Without a handler for it Ctrl-C ends the process, and the operation goes on as well.
+            () = interrupted() => {}
         }
     };
-    let mut live = Live::new(&mut session.out, operation, said_until, observe);
-    let followed = follow::follow(client, operation, timeout, interrupt, &mut live).await;
+    let mut observe = |event: &v1::WatchOperationResponse| {
+        observe(event);
+        if event.index >= said_until && until(event) {
+            reached.store(true, Ordering::Relaxed);
+            enough.notify_one();
+        }
+    };
+    let mut live = Live::new(&mut session.out, operation, said_until, &mut observe);
+    let followed = follow::follow(client, operation, patience, interrupt, &mut live).await;
     live.end()?;
     let operation = operation.to_owned();
     Ok(match followed? {
-        Followed::Ended(operation) => Ran::Ended(operation),
-        Followed::Detached => Ran::Detached { operation },
-        Followed::TimedOut => Ran::TimedOut { operation },
+        Followed::Ended(operation) => Some(Ran::Ended(operation)),
+        Followed::Detached if reached.load(Ordering::Relaxed) => None,
+        Followed::Detached => Some(Ran::Detached { operation }),
+        Followed::TimedOut => Some(Ran::TimedOut { operation }),
     })
+}
+
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Prints how far it came, and gives what to exit with.

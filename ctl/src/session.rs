@@ -14,13 +14,14 @@ use tonic::{service::interceptor::InterceptedService, transport::Channel};
 use crate::{
     context::{Config, Context},
     error::CtlError,
+    follow::Patience,
     out::Out,
 };
 
 /// The coordinator's operator service.
 pub type Client = OperatorServiceClient<InterceptedService<Channel, Traced>>;
 
-/// How long `ctl` watches where `--timeout` does not say.
+/// How long `ctl` watches where `--timeout` does not say, beside what an operation's stages are to be held.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10 * 60);
 
 /// What commands run in.
@@ -29,7 +30,7 @@ pub struct Session {
     pub out: Out,
     place: Place,
     fleet: Option<String>,
-    timeout: Duration,
+    timeout: Option<Duration>,
     client: Option<Client>,
     trace: Option<TraceContext>,
 }
@@ -51,10 +52,6 @@ impl Session {
         fleet: Option<String>,
         timeout: Option<Duration>,
     ) -> Self {
-        let timeout = match timeout {
-            Some(timeout) => timeout,
-            None => TIMEOUT_DEFAULT,
-        };
         Self { out, place, fleet, timeout, client: None, trace: None }
     }
 
@@ -109,8 +106,11 @@ impl Session {
     }
 
     /// How long to watch.
-    pub const fn timeout(&self) -> Duration {
-        self.timeout
+    pub const fn patience(&self) -> Patience {
+        match self.timeout {
+            Some(timeout) => Patience::For(timeout),
+            None => Patience::Beside(TIMEOUT_DEFAULT),
+        }
     }
 
     /// The file with the contexts.

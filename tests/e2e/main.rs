@@ -12,3 +12,4 @@ mod operations;
 mod refusals;
 mod retention;
 mod traces;
+mod triggers;

@@ -13,7 +13,7 @@ use agent::{
     hands::Hands,
     host::{Host, learning::Pace},
 };
-use coordinator::{Coordinator, journal::SledJournal};
+use coordinator::{Coordinator, alerts::AlertsConfig, journal::SledJournal};
 use proto::{
     policy::Policy,
     tls::{self, Ca, Identity, IdentityDir, Role, Validity},
@@ -31,6 +31,9 @@ pub const FLEET: &str = "test";
 /// Long enough that nobody is told of its end.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 
+/// What alerts have to come with.
+pub const ALERTS_TOKEN: &str = "a-token-that-nobody-guesses";
+
 /// A client of the operator service.
 pub type Client = OperatorServiceClient<Channel>;
 
@@ -42,6 +45,8 @@ pub struct Cluster {
     /// In a runtime of its own: dropping that ends everything of it at once, as a kill does.
     coordinator: Option<(Runtime, Coordinator)>,
     pub address: SocketAddr,
+    /// Where alerts are posted to.
+    pub alerts: SocketAddr,
     agents: BTreeMap<String, Agent>,
 }
 
@@ -54,6 +59,7 @@ impl Cluster {
             ca,
             coordinator: None,
             address: "127.0.0.1:0".parse().expect("an address"),
+            alerts: "127.0.0.1:0".parse().expect("an address"),
             agents: BTreeMap::new(),
             dir,
         };
@@ -77,9 +83,14 @@ impl Cluster {
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let address = self.address;
-        let start = async move { Coordinator::start_with(address, &identity, journal).await };
+        let token_file = self.path("alerts-token");
+        std::fs::write(&token_file, ALERTS_TOKEN).expect("a written token");
+        let alerts = Some(AlertsConfig { listen: self.alerts, token_file });
+        let start =
+            async move { Coordinator::start_with(address, &identity, journal, alerts).await };
         let started = runtime.spawn(start).await.expect("no panic").expect("a coordinator");
         self.address = started.address();
+        self.alerts = started.alerts_address().expect("it listens for alerts");
         self.coordinator = Some((runtime, started));
     }
 
@@ -251,5 +262,7 @@ pub fn control(hosts: &[&str]) -> v1::FleetControl {
         }),
         policy_hashes: std::collections::HashMap::new(),
         traffic: None,
+        canary: None,
+        triggers: Vec::new(),
     }
 }

@@ -10,7 +10,7 @@ use agent::{
     local::{Import, Imported, Shape},
     order::{Before, Evidence, Step, Verb},
     retention::{Ask, Report},
-    status::{ComponentStatus, HostStatus, Problem, Snapshot},
+    status::{CheckStatus, ComponentStatus, HostStatus, Problem, Snapshot},
 };
 use tokio::sync::Semaphore;
 
@@ -37,6 +37,8 @@ struct State {
     damage: String,
     verified_at_unix_ms: i64,
     problems: Vec<Problem>,
+    /// Its check `payment` fails.
+    sick: bool,
 }
 
 /// The exact hash that stands for a release here.
@@ -59,6 +61,7 @@ impl ScriptedHands {
             damage: String::new(),
             verified_at_unix_ms: jiff::Timestamp::now().as_millisecond(),
             problems: Vec::new(),
+            sick: false,
         };
         Arc::new(Self { state: Mutex::new(state), gate: Semaphore::new(0) })
     }
@@ -72,6 +75,11 @@ impl ScriptedHands {
     pub fn problem(&self, what: &str, mend: &str) {
         let problem = Problem { what: what.to_owned(), mend: mend.to_owned(), warns: false };
         self.lock().problems.push(problem);
+    }
+
+    /// Whether its check `payment` passes from now on.
+    pub fn pays(&self, well: bool) {
+        self.lock().sick = !well;
     }
 
     /// No snapshot was ever read back.
@@ -252,6 +260,11 @@ impl Hands for ScriptedHands {
                 version: if state.running { state.live.clone() } else { String::new() },
                 held: state.held,
                 verbs: VERBS.to_vec(),
+                checks: vec![CheckStatus {
+                    check: "payment".to_owned(),
+                    ok: !state.sick,
+                    detail: String::new(),
+                }],
                 problems: state.problems.clone(),
                 ..ComponentStatus::default()
             };

@@ -483,6 +483,7 @@ fn event_word(event: &Event) -> String {
         | Event::Overtaken { .. }
         | Event::StageEnded { .. }
         | Event::Asked { .. }
+        | Event::Judged { .. }
         | Event::Halted { .. }
         | Event::Ended { .. } => format!("{event:?}"),
     }

@@ -129,6 +129,8 @@ impl Draft {
                 drain_ms: 2_000,
                 warm_ms: 60_000,
             }),
+            canary: None,
+            triggers: Vec::new(),
         };
         fleet.check().expect("the drawn fleet is whole");
         fleet

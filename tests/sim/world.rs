@@ -383,7 +383,7 @@ impl World {
                 let may = |host: &HostName| operation.allows(&Ask::Retry(vec![host.clone()]));
                 Ask::Retry(hosts.into_iter().filter(may).collect())
             }
-            ask @ (Ask::Pause | Ask::Resume | Ask::Abort(_)) => ask,
+            ask @ (Ask::Pause | Ask::Resume | Ask::Abort(_) | Ask::Promote { .. }) => ask,
         };
         self.tell_coordinator(Input::Asked { ask, by: "ada".to_owned() });
     }

@@ -280,8 +280,12 @@ impl v1::operator_service_server::OperatorService for OperatorService {
             (readiness, self.horizon(state))
         };
         let readiness = self.fleets.read(&fleet, judge).await;
-        let (readiness, horizon) =
+        let (mut readiness, horizon) =
             readiness.ok_or_else(|| Status::not_found("the fleet is not known"))?;
+        let control = self.fleets.read(&fleet, |state| state.fleet.clone()).await.flatten();
+        if let Some(control) = &control {
+            readiness.findings.extend(doctor::sources(&measure::try_sources(control).await));
+        }
         let expected_ms = last.map_or(0, |view| view.operation.last().0);
         let answer = to_proto::readiness(&fleet, readiness, expected_ms);
         Ok(Response::new(v1::DoctorResponse { horizon: Some(horizon), ..answer }))

@@ -16,7 +16,10 @@ use crate::{
     error::CtlError,
     exit::Exit,
     fleet_file::{self, FleetFile},
-    render::{json, words::count},
+    render::{
+        BAD, GOOD, View, json, labelled, paint, paint_warning,
+        words::{clean, count},
+    },
     session::{Session, quote},
 };
 
@@ -26,6 +29,16 @@ pub struct FileArgs {
     /// The fleet file
     #[arg(short = 'f', long = "file", value_name = "FILE", default_value = "fleet.yaml")]
     pub file: PathBuf,
+}
+
+/// See `ctl validate --help`.
+#[derive(Args, Clone, Debug)]
+pub struct ValidateArgs {
+    #[command(flatten)]
+    pub file: FileArgs,
+    /// Have the coordinator try each query of the file once; applies nothing
+    #[arg(long)]
+    pub online: bool,
 }
 
 /// See `ctl apply --help`.
@@ -61,16 +74,19 @@ pub struct RenderArgs {
 /// `ctl validate`.
 ///
 /// # Errors
-/// [`CtlError::Read`], [`CtlError::FleetFile`].
-pub fn validate(args: &FileArgs, session: &mut Session) -> Result<Exit, CtlError> {
-    let fleet = read(args)?;
+/// [`CtlError::Read`], [`CtlError::FleetFile`]; with `--online` no connection.
+pub async fn validate(args: &ValidateArgs, session: &mut Session) -> Result<Exit, CtlError> {
+    let fleet = read(&args.file)?;
+    let sources = if args.online { Some(tried(&fleet, session).await?) } else { None };
     let valid = json::Valid {
-        file: args.file.display().to_string(),
+        file: args.file.file.display().to_string(),
         valid: true,
         fleet: fleet.fleet.clone(),
         hosts: fleet.all_hosts().count(),
         components: fleet.components.len(),
         not_acted_upon: fleet.not_acted_upon(),
+        warnings: fleet_file::warnings(&fleet),
+        sources,
     };
     let text = format!(
         "{} is valid: fleet {}, {}, {}\n",
@@ -79,9 +95,27 @@ pub fn validate(args: &FileArgs, session: &mut Session) -> Result<Exit, CtlError
         count(valid.hosts, "host"),
         count(valid.components, "component")
     );
-    session.out.show(|_| text, || valid.clone())?;
-    session.out.talk(&not_acted_upon(&valid.not_acted_upon));
-    Ok(Exit::Done)
+    let sources = valid.sources.as_deref();
+    session.out.show(
+        |view| text + &sources.map(|rows| tries(view, rows)).unwrap_or_default(),
+        || valid.clone(),
+    )?;
+    warn(session, &valid.warnings, &valid.not_acted_upon);
+    let failed = sources.into_iter().flatten().any(|row| !row.ok);
+    Ok(if failed { Exit::InvalidFleet } else { Exit::Done })
+}
+
+/// What each query of the file answers.
+async fn tried(
+    fleet: &FleetFile,
+    session: &mut Session,
+) -> Result<Vec<json::SourceTried>, CtlError> {
+    let control = fleet_file::control(fleet, &policy_hashes(fleet)?);
+    let request = v1::TrySourcesRequest { control: Some(control) };
+    let mut client = session.client().await?;
+    let response = client.try_sources(request).await;
+    let sources = response.map_err(CtlError::call("try the queries"))?.into_inner().sources;
+    Ok(sources.into_iter().map(json::SourceTried::from).collect())
 }
 
 /// `ctl apply`.
@@ -101,10 +135,11 @@ pub async fn apply(args: &ApplyArgs, session: &mut Session) -> Result<Exit, CtlE
         applied: response.applied,
         changes: response.changes,
         not_acted_upon: fleet.not_acted_upon(),
+        warnings: fleet_file::warnings(&fleet),
         policy_hashes: hashes,
     };
     session.out.show(|_| applied_text(&applied, args.dry_run), || applied.clone())?;
-    session.out.talk(&not_acted_upon(&applied.not_acted_upon));
+    warn(session, &applied.warnings, &applied.not_acted_upon);
     let file = quote(&args.file.file.display().to_string());
     session.out.talk(&if args.dry_run {
         format!("Next:  {} apply -f {file}", session.ctl())
@@ -179,6 +214,26 @@ fn applied_text(applied: &json::Applied, dry_run: bool) -> String {
     };
     let changes = applied.changes.iter().map(|change| format!("  {change}\n"));
     what + &changes.collect::<String>()
+}
+
+/// A line for each query: what it answered, or why not.
+fn tries(view: &View, rows: &[json::SourceTried]) -> String {
+    if rows.is_empty() {
+        return "  no query in it\n".to_owned();
+    }
+    let line = |row: &json::SourceTried| {
+        let (style, mark) = if row.ok { (GOOD, "✓") } else { (BAD, "✗") };
+        let first = format!("{} {}", paint(style, mark), clean(&row.place));
+        format!("{first}\n{}", labelled(view, "", 2, &clean(&row.detail)))
+    };
+    rows.iter().map(line).collect()
+}
+
+fn warn(session: &mut Session, warnings: &[String], sections: &[&str]) {
+    for warning in warnings {
+        session.out.talk(&paint_warning(warning));
+    }
+    session.out.talk(&not_acted_upon(sections));
 }
 
 fn not_acted_upon(sections: &[&str]) -> String {

@@ -50,6 +50,8 @@ pub enum Strategy {
     Rolling,
     /// On the side without traffic, and then the traffic
     BlueGreen,
+    /// On a few hosts with a rising share of the traffic first, as the fleet file's `canary` says
+    Canary,
 }
 
 impl Strategy {
@@ -57,6 +59,7 @@ impl Strategy {
         match self {
             Self::Rolling => "rolling",
             Self::BlueGreen => "blue-green",
+            Self::Canary => "canary",
         }
     }
 }
@@ -84,7 +87,9 @@ pub struct SwitchArgs {
 /// # Errors
 /// No connection; the coordinator's refusal; not confirmed.
 pub async fn deploy(args: &DeployArgs, session: &mut Session) -> Result<Exit, CtlError> {
-    if args.strategy == Some(Strategy::BlueGreen) && !args.hosts.is_empty() {
+    if matches!(args.strategy, Some(Strategy::BlueGreen | Strategy::Canary))
+        && !args.hosts.is_empty()
+    {
         let what = "--hosts is for a rolling deploy: the traffic would go to hosts without it";
         return Err(CtlError::usage(what, &["ctl deploy --help"]));
     }
@@ -108,6 +113,7 @@ pub async fn deploy(args: &DeployArgs, session: &mut Session) -> Result<Exit, Ct
         strategy: match strategy {
             Strategy::Rolling => v1::Strategy::Rolling,
             Strategy::BlueGreen => v1::Strategy::BlueGreen,
+            Strategy::Canary => v1::Strategy::Canary,
         }
         .into(),
         hosts: args.hosts.clone(),

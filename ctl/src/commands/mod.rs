@@ -4,6 +4,7 @@
 //! `-o json` and `-o jsonl`.
 
 pub mod agent;
+pub mod canary;
 pub mod context;
 pub mod doctor;
 pub mod fleet;
@@ -12,6 +13,7 @@ pub mod freeze;
 pub mod init;
 pub mod operation;
 pub mod planned;
+pub mod proposals;
 pub mod prune;
 pub mod release;
 pub mod rollback;

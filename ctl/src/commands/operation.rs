@@ -123,9 +123,20 @@ pub async fn history(args: &HistoryArgs, session: &mut Session) -> Result<Exit, 
     let response =
         client.list_operations(request).await.map_err(CtlError::call("list the operations"))?;
     let operations = response.into_inner().operations;
+    let request = v1::ListProposalsRequest { fleet: session.fleet() };
+    let response = client.list_proposals(request).await;
+    let mut proposals =
+        response.map_err(CtlError::call("list the proposals"))?.into_inner().proposals;
+    // One that was approved is an operation, of the same id.
+    proposals.retain(|row| {
+        row.state() != v1::ProposalState::Approved && row.at_unix_ms >= since_unix_ms
+    });
     session.out.show(
-        |view| lists::history(view, &operations),
-        || json::Operations { operations: operations.iter().map(json::Operation::from).collect() },
+        |view| lists::history(view, &operations, &proposals),
+        || json::Operations {
+            operations: operations.iter().map(json::Operation::from).collect(),
+            proposals: proposals.iter().map(json::Proposal::from).collect(),
+        },
     )?;
     Ok(Exit::Done)
 }

@@ -32,11 +32,12 @@ pub struct StatusArgs {
 /// No connection, or a fleet that is not known.
 pub async fn run(args: &StatusArgs, session: &mut Session) -> Result<Exit, CtlError> {
     if !args.watch {
-        let fleet = look(session).await?.map_err(CtlError::call(DOING))?;
-        let ctl = session.ctl();
-        session
-            .out
-            .show(|view| status::status(view, &fleet, &ctl), || json::Status::from(&fleet))?;
+        let (fleet, operation) = look(session).await?.map_err(CtlError::call(DOING))?;
+        let (ctl, operation) = (session.ctl(), operation.as_ref());
+        session.out.show(
+            |view| status::status(view, &fleet, operation, &ctl),
+            || json::Status::new(&fleet, operation),
+        )?;
         return Ok(Exit::Done);
     }
     if session.out.format() == Format::Json {
@@ -51,12 +52,23 @@ pub async fn run(args: &StatusArgs, session: &mut Session) -> Result<Exit, CtlEr
 
 const DOING: &str = "look at the fleet";
 
-async fn look(
-    session: &mut Session,
-) -> Result<Result<v1::GetFleetResponse, tonic::Status>, CtlError> {
+/// The fleet, and the operation that runs.
+type Seen = (v1::GetFleetResponse, Option<v1::Operation>);
+
+async fn look(session: &mut Session) -> Result<Result<Seen, tonic::Status>, CtlError> {
     let request = v1::GetFleetRequest { fleet: session.fleet() };
     let mut client = session.client().await?;
-    Ok(client.get_fleet(request).await.map(tonic::Response::into_inner))
+    let fleet = match client.get_fleet(request).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return Ok(Err(status)),
+    };
+    if fleet.operation.is_empty() {
+        return Ok(Ok((fleet, None)));
+    }
+    let request = v1::GetOperationRequest { operation: fleet.operation.clone() };
+    // The fleet is told all the same where that cannot be had.
+    let operation = client.get_operation(request).await.ok();
+    Ok(Ok((fleet, operation.and_then(|response| response.into_inner().operation))))
 }
 
 /// Shows the fleet whenever it looks different.
@@ -65,18 +77,20 @@ async fn watch(session: &mut Session) -> Result<Exit, CtlError> {
     let (mut last, mut drawn) = (None, 0);
     loop {
         match look(session).await? {
-            Ok(fleet) => {
+            Ok((fleet, operation)) => {
+                let operation = operation.as_ref();
+                let seen = shape(&fleet, operation);
                 if session.out.redraws() && session.out.format() == Format::Text {
-                    let text = status::status(&session.out.view(), &fleet, &ctl);
+                    let text = status::status(&session.out.view(), &fleet, operation, &ctl);
                     session.out.redraw(drawn, &text);
                     drawn = text.lines().count();
-                } else if last.as_ref() != Some(&shape(&fleet)) {
+                } else if last.as_ref() != Some(&seen) {
                     session.out.show(
-                        |view| status::status(view, &fleet, &ctl),
-                        || json::Status::from(&fleet),
+                        |view| status::status(view, &fleet, operation, &ctl),
+                        || json::Status::new(&fleet, operation),
                     )?;
                 }
-                last = Some(shape(&fleet));
+                last = Some(seen);
             }
             Err(status) if is_passing(&status) => {
                 let text = paint_warning(&explain(&status));
@@ -93,8 +107,11 @@ async fn watch(session: &mut Session) -> Result<Exit, CtlError> {
     }
 }
 
-/// The fleet without what changes at every look.
-fn shape(fleet: &v1::GetFleetResponse) -> v1::GetFleetResponse {
+/// The fleet, and of its canary the step, what it waits for and the verdict, without what changes at every look.
+fn shape(
+    fleet: &v1::GetFleetResponse,
+    operation: Option<&v1::Operation>,
+) -> (v1::GetFleetResponse, Option<v1::CanaryView>) {
     let mut fleet = fleet.clone();
     for host in &mut fleet.hosts {
         host.last_seen_unix_ms = 0;
@@ -102,5 +119,13 @@ fn shape(fleet: &v1::GetFleetResponse) -> v1::GetFleetResponse {
             status.free_bytes = 0;
         }
     }
-    fleet
+    for trigger in &mut fleet.triggers {
+        trigger.detail.clear();
+    }
+    let canary = operation.and_then(|operation| operation.canary.clone()).map(|mut canary| {
+        canary.ruling =
+            canary.ruling.map(|said| v1::Ruling { verdict: said.verdict, ..v1::Ruling::default() });
+        canary
+    });
+    (fleet, canary)
 }

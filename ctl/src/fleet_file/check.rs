@@ -7,7 +7,9 @@
 //! Invariant: every problem is reported at once, each with its place and what mends it.
 //! Invariant: a fleet file without problems gives policies without problems.
 
+mod canary;
 mod sections;
+mod triggers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,12 +49,12 @@ pub(super) fn check(fleet: &FleetFile, at: At<'_>) -> Result<(), Vec<Problem>> {
         sections::traffic(fleet, traffic, at.key("traffic"), &mut report);
     }
     if let Some(canary) = &fleet.canary {
-        sections::canary(canary, at.key("canary"), &mut report);
+        canary::check(fleet, canary, at.key("canary"), &mut report);
     }
     for (name, trigger) in &fleet.triggers {
         let at = at.key("triggers").name(name);
         check::name(name, "trigger", at, &mut report);
-        sections::trigger(fleet, trigger, at, &mut report);
+        triggers::check(fleet, trigger, at, &mut report);
     }
     if let Some(approvals) = &fleet.approvals {
         sections::approvals(approvals, at.key("approvals"), &mut report);

@@ -1,6 +1,9 @@
 //! The control part: what the coordinator gets of a fleet file.
 //!
-//! Invariant: names, order, budgets and times only; no path, no command, no secret.
+//! Invariant: names, order, budgets and times only; no path, no command, no secret. The one address in it is that of a
+//! Prometheus server, which the coordinator itself asks.
+
+mod trial;
 
 use std::collections::BTreeMap;
 
@@ -37,6 +40,8 @@ pub fn control(fleet: &FleetFile, policy_hashes: &BTreeMap<String, String>) -> v
             .map(|(host, hash)| (host.clone(), hash.clone()))
             .collect(),
         traffic: fleet.traffic.as_ref().map(traffic),
+        canary: fleet.canary.as_ref().map(trial::canary),
+        triggers: fleet.triggers.iter().map(|(name, rule)| trial::trigger(name, rule)).collect(),
     }
 }
 

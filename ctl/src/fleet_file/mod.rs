@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! fleet.yaml ── parse ──▶ FleetFile ─┬─ control ──▶ FleetControl   to the coordinator: order, budgets, names
-//!                 │                  └─ policy ───▶ Policy         to one host: paths, units, commands, checks
+//!                 │                  ├─ policy ───▶ Policy         to one host: paths, units, commands, checks
+//!                 │                  └─ warnings ─▶ what holds, and will hardly do what was meant
 //!                 └───▶ every Problem, each with line, column and mend
 //! ```
 //!
@@ -18,6 +19,7 @@ mod policy;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod warnings;
 
 pub use proto::policy::yaml::Problem;
 
@@ -27,6 +29,7 @@ pub use self::{
     model::*,
     policy::{UnknownHost, policy, render_policy},
     schema::schema,
+    warnings::warnings,
 };
 
 /// The one version of this format.

@@ -3,6 +3,14 @@
 //! Invariant: unknown keys are refused everywhere.
 //! Invariant: no field takes a secret; a secret is named by the file that holds it.
 
+mod canary;
+mod triggers;
+
+pub use self::{
+    canary::{Canary, CanarySource, CanaryStep, Counters, Hold, Measure},
+    triggers::{Severity, Source, Then, Trigger},
+};
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use proto::{
@@ -13,7 +21,7 @@ use proto::{
     span::Span,
 };
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 
 use super::Amount;
 
@@ -65,14 +73,18 @@ impl FleetFile {
         self.hosts.values().flatten().map(String::as_str)
     }
 
+    /// The checks of every component, those of single hosts among them, each with its component's name.
+    pub fn checks(&self) -> impl Iterator<Item = (&str, &CheckPolicy)> + Clone {
+        self.components.iter().flat_map(|(name, component)| {
+            let overridden = component.overrides.values().filter_map(|host| host.checks.as_ref());
+            let checks = component.checks.iter().chain(overridden.flatten());
+            checks.map(move |check| (name.as_str(), check))
+        })
+    }
+
     /// The sections of this file that this version checks but does not act on, so that nobody relies on them unknowingly.
     pub fn not_acted_upon(&self) -> Vec<&'static str> {
-        let sections = [
-            ("canary", self.canary.is_some()),
-            ("triggers", !self.triggers.is_empty()),
-            ("approvals", self.approvals.is_some()),
-            ("notify", self.notify.is_some()),
-        ];
+        let sections = [("approvals", self.approvals.is_some()), ("notify", self.notify.is_some())];
         sections.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
     }
 }
@@ -307,173 +319,6 @@ pub enum LateHosts {
     Rollback,
     /// It is kept out of traffic until a person decides.
     Wait,
-}
-
-/// How a new release is tried on a few hosts first.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Canary {
-    /// Rising shares of traffic.
-    pub steps: Vec<CanaryStep>,
-    /// What of the canary is compared with the rest. Default: errors and p95.
-    #[serde(default = "default_compare")]
-    pub compare: Vec<Measure>,
-    /// How long triggers stay armed after 100 %. Default: 24h.
-    #[serde(default = "default_armed_for")]
-    pub armed_for: Span,
-}
-
-fn default_compare() -> Vec<Measure> {
-    vec![Measure::Errors, Measure::P95]
-}
-
-fn default_armed_for() -> Span {
-    Span::seconds(24 * 60 * 60)
-}
-
-/// One step of a canary.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CanaryStep {
-    /// The share of traffic in percent, 1 to 100.
-    #[schemars(range(min = 1, max = 100))]
-    pub weight: u32,
-    /// How long it holds before the next step. Default: 0s.
-    #[serde(default = "default_hold")]
-    pub hold: Span,
-}
-
-fn default_hold() -> Span {
-    Span::seconds(0)
-}
-
-/// A measurement that is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Measure {
-    /// The share of requests that failed.
-    Errors,
-    /// The answer time that half of the requests stay below.
-    P50,
-    /// The answer time that 95 % of the requests stay below.
-    P95,
-    /// The answer time that 99 % of the requests stay below.
-    P99,
-}
-
-/// A rule on measurements.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Trigger {
-    /// Where the measurements come from.
-    pub source: Source,
-    /// When it is breached: `"error_rate > 0.10"` with probes, `"> 0.02"` or `"> 1.5 * baseline"` with a query. A check
-    /// is breached when it fails.
-    pub breach: Option<String>,
-    /// How long the breach must last.
-    #[serde(rename = "for")]
-    pub lasting: Span,
-    /// Below this number of requests there is no judgement. Default: 0.
-    #[serde(default)]
-    pub min_requests: u64,
-    /// How bad it is.
-    pub severity: Severity,
-    /// What follows.
-    pub then: Then,
-}
-
-/// Where measurements come from: `probes`, `{ prometheus: URL, query: … }` or `{ check: NAME }`.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Source {
-    /// The agents' own probes.
-    Probes,
-    /// A query that a Prometheus server answers.
-    Prometheus { url: String, query: String },
-    /// A check of a component, by name.
-    Check(String),
-}
-
-/// A source that is written as a map: exactly one of `prometheus` and `check`.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct SourceMap {
-    /// The URL of a Prometheus server.
-    prometheus: Option<String>,
-    /// The query that it answers with one number.
-    query: Option<String>,
-    /// The name of a component's check.
-    check: Option<String>,
-}
-
-impl<'de> Deserialize<'de> for Source {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(SourceVisitor)
-    }
-}
-
-struct SourceVisitor;
-
-const SOURCES: &str = "write `probes`, `{ prometheus: URL, query: … }` or `{ check: NAME }`";
-
-impl<'de> de::Visitor<'de> for SourceVisitor {
-    type Value = Source;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a source of measurements")
-    }
-
-    fn visit_str<E: de::Error>(self, word: &str) -> Result<Source, E> {
-        if word == "probes" {
-            Ok(Source::Probes)
-        } else {
-            Err(E::custom(format!("`{word}` is not a source of measurements; {SOURCES}")))
-        }
-    }
-
-    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Source, A::Error> {
-        let map = SourceMap::deserialize(de::value::MapAccessDeserializer::new(map))?;
-        match (map.prometheus, map.query, map.check) {
-            (Some(url), Some(query), None) => Ok(Source::Prometheus { url, query }),
-            (None, None, Some(check)) => Ok(Source::Check(check)),
-            (Some(_), None, None) => {
-                Err(de::Error::custom("`prometheus` needs a query; add `query: …`"))
-            }
-            _ => Err(de::Error::custom(format!("this is not a source of measurements; {SOURCES}"))),
-        }
-    }
-}
-
-impl JsonSchema for Source {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Source".into()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let map = generator.subschema_for::<SourceMap>();
-        schemars::json_schema!({
-            "description": "Where measurements come from: `probes`, `{ prometheus: URL, query: … }` or `{ check: NAME }`.",
-            "oneOf": [{ "const": "probes" }, map]
-        })
-    }
-}
-
-/// How bad a breach is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    Critical,
-    High,
-    Low,
-}
-
-/// What follows a breach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Then {
-    /// A rollback begins.
-    Rollback,
-    /// A rollback is planned, and people are asked.
-    Propose,
 }
 
 /// Who must agree, and to what.

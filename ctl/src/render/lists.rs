@@ -8,7 +8,7 @@ use super::{
     status::agent,
     summary::outcome_style,
     table::{Cell, Table, styled},
-    watch,
+    triggers, watch,
     words::{
         self, age, between_ms, clean, count, day_and_time, duration_ms, horizon, instant, or_dash,
         some_of,
@@ -132,16 +132,21 @@ fn release_notes(release: &v1::Release, way_back: &str) -> Vec<String> {
     notes
 }
 
-/// Operations, newest first.
-pub fn history(view: &View, operations: &[v1::Operation]) -> String {
-    if operations.is_empty() {
+/// Operations, newest first, and what was proposed and is none: it waits, or nobody wanted it.
+pub fn history(view: &View, operations: &[v1::Operation], proposals: &[v1::Proposal]) -> String {
+    if operations.is_empty() && proposals.is_empty() {
         return "no operation in that time\n".to_owned();
     }
     let traces = view.width >= TRACES_WIDTH_MIN
         && operations.iter().any(|operation| !operation.trace_id.is_empty());
     let trace = if traces { "TRACE" } else { "" };
     let mut table = Table::new(["WHEN", "ID", "WHAT", "FROM → TO", "BY", "RESULT", trace]);
+    let mut proposals = proposals.iter().peekable();
     for operation in operations {
+        let newer = |row: &&v1::Proposal| row.at_unix_ms > operation.started_unix_ms;
+        while let Some(row) = proposals.next_if(newer) {
+            table.row(proposed(view, row));
+        }
         let default = v1::Plan::default();
         let plan = operation.plan.as_ref().unwrap_or(&default);
         let took = match operation.ended_unix_ms {
@@ -151,17 +156,49 @@ pub fn history(view: &View, operations: &[v1::Operation]) -> String {
         table.row([
             day_and_time(view, operation.started_unix_ms).into(),
             clean(&operation.id).into(),
-            words::kind(plan.kind).into(),
+            what(plan).into(),
             moves(plan).into(),
             or_dash(&operation.by).into(),
             styled(
                 result_style(operation.result),
-                format!("{}{took}", words::result(operation.result).replace('_', " ")),
+                format!(
+                    "{}{}{took}",
+                    words::result(operation.result).replace('_', " "),
+                    aborted(operation)
+                ),
             ),
             (if traces { or_dash(&operation.trace_id) } else { String::new() }).into(),
         ]);
     }
+    for row in proposals {
+        table.row(proposed(view, row));
+    }
     table.render(view)
+}
+
+/// A canary is a deploy; what a person remembers is that it was one.
+fn what(plan: &v1::Plan) -> String {
+    if super::plan::is_canary(plan) { "canary".to_owned() } else { words::kind(plan.kind) }
+}
+
+/// `, aborted by judge`.
+fn aborted(operation: &v1::Operation) -> String {
+    match operation.aborted_by.as_str() {
+        "" => String::new(),
+        by => format!(", aborted by {},", clean(by)),
+    }
+}
+
+fn proposed(view: &View, row: &v1::Proposal) -> [Cell; 7] {
+    [
+        day_and_time(view, row.at_unix_ms).into(),
+        clean(&row.operation).into(),
+        format!("{}?", words::kind(row.kind)).into(),
+        format!("→ {}", or_dash(&row.to_release)).into(),
+        or_dash(&row.by).into(),
+        styled(WARN, format!("proposed, {}", triggers::decided(view, row))),
+        "".into(),
+    ]
 }
 
 fn moves(plan: &v1::Plan) -> String {
@@ -325,6 +362,7 @@ pub fn concerns(event: &v1::WatchOperationResponse, host: &str) -> bool {
         Some(Event::Dispatched(sent)) => sent.hosts.iter().any(|sent| sent == host),
         Some(
             Event::Opened(_)
+            | Event::Judged(_)
             | Event::StageBegan(_)
             | Event::StageEnded(_)
             | Event::Halted(_)
@@ -425,7 +463,7 @@ mod tests {
         };
         let operations =
             [running, ended("rb-0193", v1::OperationResult::PutBack, ago(2)), snapshot];
-        insta::assert_snapshot!(plain(&history(&view(), &operations)));
+        insta::assert_snapshot!(plain(&history(&view(), &operations, &[])));
     }
 
     #[test]

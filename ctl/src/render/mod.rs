@@ -8,6 +8,7 @@
 //! Invariant: no clock and no terminal in here: now, zone and width come in a [`View`].
 //! Invariant: words of hosts and coordinators are printed without control characters.
 
+pub mod canary;
 pub mod difference;
 pub mod doctor;
 pub mod failure;
@@ -20,6 +21,7 @@ pub mod status;
 pub mod summary;
 pub mod table;
 mod traffic;
+pub mod triggers;
 pub mod watch;
 pub mod words;
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::v1;
 
 use super::{
-    BOLD, DIM, View, WARN, edge, field, paint,
+    BOLD, DIM, View, WARN, canary, edge, field, paint,
     table::{Table, styled},
     traffic,
     words::{self, clean, count, duration_ms, or_dash, some_of},
@@ -21,6 +21,7 @@ pub fn plan(view: &View, plan: &v1::Plan, run_it: &str) -> String {
     let mut text = head(view, plan);
     text += &field(view, "Why this target", &clean(&plan.why_target));
     text += &field(view, "Traffic", &traffic::planned(plan));
+    text += &field(view, "Canary", &canary::planned(plan));
     text += &stages(view, plan);
     text += &hosts(view, plan);
     for warning in &plan.warnings {
@@ -37,7 +38,8 @@ pub fn plan(view: &View, plan: &v1::Plan, run_it: &str) -> String {
     text += &field(view, "Halts", &halts(plan));
     text += &field(view, "Takes", &takes(plan));
     let undo = words::undo(plan.kind);
-    text += &field(view, "Stop, undo", &format!("ctl abort OP --restore, ctl {undo} OP"));
+    let stop = if is_canary(plan) { "ctl canary abort" } else { "ctl abort OP --restore" };
+    text += &field(view, "Stop, undo", &format!("{stop}, ctl {undo} OP"));
     if !run_it.is_empty() {
         text += &format!("Run exactly this plan:  {}\n", paint(BOLD, run_it));
     }
@@ -93,9 +95,10 @@ fn stages(view: &View, plan: &v1::Plan) -> String {
         };
         let batches = middle.iter().flat_map(|stage| &stage.batches);
         let sizes: Vec<usize> = batches.map(|batch| batch.tracks.len()).collect();
-        let soak = match middle[0].soak_ms {
-            0 => String::new(),
-            soak => format!(", then watch {}", duration_ms(soak)),
+        let soak = match (&middle[0].gate, middle[0].soak_ms) {
+            (Some(gate), hold) => format!("; {}", canary::gate_words(gate, hold)),
+            (None, 0) => String::new(),
+            (None, soak) => format!(", then watch {}", duration_ms(soak)),
         };
         let verbs = verbs(middle[0]);
         let verbs = if folded > 0 { format!("drain, {verbs}, let in") } else { verbs };
@@ -197,6 +200,11 @@ fn hosts(view: &View, plan: &v1::Plan) -> String {
         ]);
     }
     table.render(view)
+}
+
+/// Whether a plan tries a release on a few hosts first.
+pub(super) fn is_canary(plan: &v1::Plan) -> bool {
+    plan.stages.iter().any(|stage| stage.gate.is_some())
 }
 
 /// Hosts that only divide the traffic: nothing runs there that has a release.
@@ -505,6 +513,71 @@ pub(crate) mod tests {
     #[test]
     fn users_first_hosts_after() {
         insta::assert_snapshot!(plain(&plan(&view(), &traffic_first(), "")));
+    }
+
+    /// A release that goes to the canary and to the side without traffic, and then to everybody.
+    pub(crate) fn canary() -> v1::Plan {
+        use v1::Verb::{Preflight, SetWeights, Stage, Start, Stop, Switch, Verify};
+        let share = |group: &str, percent| v1::GroupWeight { group: group.to_owned(), percent };
+        let to =
+            |groups: &[v1::GroupWeight]| v1::Weights { groups: groups.to_vec(), out: Vec::new() };
+        let edge = |name: &str, verbs: &[v1::Verb], weights: &v1::Weights| {
+            let mut stage = stage(name, &[&["lb-1"]], verbs, false);
+            let tracks = stage.batches.iter_mut().flat_map(|batch| &mut batch.tracks);
+            for step in tracks.flat_map(|track| &mut track.steps) {
+                words::TRAFFIC.clone_into(&mut step.component);
+                step.weights = Some(weights.clone());
+            }
+            stage
+        };
+        let gated = |weight: u32, asks| {
+            let weights = to(&[share("blue", 100 - weight), share("canary", weight)]);
+            let gate = v1::Gate { canary: "canary".to_owned(), weight, asks };
+            v1::Stage {
+                gate: Some(gate),
+                soak_ms: 600_000,
+                held_until: 4,
+                ..edge(&format!("canary {weight} %"), &[SetWeights], &weights)
+            }
+        };
+        let green = to(&[share("green", 100)]);
+        let hosts = ["crm-c1", "crm-g1", "crm-g2"];
+        let mut plan = drained();
+        plan.id = "4b1e77aa".to_owned();
+        plan.why_target =
+            "v1.4.3 goes live, on a few hosts with a rising share of the traffic first".to_owned();
+        plan.stages = vec![
+            stage("prepare canary, green", &[&hosts], &[Preflight, Stage], false),
+            stage("deploy canary, green", &[&hosts], &[Stop, Switch, Start, Verify], true),
+            gated(5, false),
+            gated(50, true),
+            edge("shift traffic", &[SetWeights, Verify], &green),
+        ];
+        let app = plan.hosts[0].clone();
+        let host = |host: &str, group: &str, left_out: &str| v1::PlannedHost {
+            host: host.to_owned(),
+            group: group.to_owned(),
+            left_out: left_out.to_owned(),
+            ..app.clone()
+        };
+        plan.hosts = vec![
+            host("crm-b1", "blue", "stays as it is: the way back"),
+            host("crm-b2", "blue", "stays as it is: the way back"),
+            host("crm-c1", "canary", ""),
+            host("crm-g1", "green", ""),
+            host("crm-g2", "green", ""),
+        ];
+        (plan.weights_before, plan.weights_after) = (Some(to(&[share("blue", 100)])), Some(green));
+        plan.interruption = vec![
+            "none for most users: 5 % of the traffic meets the new release first; the others once the judge says pass".to_owned(),
+        ];
+        plan.deadline_ms = 90_000_000;
+        plan
+    }
+
+    #[test]
+    fn a_canary_says_what_each_weight_waits_for() {
+        insta::assert_snapshot!(plain(&plan(&view(), &canary(), "")));
     }
 
     #[test]

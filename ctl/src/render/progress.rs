@@ -24,9 +24,20 @@ pub struct Progress {
     pub halted: String,
     pub paused: bool,
     pub result: Option<v1::OperationResult>,
+    /// The weight that stands and since when, while its gate is shut.
+    pub held: Option<Held>,
+    /// What the judge said last.
+    pub ruling: Option<v1::Ruling>,
     hosts: BTreeMap<String, Host>,
     /// Steps of each host, by stage.
     planned: BTreeMap<String, BTreeMap<u32, usize>>,
+}
+
+/// A stage of the plan whose weight stands until its gate opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub stage: usize,
+    pub since_unix_ms: i64,
 }
 
 /// One host of it.
@@ -83,6 +94,8 @@ impl Progress {
             halted: String::new(),
             paused: false,
             result: None,
+            held: None,
+            ruling: None,
             hosts: planned.keys().map(|host| (host.clone(), waiting.clone())).collect(),
             planned,
             plan,
@@ -92,15 +105,25 @@ impl Progress {
     pub fn apply(&mut self, response: &v1::WatchOperationResponse) {
         let at = response.at_unix_ms;
         match &response.event {
-            None | Some(Event::Opened(_) | Event::StageEnded(_)) => {}
+            None | Some(Event::Opened(_)) => {}
+            Some(Event::StageEnded(ended)) => {
+                let stage = ended.stage as usize;
+                let gated = self.plan.stages.get(stage).is_some_and(|stage| stage.gate.is_some());
+                self.held = gated.then_some(Held { stage, since_unix_ms: at });
+            }
+            Some(Event::Judged(judged)) => self.ruling.clone_from(&judged.ruling),
             Some(Event::Noted(noted)) => {
                 if let Some(host) = self.hosts.get_mut(&noted.host) {
                     host.words = clean(&noted.what);
                 }
             }
-            Some(Event::StageBegan(began)) => self.stage = began.stage as usize,
+            Some(Event::StageBegan(began)) => {
+                self.stage = began.stage as usize;
+                self.held = None;
+            }
             Some(Event::Dispatched(sent)) => {
                 self.result = None;
+                self.held = None;
                 for name in &sent.hosts {
                     if let Some(host) = self.hosts.get_mut(name) {
                         host.begin(sent.stage, sent.goal(), at);

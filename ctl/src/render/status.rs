@@ -3,21 +3,29 @@
 use proto::v1;
 
 use super::{
-    BAD, BOLD, DIM, GOOD, View, WARN, field, paint,
+    BAD, BOLD, DIM, GOOD, View, WARN, canary, field, paint,
     plan::fleet_and_app,
     table::{Cell, Table, styled},
+    triggers,
     words::{age, clean, count, day_and_time, or_dash},
 };
 use crate::session::quote;
 
-/// A fleet at a glance. `ctl` begins each command.
-pub fn status(view: &View, fleet: &v1::GetFleetResponse, ctl: &str) -> String {
+/// A fleet at a glance. `operation` is the one that runs, where it was asked for; `ctl` begins each command.
+pub fn status(
+    view: &View,
+    fleet: &v1::GetFleetResponse,
+    operation: Option<&v1::Operation>,
+    ctl: &str,
+) -> String {
+    let traffic = fleet.traffic.as_ref();
+    let canary = operation.and_then(|operation| canary::Now::new(operation, traffic));
     let place = fleet_and_app(&fleet.fleet, &fleet.app);
     let mut text = format!(
         "{}   {}   live: {}\n",
         paint(BOLD, &place),
         or_dash(&fleet.environment),
-        live(&fleet.hosts, fleet.traffic.as_ref())
+        canary.as_ref().and_then(shared).unwrap_or_else(|| live(&fleet.hosts, traffic))
     );
     if !fleet.fenced.is_empty() {
         let why = format!("the coordinator sends no orders: {}", clean(&fleet.fenced));
@@ -29,10 +37,23 @@ pub fn status(view: &View, fleet: &v1::GetFleetResponse, ctl: &str) -> String {
     if let Some(traffic) = &fleet.traffic {
         text += &super::traffic::now(view, traffic, ctl);
     }
-    text += &field(view, "Operation", &operation(fleet));
+    text += &field(view, "Operation", &self::operation(fleet));
+    if let Some(canary) = &canary {
+        text += &canary::glance(view, canary, ctl);
+    }
+    text += &triggers::triggers(view, &fleet.triggers);
+    text += &triggers::waiting(view, &fleet.proposals, ctl);
     text += &field(view, "Deploys", &freeze(view, fleet.freeze.as_ref()));
     text += &field(view, "Way back", &way_back(fleet));
-    text + &next(fleet, ctl)
+    text + &next(fleet, canary.as_ref(), ctl)
+}
+
+/// `v1.4.2 for 95 % of users, v1.4.3 for 5 %`, while a canary has a share: two releases are meant to be live then.
+fn shared(canary: &canary::Now<'_>) -> Option<String> {
+    let plan = canary.operation.plan.as_ref()?;
+    let share = canary.observed.filter(|share| (1..100).contains(share))?;
+    let (from, to) = (or_dash(&plan.from_release), or_dash(&plan.to_release));
+    Some(format!("{from} for {} % of users, {to} for {share} %", 100 - share))
 }
 
 /// `v1.4.3 on 5 of 6 hosts`; where hosts differ, each release, and first the one that users get, where that is one. A
@@ -194,8 +215,16 @@ fn way_back(fleet: &v1::GetFleetResponse) -> String {
     }
 }
 
-fn next(fleet: &v1::GetFleetResponse, ctl: &str) -> String {
+fn next(fleet: &v1::GetFleetResponse, canary: Option<&canary::Now<'_>>, ctl: &str) -> String {
     let name = quote(&fleet.fleet);
+    if canary.is_some() {
+        let (status, abort) = ("canary status", "canary abort");
+        return format!("Next:  {ctl} {status} --fleet {name} | {ctl} {abort} --fleet {name}\n");
+    }
+    let waits = |row: &&v1::Proposal| row.state() == v1::ProposalState::Waiting;
+    if let Some(row) = fleet.proposals.iter().find(waits) {
+        return format!("Next:  {ctl} approve {}\n", clean(&row.operation));
+    }
     let command = match (fleet.operation.as_str(), fleet.way_back.as_str()) {
         ("", "") => format!("{ctl} releases --fleet {name}"),
         ("", _) => format!("{ctl} rollback --fleet {name} --dry-run"),
@@ -261,7 +290,7 @@ pub(crate) mod tests {
 
     #[test]
     fn one_release_and_a_way_back() {
-        insta::assert_snapshot!(plain(&status(&view(), &example(), "ctl")));
+        insta::assert_snapshot!(plain(&status(&view(), &example(), None, "ctl")));
     }
 
     #[test]
@@ -297,7 +326,23 @@ pub(crate) mod tests {
     }
 
     fn status_of(fleet: &v1::GetFleetResponse) -> String {
-        status(&view(), fleet, "ctl")
+        status(&view(), fleet, None, "ctl")
+    }
+
+    #[test]
+    fn a_canary_its_triggers_and_what_waits_for_a_person() {
+        let mut fleet = example();
+        fleet.hosts[1] = host("crm-b2", "blue", "v1.4.3", &[]);
+        fleet.hosts.push(host("crm-c1", "canary", "v1.4.4", &[]));
+        fleet.operation = "dp-0207".to_owned();
+        fleet.traffic = Some(canary::tests::traffic(5));
+        fleet.triggers = triggers::tests::views();
+        let with_canary = status(&view(), &fleet, Some(&canary::tests::example()), "ctl");
+        fleet.operation.clear();
+        fleet.proposals = vec![triggers::tests::example()];
+        fleet.triggers.truncate(1);
+        let proposed = status(&view(), &fleet, None, "ctl");
+        insta::assert_snapshot!(plain(&format!("{with_canary}\n{proposed}")));
     }
 
     #[test]
@@ -316,7 +361,7 @@ pub(crate) mod tests {
         fleet.hosts[0].local_operation = local("root", Some(done));
         fleet.hosts[0].live_release = "v1.4.2".to_owned();
         fleet.hosts[1].local_operation = local("mira (root)", None);
-        insta::assert_snapshot!(plain(&status(&view(), &fleet, "ctl")));
+        insta::assert_snapshot!(plain(&status(&view(), &fleet, None, "ctl")));
     }
 
     #[test]
@@ -326,7 +371,7 @@ pub(crate) mod tests {
         let alarm = v1::Problem { what, mend: "ctl rollback".to_owned(), warns: true };
         fleet.hosts[0].alarms.push(alarm);
         fleet.way_back_source = v1::StandingSource::Learned.into();
-        insta::assert_snapshot!(plain(&status(&view(), &fleet, "ctl --context prod")));
+        insta::assert_snapshot!(plain(&status(&view(), &fleet, None, "ctl --context prod")));
     }
 
     #[test]
@@ -357,6 +402,6 @@ pub(crate) mod tests {
             by: "mira".to_owned(),
             since_unix_ms: seen,
         });
-        insta::assert_snapshot!(plain(&status(&view(), &fleet, "ctl --context prod")));
+        insta::assert_snapshot!(plain(&status(&view(), &fleet, None, "ctl --context prod")));
     }
 }

@@ -11,9 +11,9 @@ use anstyle::Style;
 use proto::v1;
 
 use super::{
-    BAD, BOLD, DIM, GOOD, View, WARN, edge,
+    BAD, BOLD, DIM, GOOD, View, WARN, canary, edge,
     failure::{self, LABEL_WIDTH},
-    paint,
+    field, paint,
     table::{Cell, Table, styled},
     words::{self, between_ms, clean, count, duration_ms, or_dash, some_of},
 };
@@ -79,6 +79,7 @@ impl Told<'_> {
         };
         let mut text = self.first_line(GOOD, "✓", &what);
         text += &super::traffic::times(self.view, self.operation, self.plan);
+        text += &self.promoted();
         text += &self.hosts();
         text += &self.seen_from_the_edge();
         let frozen = match self.plan.from_release.as_str() {
@@ -109,6 +110,17 @@ impl Told<'_> {
         let mut text = self.first_line(WARN, "…", &format!("{} {what}", self.id()));
         text += &super::traffic::times(self.view, self.operation, self.plan);
         text += &self.hosts();
+        if super::plan::is_canary(self.plan) {
+            let fleet = quote(&self.plan.fleet);
+            let second = if paused { "resume" } else { "status" };
+            for (label, command) in [("Next", second), ("", "abort")] {
+                text += &format!(
+                    "  {label:<LABEL_WIDTH$}{} canary {command} --fleet {fleet}\n",
+                    self.ctl
+                );
+            }
+            return text;
+        }
         let first = if paused { "resume" } else { "watch" };
         for (label, command) in [("Next", first), ("", "abort")] {
             let restore = if command == "abort" { " --restore" } else { "" };
@@ -121,9 +133,7 @@ impl Told<'_> {
     fn failed(&self, result: v1::OperationResult) -> String {
         let what = match result {
             v1::OperationResult::Refused => format!("{} was refused before any change", self.id()),
-            v1::OperationResult::PutBack => {
-                format!("{} did not succeed; everything was put back", self.id())
-            }
+            v1::OperationResult::PutBack => self.put_back(),
             v1::OperationResult::Mixed if !self.moves() => {
                 format!("{} did not succeed on every host", self.id())
             }
@@ -163,6 +173,23 @@ impl Told<'_> {
             | v1::OperationResult::Paused
             | v1::OperationResult::Verified => text,
         }
+    }
+
+    /// Who took it back, where somebody did.
+    fn put_back(&self) -> String {
+        let (id, to) = (self.id(), or_dash(&self.plan.to_release));
+        match self.operation.aborted_by.as_str() {
+            "" => format!("{id} did not succeed; everything was put back"),
+            "judge" => format!("{id}: the judge took {to} back; everything is as it was"),
+            "lastgood" => format!("{id}: {to} was taken back by itself; everything is as it was"),
+            by => format!("{id} was aborted by {}; everything was put back", clean(by)),
+        }
+    }
+
+    /// What the judge said last of a canary that went through.
+    fn promoted(&self) -> String {
+        let said = self.operation.canary.as_ref().and_then(|canary| canary.ruling.as_ref());
+        said.map_or_else(String::new, |said| field(self.view, "Judge", &canary::ruling(said)))
     }
 
     /// What the hosts saw that need the others, once those had moved. Nothing where there are none.
@@ -208,6 +235,13 @@ impl Told<'_> {
     /// Why it halted, then every host that is in trouble, in its own words.
     fn causes(&self) -> Vec<String> {
         let halted = Some(self.operation.halted.clone()).filter(|why| !why.is_empty());
+        // Why the judge said fail is said once, and first.
+        let ruling = self.operation.canary.as_ref().and_then(|canary| canary.ruling.as_ref());
+        let failed = ruling.filter(|ruling| ruling.verdict() == v1::Verdict::Fail);
+        let sentence = failed.map(|ruling| ruling.sentence.clone());
+        let sentence = sentence.filter(|said| !said.is_empty());
+        let halted =
+            halted.filter(|why| sentence.as_ref().is_none_or(|said| !why.contains(said.as_str())));
         let hosts = self.operation.hosts.iter();
         let hosts = hosts.filter(|host| !host.reason.is_empty() && is_trouble(host));
         // Hosts that say the same share a line.
@@ -220,7 +254,7 @@ impl Told<'_> {
         }
         let said =
             seen.into_iter().map(|(reason, names)| format!("{}: {reason}", some_of(names, 40)));
-        halted.into_iter().chain(said).collect()
+        sentence.into_iter().chain(halted).chain(said).collect()
     }
 
     /// How things stand: the hosts, and then what users get.
@@ -285,6 +319,10 @@ impl Told<'_> {
             v1::OperationResult::Refused => {
                 next.push(format!("{ctl} releases --fleet {fleet}"));
                 next.push(format!("{ctl} rollback --fleet {fleet} --to RELEASE"));
+            }
+            // What was taken back on purpose is not to be tried again as it is.
+            v1::OperationResult::PutBack if !self.operation.aborted_by.is_empty() => {
+                next.push(format!("{ctl} status --fleet {fleet}"));
             }
             v1::OperationResult::PutBack => {
                 next.push(format!("{ctl} retry {id}"));

@@ -6,7 +6,7 @@ use anstyle::Style;
 use proto::v1::{self, watch_operation_response::Event};
 
 use super::{
-    BAD, BOLD, DIM, GOOD, View, WARN, cut, paint,
+    BAD, BOLD, DIM, GOOD, View, WARN, canary, cut, paint,
     plan::fleet_and_app,
     progress::{Host, HostState, Progress},
     traffic, visible,
@@ -15,8 +15,9 @@ use super::{
 
 /// The height of the live view.
 pub const ROWS_MAX: usize = 8;
-/// Rows beside those of single hosts: done, waiting, more, bar, hint.
+/// Rows beside those of single hosts: done, waiting, more, bar, hint; and the canary's, where a weight stands.
 const ROWS_OTHER: usize = 5;
+const ROWS_CANARY: usize = 2;
 const BAR_WIDTH: usize = 20;
 const SPINNER: [&str; 8] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧"];
 
@@ -46,8 +47,30 @@ pub fn header(view: &View, progress: &Progress) -> String {
 }
 
 /// Whether an event is part of what happened, and stays above the live rows.
-pub fn stays(response: &v1::WatchOperationResponse) -> bool {
-    matches!(&response.event, Some(Event::StageEnded(ended)) if ended.mitigated_after_ms > 0)
+pub fn stays(progress: &Progress, response: &v1::WatchOperationResponse) -> bool {
+    match &response.event {
+        Some(Event::StageEnded(ended)) => {
+            ended.mitigated_after_ms > 0 || gate(progress, ended.stage).is_some()
+        }
+        Some(Event::Judged(_) | Event::Asked(_)) => true,
+        None
+        | Some(
+            Event::Opened(_)
+            | Event::StageBegan(_)
+            | Event::Dispatched(_)
+            | Event::Step(_)
+            | Event::HostEnded(_)
+            | Event::HostUnknown(_)
+            | Event::Halted(_)
+            | Event::Ended(_)
+            | Event::Noted(_),
+        ) => false,
+    }
+}
+
+/// The gate behind a stage of the plan.
+fn gate(progress: &Progress, stage: u32) -> Option<&v1::Gate> {
+    progress.plan.stages.get(stage as usize)?.gate.as_ref()
 }
 
 /// The live rows. `tick` turns the spinner.
@@ -69,6 +92,7 @@ pub fn rows(view: &View, progress: &Progress, link: &Link, tick: usize) -> Vec<S
         let names = names(view, &waiting);
         rows.push(paint(DIM, &format!(" · waiting  {names}")));
     }
+    rows.extend(held(view, progress));
     rows.push(bar(view, progress));
     rows.push(hint(view, progress, link));
     rows
@@ -125,7 +149,8 @@ fn in_work(progress: &Progress) -> (Vec<(&str, &Host)>, usize) {
     let shown = |host: &Host| !matches!(host.state, HostState::Done | HostState::Waiting);
     let mut hosts: Vec<(&str, &Host)> = progress.hosts().filter(|(_, host)| shown(host)).collect();
     hosts.sort_by_key(|(_, host)| host.state);
-    let room = ROWS_MAX - ROWS_OTHER;
+    let canary = if progress.held.is_some() { ROWS_CANARY } else { 0 };
+    let room = ROWS_MAX - ROWS_OTHER - canary;
     let more = hosts.len().saturating_sub(room);
     hosts.truncate(room);
     (hosts, more)
@@ -151,6 +176,28 @@ fn host_row(view: &View, name: &str, host: &Host, spinner: &str) -> String {
     let since = duration_ms(between_ms(host.since_unix_ms, view.now.as_millisecond()));
     let left = format!(" {mark} {:<8} {words}", clean(name));
     right(view, &left, &since)
+}
+
+/// The weight that stands and for how long, and what the judge said last; nothing where none stands.
+fn held(view: &View, progress: &Progress) -> Vec<String> {
+    let Some(held) = progress.held else { return Vec::new() };
+    let Some(stage) = progress.plan.stages.get(held.stage) else { return Vec::new() };
+    let Some(gate) = &stage.gate else { return Vec::new() };
+    let passed = between_ms(held.since_unix_ms, view.now.as_millisecond());
+    let waits = match stage.soak_ms.saturating_sub(passed) {
+        0 if gate.asks => "waits for: ctl canary promote".to_owned(),
+        0 => "waits for the judge".to_owned(),
+        left => format!("hold, {} left", duration_ms(left)),
+    };
+    let since = duration_ms(passed);
+    let first =
+        right(view, &format!(" ◆ {} {} %  {waits}", clean(&gate.canary), gate.weight), &since);
+    let said = progress.ruling.as_ref().map(|ruling| {
+        let text = format!("   {}", canary::ruling(ruling));
+        let hidden = text.chars().count() - visible(&text);
+        cut(&text, view.width + hidden)
+    });
+    [first].into_iter().chain(said).collect()
 }
 
 fn bar(view: &View, progress: &Progress) -> String {
@@ -182,6 +229,11 @@ fn hint(view: &View, progress: &Progress, link: &Link) -> String {
         }
         Link::Up if progress.paused => {
             (WARN, format!(" ! paused: no new host begins.  Go on: ctl resume {operation}"))
+        }
+        Link::Up if progress.held.is_some() => {
+            let words =
+                " Ctrl-C stops watching only.  On: ctl canary promote  Back: ctl canary abort";
+            (DIM, words.to_owned())
         }
         Link::Up => {
             (DIM, format!(" Ctrl-C stops watching only.  Stop it: ctl abort {operation} --restore"))
@@ -237,17 +289,35 @@ fn event_words(progress: &Progress, event: &Event, verbose: bool) -> Option<Stri
             )
         }
         Event::Noted(noted) => format!("{}: {}", clean(&noted.host), clean(&noted.what)),
-        Event::StageEnded(ended) if ended.mitigated_after_ms > 0 => {
-            let words = traffic::mitigated(&progress.plan, ended.mitigated_after_ms);
-            format!("{} {words}", paint(GOOD, "✓"))
+        Event::StageEnded(ended) => return stage_ended(progress, ended, verbose),
+        Event::Judged(judged) => {
+            let group = gate(progress, judged.stage).map_or("canary", |gate| &gate.canary);
+            let said = judged.ruling.as_ref().map(canary::ruling).unwrap_or_default();
+            format!("{} {} %: {said}", clean(group), judged.weight)
         }
-        Event::StageEnded(ended) if verbose => format!("stage {} has ended", clean(&ended.name)),
-        Event::StageEnded(_) => return None,
         Event::Halted(halted) => format!("{} halted: {}", paint(BAD, "✗"), clean(&halted.why)),
         Event::Asked(asked) => format!("{} asked by {}", clean(&asked.what), clean(&asked.by)),
         Event::Ended(ended) => format!("ended: {}", words::result(ended.result).replace('_', " ")),
     };
     Some(text)
+}
+
+fn stage_ended(
+    progress: &Progress,
+    ended: &v1::watch_operation_response::StageEnded,
+    verbose: bool,
+) -> Option<String> {
+    let good = paint(GOOD, "✓");
+    if ended.mitigated_after_ms > 0 {
+        let words = traffic::mitigated(&progress.plan, ended.mitigated_after_ms);
+        return Some(format!("{good} {words}"));
+    }
+    let stage = progress.plan.stages.get(ended.stage as usize);
+    if let Some((stage, gate)) = stage.and_then(|stage| Some((stage, stage.gate.as_ref()?))) {
+        let (group, next) = (clean(&gate.canary), canary::gate_words(gate, stage.soak_ms));
+        return Some(format!("{good} {group} gets {} % of the traffic; {next}", gate.weight));
+    }
+    verbose.then(|| format!("stage {} has ended", clean(&ended.name)))
 }
 
 fn step_words(
@@ -439,6 +509,60 @@ pub(crate) mod tests {
             }
         }
         text += &screen(&progress, &Link::Up, 4);
+        insta::assert_snapshot!(plain(&text));
+    }
+
+    /// A canary at 5 %: the judge cannot say, then says pass, and a person promotes it.
+    pub(crate) fn canary_events() -> Vec<v1::WatchOperationResponse> {
+        let judged =
+            |weight, ruling| Event::Judged(w::Judged { stage: 2, weight, ruling: Some(ruling) });
+        let set = |stage: u32, name: &str| {
+            let name = name.to_owned();
+            Event::StageEnded(w::StageEnded { stage, name, mitigated_after_ms: 0 })
+        };
+        let asked = Event::Asked(w::Asked { what: "promote".to_owned(), by: "mira".to_owned() });
+        let hold = canary::tests::ruled(v1::Verdict::Hold, "only 12 of 100 requests to the canary");
+        let pass = canary::tests::ruled(
+            v1::Verdict::Pass,
+            "errors 0.4 % against 0.3 %; p95 181 ms against 152 ms",
+        );
+        let began =
+            |stage, name: &str| Event::StageBegan(w::StageBegan { stage, name: name.to_owned() });
+        let events = [
+            began(2, "canary 5 %"),
+            dispatched(2, &["lb-1"]),
+            ended("lb-1", 2, v1::TrackEnd::Done, ""),
+            set(2, "canary 5 %"),
+            judged(5, hold),
+            judged(5, pass),
+            asked,
+            began(3, "canary 50 %"),
+            dispatched(3, &["lb-1"]),
+            ended("lb-1", 3, v1::TrackEnd::Done, ""),
+            set(3, "canary 50 %"),
+        ];
+        let mut at = started_ms();
+        let respond = |(index, event)| {
+            at += 20_000;
+            v1::WatchOperationResponse { index, at_unix_ms: at, event: Some(event) }
+        };
+        (0..).zip(events).map(respond).collect()
+    }
+
+    #[test]
+    fn a_canary_says_what_stands_what_the_judge_says_and_what_opens_the_gate() {
+        let mut progress = Progress::new(&canary::tests::example());
+        progress.started_unix_ms = started_ms();
+        let mut text = String::new();
+        for (index, event) in (1..).zip(canary_events()) {
+            progress.apply(&event);
+            text += &line(&view(), &progress, &event, false).unwrap_or_default();
+            if [4, 6, 11].contains(&index) {
+                text += &screen(&progress, &Link::Up, 20 * index + 10);
+            }
+        }
+        // Past its hold it waits for the person who was to be asked.
+        text += &screen(&progress, &Link::Up, 11 * 20 + 600);
         insta::assert_snapshot!(plain(&text));
     }
 

@@ -169,6 +169,16 @@ pub fn undo(kind: i32) -> &'static str {
     }
 }
 
+/// `pass`, `fail`, `hold`; `none` where nothing was said.
+pub fn verdict(verdict: v1::Verdict) -> &'static str {
+    match verdict {
+        v1::Verdict::Pass => "pass",
+        v1::Verdict::Fail => "fail",
+        v1::Verdict::Hold => "hold",
+        v1::Verdict::Unspecified => "none",
+    }
+}
+
 /// `good`, `bad`, `unproven`.
 pub fn standing(standing: i32) -> String {
     let word = match v1::Standing::try_from(standing) {

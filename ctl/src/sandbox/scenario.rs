@@ -548,7 +548,11 @@ fn problems(scenario: Scenario, report: &Report, layout: &Layout) -> Vec<String>
         }
     };
     let (exit, kills) = match scenario {
-        Scenario::Rollback | Scenario::BlueGreen => (Exit::Done, 0),
+        Scenario::Rollback
+        | Scenario::BlueGreen
+        | Scenario::CanaryPromote
+        | Scenario::DependencyOutage => (Exit::Done, 0),
+        Scenario::CanaryAbort => (Exit::Reverted, 0),
         Scenario::CoordinatorCrash | Scenario::AgentCrash => (Exit::Done, 1),
         Scenario::HostLost => (Exit::Mixed, 1),
         Scenario::BadTarget => (Exit::Refused, 0),
@@ -571,6 +575,9 @@ fn problems(scenario: Scenario, report: &Report, layout: &Layout) -> Vec<String>
             Scenario::BadTarget => ("original", Some(BAD)),
             Scenario::Rollback
             | Scenario::BlueGreen
+            | Scenario::CanaryAbort
+            | Scenario::CanaryPromote
+            | Scenario::DependencyOutage
             | Scenario::CoordinatorCrash
             | Scenario::AgentCrash
             | Scenario::HostLost => ("restored", Some(GOOD)),

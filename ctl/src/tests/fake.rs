@@ -51,6 +51,12 @@ pub(super) struct Script {
     /// How hosts answer a prune, whether dry or not.
     pub(super) pruned: v1::PruneSnapshotsResponse,
     pub(super) prunes: Vec<v1::PruneSnapshotsRequest>,
+    pub(super) proposals: Vec<v1::Proposal>,
+    pub(super) promoted: Vec<v1::PromoteOperationRequest>,
+    /// The operation, and how the traffic is divided, after a promotion or an abort.
+    pub(super) moved: Option<(v1::Operation, v1::TrafficView)>,
+    pub(super) approved: Vec<v1::ApproveOperationRequest>,
+    pub(super) sources: Vec<v1::SourceTried>,
 }
 
 /// The coordinator, which can be killed and started again at the same address.
@@ -170,6 +176,14 @@ type Answer<T> = Result<Response<T>, Status>;
 impl Service {
     fn script(&self) -> MutexGuard<'_, Script> {
         self.0.lock().unwrap()
+    }
+
+    /// A canary was moved as a person wanted.
+    fn goes_on(&self) {
+        let mut script = self.script();
+        if let Some((operation, traffic)) = script.moved.clone() {
+            (script.operation, script.fleet.traffic) = (operation, Some(traffic));
+        }
     }
 
     fn operation(&self) -> Option<v1::Operation> {
@@ -377,7 +391,59 @@ impl OperatorService for Service {
         request: Request<v1::AbortOperationRequest>,
     ) -> Answer<v1::AbortOperationResponse> {
         self.script().aborts.push(request.into_inner().mode);
+        self.goes_on();
         Ok(Response::new(v1::AbortOperationResponse { operation: self.operation() }))
+    }
+
+    async fn promote_operation(
+        &self,
+        request: Request<v1::PromoteOperationRequest>,
+    ) -> Answer<v1::PromoteOperationResponse> {
+        self.script().promoted.push(request.into_inner());
+        self.goes_on();
+        Ok(Response::new(v1::PromoteOperationResponse { operation: self.operation() }))
+    }
+
+    async fn list_proposals(
+        &self,
+        _: Request<v1::ListProposalsRequest>,
+    ) -> Answer<v1::ListProposalsResponse> {
+        let proposals = self.script().proposals.clone();
+        Ok(Response::new(v1::ListProposalsResponse { proposals }))
+    }
+
+    async fn approve_operation(
+        &self,
+        request: Request<v1::ApproveOperationRequest>,
+    ) -> Answer<v1::ApproveOperationResponse> {
+        let mut script = self.script();
+        script.approved.push(request.into_inner());
+        Ok(Response::new(v1::ApproveOperationResponse {
+            proposal: script.proposals.first().cloned(),
+        }))
+    }
+
+    async fn reject_operation(
+        &self,
+        request: Request<v1::RejectOperationRequest>,
+    ) -> Answer<v1::RejectOperationResponse> {
+        let request = request.into_inner();
+        let proposal = v1::Proposal {
+            operation: request.operation,
+            state: v1::ProposalState::Rejected.into(),
+            decided_by: "mira".to_owned(),
+            decided_reason: request.reason,
+            ..v1::Proposal::default()
+        };
+        Ok(Response::new(v1::RejectOperationResponse { proposal: Some(proposal) }))
+    }
+
+    async fn try_sources(
+        &self,
+        _: Request<v1::TrySourcesRequest>,
+    ) -> Answer<v1::TrySourcesResponse> {
+        let sources = self.script().sources.clone();
+        Ok(Response::new(v1::TrySourcesResponse { sources }))
     }
 
     async fn retry_operation(

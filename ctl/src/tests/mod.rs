@@ -23,7 +23,7 @@ use crate::{
     },
     context::Context,
     exit::Exit,
-    follow::{self, Followed, Watcher},
+    follow::{self, Followed, Patience, Watcher},
     out::{Captured, Manner, Out},
     render::{plan, prune, watch},
     run::Ran,
@@ -382,9 +382,14 @@ async fn an_interrupt_detaches() {
     let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
     let interrupt = async move { receiver.recv().await.unwrap() };
     let client = session.client().await.unwrap();
-    let followed =
-        follow::follow(client, "rb-0193", Duration::from_secs(30), interrupt, &mut Notes(sender))
-            .await;
+    let followed = follow::follow(
+        client,
+        "rb-0193",
+        Patience::For(Duration::from_secs(30)),
+        interrupt,
+        &mut Notes(sender),
+    )
+    .await;
     assert_eq!(followed.unwrap(), Followed::Detached);
     let ran = Ran::Detached { operation: "rb-0193".to_owned() };
     assert_eq!(crate::run::show(&mut session, &ran).await.unwrap().code(), 130);

@@ -177,7 +177,13 @@ fn guesses(allowed: Allowed, baseline: f64, canary: Tally) -> [f64; BETS] {
 }
 
 /// The logarithm of what a bet on one guess pays; 0 where it does not bet.
-fn payoff(allowed: Allowed, guess: f64, rate: f64, canary: Tally, baseline: Tally) -> f64 {
+pub(super) fn payoff(
+    allowed: Allowed,
+    guess: f64,
+    rate: f64,
+    canary: Tally,
+    baseline: Tally,
+) -> f64 {
     match allowed {
         Allowed::Baseline { margin } => against_baseline(margin, guess, rate, canary, baseline),
         Allowed::Bound(bound) if baseline.all == 0 => against_bound(bound, guess, canary),

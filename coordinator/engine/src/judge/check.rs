@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A latency quantile is compared by shares, as quantile tests are (Howard and Ramdas, "Sequential estimation of
-//! quantiles", 2022): of the baseline, what is above a bucket bound `y` at its quantile; of the canary, what is above
+//! quantiles", 2022): of the baseline, what is above the bucket bound `y` nearest to its quantile; of the canary, what is above
 //! `ratio × y`. A canary that is at most `ratio` times as slow has no larger share there than the baseline has. Bounds
 //! come from earlier blocks only, so the bet stays fair where they miss the quantile.
 //!
@@ -164,7 +164,7 @@ impl Check {
         if (1.0 - quantile) * (baseline.total() as f64) < ABOVE_AT_LEAST {
             return None;
         }
-        let baseline_us = baseline.quantile_at_most(quantile)?;
+        let baseline_us = baseline.bound_near(quantile)?;
         let times = (baseline_us as f64 * ratio).ceil() as u64;
         let canary_us = times.max(baseline_us.saturating_add(LATENCY_FLOOR_US));
         Some(Bounds { canary_us, baseline_us })

@@ -76,13 +76,13 @@ impl Judge {
             }
         }
         let Some(bounds) = check.bounds(baseline) else {
-            return Some(match baseline.quantile_at_most(quantile) {
+            return Some(match baseline.bound_near(quantile) {
                 Some(_) => format!(
                     "{name}: {} answers of the baseline since {since} are too few to find it",
                     count(baseline.total())
                 ),
                 None => format!(
-                    "{name}: the baseline's is above the last bucket bound, {}, since {since}",
+                    "{name}: the baseline's is above the last of its bucket bounds, {}, since {since}",
                     latency(baseline.reach_us() as f64)
                 ),
             });

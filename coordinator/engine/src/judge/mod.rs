@@ -22,6 +22,8 @@ mod counters;
 mod holds;
 mod ruling;
 mod sample;
+#[cfg(test)]
+mod tests;
 mod words;
 
 pub use analysis::{Analysis, AnalysisError, Measure, Side};
@@ -36,7 +38,8 @@ use self::{
 };
 use crate::time::Timestamp;
 
-/// A side that gets no request for less than this is only quiet.
+/// A side that gets no request for less than this is only quiet, and what the other side counted meanwhile waits to be
+/// compared.
 const QUIET_MS: u64 = 30_000;
 
 /// Evidence from which on a canary is doubtful: it does not fail, but it does not pass.
@@ -164,10 +167,9 @@ impl Judge {
             Side::Baseline => (&mut self.baseline, &self.canary),
         };
         own.take(sample);
-        let stale = later(at, other.newest.unwrap_or(self.since)) > self.stale_after_ms;
-        let quiet = later(at, other.newest_request.unwrap_or(self.since)) > self.quiet_ms();
+        let silent = later(at, other.newest_request.unwrap_or(self.since)) > self.quiet_ms();
         let both = self.canary.pending.requests.all > 0 && self.baseline.pending.requests.all > 0;
-        if both || stale || quiet {
+        if both || silent {
             self.compare(at);
         }
     }

@@ -135,18 +135,21 @@ impl Latency {
         above.map(|bucket| bucket.count).fold(0, u64::saturating_add)
     }
 
-    /// The smallest bound that at least this share of the answers stays below; `None` without answers, and where
-    /// that is the open end.
-    pub fn quantile_at_most(&self, share: f64) -> Option<u64> {
-        let needed = share * self.total() as f64;
-        let mut sum = 0.0;
-        for bucket in &self.buckets {
+    /// The bucket bound that nearly this share of the answers stays below; `None` without answers, and where no bound
+    /// is near: where more than three times as many lie above the last one.
+    pub fn bound_near(&self, share: f64) -> Option<u64> {
+        let total = self.total() as f64;
+        let (mut sum, mut near) = (0.0, None::<(f64, u64)>);
+        for bucket in self.buckets.iter().filter(|bucket| bucket.up_to_us < u64::MAX) {
             sum += bucket.count as f64;
-            if sum >= needed {
-                return (bucket.up_to_us < u64::MAX).then_some(bucket.up_to_us);
+            let below = sum / total;
+            let off = (below - share).abs();
+            let may = 1.0 - below <= 3.0 * (1.0 - share);
+            if may && near.is_none_or(|(nearest, _)| off <= nearest) {
+                near = Some((off, bucket.up_to_us));
             }
         }
-        None
+        near.map(|(_, bound)| bound)
     }
 
     /// A latency within the bucket that a share of the answers stays below, as if those in a bucket lay evenly: a

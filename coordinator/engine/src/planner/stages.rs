@@ -116,7 +116,9 @@ impl Trial<'_> {
     fn weigh(&self, release: &ReleaseName, first: usize) -> Vec<Stage> {
         let Canary { group, steps, analysis, source, .. } = self.canary;
         let shares: Vec<&CanaryStep> = steps.iter().filter(|step| step.weight < 100).collect();
-        let after = first + shares.len();
+        // The stage that divides the traffic anew, past the one that tests it.
+        let tests = self.slot.is_some() && self.edge.tests_first();
+        let after = first + shares.len() + usize::from(tests);
         let asks_for_all = steps.iter().all(|step| step.weight < 100);
         let last = shares.len().saturating_sub(1);
         let mut stages = Vec::new();

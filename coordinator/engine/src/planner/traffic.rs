@@ -122,6 +122,11 @@ impl<'a> Edge<'a> {
         self.traffic.slots.iter().filter(|slot| self.now.of(slot) == 0)
     }
 
+    /// Whether a shift begins with a test of its own: several edges all test before one commits.
+    pub(super) fn tests_first(&self) -> bool {
+        self.hosts.len() > 1
+    }
+
     /// The stages that move the traffic; `release` is what users get then. `first` is the index of the first of them.
     pub(super) fn shift(&self, to: &Weights, release: &ReleaseName, first: usize) -> Vec<Stage> {
         let edges = Edges { traffic: self.traffic, hosts: self.hosts.clone() };

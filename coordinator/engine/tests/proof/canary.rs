@@ -17,6 +17,19 @@ use crate::{
 
 const HOLD_MS: u64 = 600_000;
 
+/// 5 %, 50 %, all.
+pub(crate) fn config(hold_ms: u64) -> Canary {
+    let step = |weight, hold_ms| CanaryStep { weight, hold_ms, asks: false };
+    Canary {
+        group: group("canary"),
+        steps: vec![step(5, hold_ms), step(50, hold_ms), step(100, 0)],
+        analysis: Analysis::default(),
+        source: MetricSource::Probes,
+        armed_for_ms: 1_000,
+        wait_at_most_ms: 86_400_000,
+    }
+}
+
 /// As `with_traffic`, with a canary host on v2 that has no traffic; v3 is new everywhere.
 fn world(green: bool) -> World {
     let mut groups: Vec<(&str, &[&str])> = vec![("blue", &["b1", "b2"]), ("canary", &["c1"])];
@@ -31,15 +44,7 @@ fn world(green: bool) -> World {
     if !green {
         fleet.traffic.as_mut().unwrap().slots.pop();
     }
-    let step = |weight, hold_ms| CanaryStep { weight, hold_ms, asks: false };
-    fleet.canary = Some(Canary {
-        group: group("canary"),
-        steps: vec![step(5, HOLD_MS), step(50, HOLD_MS), step(100, 0)],
-        analysis: Analysis::default(),
-        source: MetricSource::Probes,
-        armed_for_ms: 1_000,
-        wait_at_most_ms: 86_400_000,
-    });
+    fleet.canary = Some(config(HOLD_MS));
     fleet.check().unwrap();
     let hosts: Vec<String> =
         fleet.hosts().map(|(host, _)| host.to_string()).filter(|host| host != "lb").collect();

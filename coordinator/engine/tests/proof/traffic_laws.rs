@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use engine::{
     Abort, Ask, Elapsed, Event, Goal, HostName, Input, Operation, Phase, Plan, Stage, Standing,
     Step, Timestamp, TrackEnd, TrackEnding, Verb, Weights, decide,
+    judge::{Ruling, Verdict},
     planner::{self, Deploy, Request, Strategy as How},
 };
 use proptest::prelude::*;
@@ -52,6 +53,9 @@ fn world() -> impl Strategy<Value = World> {
             if two {
                 world.second_edge();
             }
+            if canary > 0 {
+                world.state.fleet.as_mut().unwrap().canary = Some(crate::canary::config(0));
+            }
             let weights =
                 if canary == 0 { [weights[0] + weights[2], weights[1], 0] } else { weights };
             world.traffic(&[("blue", weights[0]), ("green", weights[1]), ("canary", weights[2])]);
@@ -83,6 +87,7 @@ fn plan(world: &World, kind: usize) -> Option<Plan> {
         2 => planner::deploy(&inventory, &deploy(How::Rolling), Timestamp(9)),
         3 => planner::deploy(&inventory, &deploy(How::BlueGreen), Timestamp(9)),
         4 => planner::switch(&inventory, &group("green")),
+        5 => planner::deploy(&inventory, &deploy(How::Canary), Timestamp(9)),
         _ => planner::switch(&inventory, &group("blue")),
     };
     made.ok().filter(|plan| !plan.nothing_to_do())
@@ -132,12 +137,54 @@ impl Edges {
     }
 }
 
+/// What happens to a canary that stands at a weight.
+#[derive(Clone, Copy, Debug)]
+enum Gate {
+    Pass,
+    Fail,
+    Hold,
+    Promote,
+    Pause,
+    Resume,
+}
+
+fn gate() -> impl Strategy<Value = Gate> {
+    prop_oneof![
+        4 => Just(Gate::Pass),
+        2 => Just(Gate::Fail),
+        1 => Just(Gate::Hold),
+        2 => Just(Gate::Promote),
+        1 => Just(Gate::Pause),
+        2 => Just(Gate::Resume),
+    ]
+}
+
+/// What is drawn next for a canary that stands; it passes once nothing is drawn any more.
+fn at_gate<'a>(run: &Operation, gates: &mut impl Iterator<Item = &'a Gate>) -> Vec<Input> {
+    let Some(stage) = run.gate_in_force() else { return Vec::new() };
+    let judged = |verdict| {
+        let (sentence, numbers, at) = (String::new(), Vec::new(), Timestamp(0));
+        Input::Judged { stage, ruling: Ruling { verdict, sentence, numbers, at } }
+    };
+    let asked = |ask| Input::Asked { ask, by: "ada".to_owned() };
+    match gates.next() {
+        None => vec![asked(Ask::Resume), judged(Verdict::Pass)],
+        Some(Gate::Pass) => vec![judged(Verdict::Pass)],
+        Some(Gate::Fail) => vec![judged(Verdict::Fail)],
+        Some(Gate::Hold) => vec![judged(Verdict::Hold)],
+        Some(Gate::Promote) => vec![asked(Ask::Promote { to_stage: stage + 1 })],
+        Some(Gate::Pause) => vec![asked(Ask::Pause)],
+        Some(Gate::Resume) => vec![asked(Ask::Resume)],
+    }
+}
+
 /// Runs a plan; the n-th order that goes forward fails where `fails` says so, every undo succeeds.
 fn run(
     world: &World,
     plan: &Plan,
     fails: &[bool],
     abort: Option<(usize, Abort)>,
+    gates: &[Gate],
 ) -> (Operation, Edges) {
     let opened =
         Event::Opened { plan: Box::new(plan.clone()), by: "ada".to_owned(), reason: String::new() };
@@ -146,7 +193,7 @@ fn run(
     let first = |name: HostName| (name.clone(), vec![(None, world.hosts[&name].weights.clone())]);
     let mut edges = Edges(edges.map(first).collect());
     let mut inputs = vec![Input::Tick];
-    let mut orders = 0;
+    let (mut orders, mut gates) = (0, gates.iter());
     for turn in 0..400 {
         if let Some((when, abort)) = abort
             && turn == when
@@ -160,7 +207,10 @@ fn run(
         if matches!(run.phase(), Phase::Ended(_)) {
             break;
         }
-        let Some(to) = run.outstanding().into_iter().next() else { continue };
+        let Some(to) = run.outstanding().into_iter().next() else {
+            inputs.extend(at_gate(&run, &mut gates));
+            continue;
+        };
         let set = run
             .steps(&to)
             .iter()
@@ -195,7 +245,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn plans_keep_users_away_from_hosts_in_work(world in world(), kind in 0..6usize) {
+    fn plans_keep_users_away_from_hosts_in_work(world in world(), kind in 0..7usize) {
         if let Some(plan) = plan(&world, kind) {
             p07_no_user_meets_a_host_in_work(&world, &plan);
             what_is_held_is_held_for_a_later_stage(&plan);
@@ -203,9 +253,9 @@ proptest! {
     }
 
     #[test]
-    fn a_run_that_ends_well_ends_as_planned(world in world(), kind in 0..6usize) {
+    fn a_run_that_ends_well_ends_as_planned(world in world(), kind in 0..7usize) {
         let Some(plan) = plan(&world, kind) else { return Ok(()) };
-        let (run, edges) = run(&world, &plan, &[], None);
+        let (run, edges) = run(&world, &plan, &[], None, &[]);
         prop_assert_eq!(run.phase(), Phase::Ended(engine::RunResult::Verified));
         for edge in edges.0.keys().filter(|_| plan.weights_after.is_some()) {
             prop_assert_eq!(edges.now(edge), plan.weights_after.as_ref());
@@ -215,12 +265,13 @@ proptest! {
     #[test]
     fn whatever_fails_edges_agree_and_no_host_is_left_out(
         world in world(),
-        kind in 0..6usize,
+        kind in 0..7usize,
         fails in proptest::collection::vec(prop::bool::weighted(0.15), 40),
         abort in proptest::option::weighted(0.3, (0..30usize, prop_oneof![Just(Abort::Leave), Just(Abort::Restore)])),
+        gates in proptest::collection::vec(gate(), 0..8),
     ) {
         let Some(plan) = plan(&world, kind) else { return Ok(()) };
-        let (run, edges) = run(&world, &plan, &fails, abort);
+        let (run, edges) = run(&world, &plan, &fails, abort, &gates);
         prop_assert!(matches!(run.phase(), Phase::Ended(_)), "{:?}", run.phase());
         let mut all = edges.0.keys().map(|edge| edges.now(edge));
         let first = all.next().unwrap();
@@ -232,6 +283,14 @@ proptest! {
             && run.outcomes().iter().all(|row| row.outcome != engine::Outcome::Restored)
         {
             prop_assert_eq!(first, plan.weights_before.as_ref().or(first), "put back");
+        }
+        // Nobody is left on what was only tried, whoever took it back.
+        if run.is_canary() && run.aborted_by().is_some() {
+            prop_assert_eq!(first, plan.weights_before.as_ref());
+            if abort.is_none_or(|(_, abort)| abort == Abort::Restore) {
+                let restored = |row: &engine::HostOutcome| row.outcome == engine::Outcome::Restored;
+                prop_assert!(!run.outcomes().iter().any(restored), "{:?}", run.outcomes());
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What must hold of the sections beside hosts and components: rollback, traffic, canary, triggers, approvals, notify.
+//! What must hold of the sections beside hosts and components: rollback, traffic, approvals,
+//! notify.
 //!
 //! Invariant: a section that this version does not act on is checked as if it did.
 
@@ -7,13 +8,11 @@ use std::collections::BTreeSet;
 use proto::policy::{
     FilesPolicy,
     check::{self, Placed},
-    yaml::{At, Report, meant, mend_word},
+    yaml::{At, Report},
 };
 
 use super::{group, text};
-use crate::fleet_file::{
-    Approvals, Canary, FleetFile, Notify, Rollback, Source, Traffic, TrafficDriver, Trigger, policy,
-};
+use crate::fleet_file::{Approvals, FleetFile, Notify, Rollback, Traffic, TrafficDriver, policy};
 
 pub(super) fn rollback(rollback: &Rollback, at: At<'_>, report: &mut Report) {
     if rollback.batches.is_empty() {
@@ -106,99 +105,6 @@ fn edges(fleet: &FleetFile, traffic: &Traffic, at: At<'_>, report: &mut Report) 
         check::edge(&policy, &placed, at, report);
         known.push(files);
     }
-}
-
-pub(super) fn canary(canary: &Canary, at: At<'_>, report: &mut Report) {
-    if canary.steps.is_empty() {
-        report.add(
-            at.key("steps"),
-            "there is no step",
-            "write steps like `[{ weight: 5, hold: 10m }, { weight: 100 }]`",
-        );
-    }
-    let mut before = 0;
-    for (index, step) in canary.steps.iter().enumerate() {
-        let at = at.key("steps").item(index).key("weight");
-        if !(1..=100).contains(&step.weight) {
-            report.add(
-                at,
-                format!("weight {} is not a share of traffic", step.weight),
-                "write a percentage from 1 to 100",
-            );
-        } else if step.weight <= before {
-            report.add(
-                at,
-                format!("weight {} does not rise above the {before} before it", step.weight),
-                "let each step rise",
-            );
-        }
-        before = step.weight;
-    }
-}
-
-pub(super) fn trigger(fleet: &FleetFile, trigger: &Trigger, at: At<'_>, report: &mut Report) {
-    let source = at.key("source");
-    let (needs_breach, own_metric) = match &trigger.source {
-        Source::Probes => (true, true),
-        Source::Prometheus { url, query } => {
-            check::url(url, source.key("prometheus"), report);
-            text(query, source.key("query"), report);
-            (true, false)
-        }
-        Source::Check(name) => {
-            let checks = fleet
-                .components
-                .values()
-                .flat_map(|component| &component.checks)
-                .map(|check| check.name.as_str());
-            // A slip of the pen is told. Another name may be a check that comes with the triggers themselves: they
-            // are not acted upon yet.
-            let slip = meant(name, checks.clone()).is_some();
-            if slip && !checks.clone().any(|known| known == name) {
-                report.add(
-                    source.key("check"),
-                    format!("no component has a check `{name}`"),
-                    mend_word(name, checks),
-                );
-            }
-            (false, false)
-        }
-    };
-    match &trigger.breach {
-        Some(_) if !needs_breach => {
-            report.add(at.key("breach"), "a check is breached when it fails", "leave `breach` out");
-        }
-        Some(breach) if !is_breach(breach, own_metric) => {
-            let example =
-                if own_metric { "`error_rate > 0.10`" } else { "`> 0.02` or `> 1.5 * baseline`" };
-            report.add(
-                at.key("breach"),
-                format!("`{breach}` is not a condition on this source"),
-                format!("write it like {example}"),
-            );
-        }
-        None if needs_breach => {
-            report.add(at, "the trigger does not say when it is breached", "add `breach: \"…\"`");
-        }
-        Some(_) | None => {}
-    }
-}
-
-/// `[metric] (> | >= | < | <=) number [* baseline]`, the metric where the source has several.
-fn is_breach(breach: &str, own_metric: bool) -> bool {
-    let mut words = breach.split_whitespace().peekable();
-    if own_metric
-        && !words
-            .next()
-            .is_some_and(|metric| metric.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
-    {
-        return false;
-    }
-    let compares = matches!(words.next(), Some(">" | ">=" | "<" | "<="));
-    let number =
-        words.next().and_then(|number| number.parse::<f64>().ok()).is_some_and(f64::is_finite);
-    let rest: Vec<&str> = words.collect();
-    compares && number && (rest.is_empty() || rest == ["*", "baseline"])
 }
 
 pub(super) fn approvals(approvals: &Approvals, at: At<'_>, report: &mut Report) {

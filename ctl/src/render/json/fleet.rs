@@ -5,7 +5,7 @@ use proto::v1;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Weights, text};
+use super::{Canary, Proposal, Trigger, Weights, text};
 use crate::{
     out::{Document, typed},
     render::{doctor, words},
@@ -29,6 +29,11 @@ pub struct Status {
     pub no_way_back: Option<String>,
     /// Null where no edge divides the traffic.
     pub traffic: Option<Traffic>,
+    /// Null where none runs.
+    pub canary: Option<Canary>,
+    pub triggers: Vec<Trigger>,
+    /// What waits for a person.
+    pub proposals: Vec<Proposal>,
     pub hosts: Vec<HostStatus>,
 }
 
@@ -147,8 +152,9 @@ impl Document for Status {
     const TYPE: &'static str = "status";
 }
 
-impl From<&v1::GetFleetResponse> for Status {
-    fn from(fleet: &v1::GetFleetResponse) -> Self {
+impl Status {
+    /// `operation` is the one that runs, where it was asked for.
+    pub fn new(fleet: &v1::GetFleetResponse, operation: Option<&v1::Operation>) -> Self {
         Self {
             fleet: fleet.fleet.clone(),
             environment: fleet.environment.clone(),
@@ -161,6 +167,9 @@ impl From<&v1::GetFleetResponse> for Status {
             way_back_source: text(&words::source(fleet.way_back_source)),
             no_way_back: text(&fleet.no_way_back),
             traffic: fleet.traffic.as_ref().map(Traffic::from),
+            canary: operation.and_then(|it| Canary::new(it, fleet.traffic.as_ref())),
+            triggers: fleet.triggers.iter().map(Trigger::from).collect(),
+            proposals: fleet.proposals.iter().map(Proposal::from).collect(),
             hosts: fleet.hosts.iter().map(host_status).collect(),
         }
     }

@@ -3,12 +3,13 @@
 //! Invariant: names are added, never renamed. Times are RFC 3339 or null, durations are numbers of milliseconds and say
 //! so in their names, hashes are hex.
 
+mod canary;
 mod fleet;
 mod operation;
 mod prune;
 mod release;
 
-pub use self::{fleet::*, operation::*, prune::*, release::*};
+pub use self::{canary::*, fleet::*, operation::*, prune::*, release::*};
 
 use jiff::Timestamp;
 use proto::tls::Identity;
@@ -31,6 +32,8 @@ pub struct Applied {
     pub applied: bool,
     pub changes: Vec<String>,
     pub not_acted_upon: Vec<&'static str>,
+    /// What holds, and will hardly do what was meant.
+    pub warnings: Vec<String>,
     pub policy_hashes: std::collections::BTreeMap<String, String>,
 }
 
@@ -47,6 +50,28 @@ pub struct Valid {
     pub hosts: usize,
     pub components: usize,
     pub not_acted_upon: Vec<&'static str>,
+    /// What holds, and will hardly do what was meant.
+    pub warnings: Vec<String>,
+    /// What each query of the file answered; with `--online` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sources: Option<Vec<SourceTried>>,
+}
+
+/// What one query of a fleet file answered.
+#[derive(Clone, Debug, Serialize)]
+pub struct SourceTried {
+    /// Where it stands: `canary.source.requests`.
+    pub place: String,
+    pub query: String,
+    pub ok: bool,
+    /// What it answered, or why not, in the source's own words.
+    pub detail: String,
+}
+
+impl From<proto::v1::SourceTried> for SourceTried {
+    fn from(row: proto::v1::SourceTried) -> Self {
+        Self { place: row.place, query: row.query, ok: row.ok, detail: row.detail }
+    }
 }
 
 impl Document for Valid {
@@ -279,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_status() {
-        insta::assert_snapshot!(shown(&Status::from(&status::tests::example())));
+        insta::assert_snapshot!(shown(&Status::new(&status::tests::example(), None)));
     }
 
     #[test]

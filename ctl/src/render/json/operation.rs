@@ -7,7 +7,7 @@ use proto::v1::{self, watch_operation_response::Event};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{ArtefactOf, Traffic, text};
+use super::{ArtefactOf, Canary, Proposal, Ruling, Traffic, text};
 use crate::{
     out::{Document, typed},
     render::{progress::planned_weights, summary, words},
@@ -51,6 +51,18 @@ pub struct Stage {
     pub soak_ms: u64,
     pub cuts_capacity: bool,
     pub mitigates: bool,
+    /// What must hold before the next stage begins, once `soak_ms` is over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
+}
+
+/// A share of the traffic goes to the canary, and the judge looks on.
+#[derive(Clone, Debug, Serialize)]
+pub struct Gate {
+    pub canary: String,
+    pub weight: u32,
+    /// A person has to promote it.
+    pub asks: bool,
 }
 
 /// How traffic is divided.
@@ -159,6 +171,11 @@ fn stage(stage: &v1::Stage) -> Stage {
         soak_ms: stage.soak_ms,
         cuts_capacity: stage.cuts_capacity,
         mitigates: stage.mitigates,
+        gate: stage.gate.as_ref().map(|gate| Gate {
+            canary: gate.canary.clone(),
+            weight: gate.weight,
+            asks: gate.asks,
+        }),
     }
 }
 
@@ -208,6 +225,12 @@ pub struct Operation {
     pub mitigated: Option<Timestamp>,
     pub mitigated_ms: Option<u64>,
     pub halted: Option<String>,
+    /// A person's name, `judge` or `lastgood`, where somebody did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aborted_by: Option<String>,
+    /// Where its plan has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
     pub stage: u32,
     pub events: u64,
     /// The W3C id of its trace, in hex.
@@ -266,6 +289,8 @@ impl From<&v1::Operation> for Operation {
             mitigated_ms: (operation.mitigated_unix_ms != 0)
                 .then(|| words::between_ms(operation.started_unix_ms, operation.mitigated_unix_ms)),
             halted: text(&operation.halted),
+            aborted_by: text(&operation.aborted_by),
+            canary: Canary::new(operation, None),
             stage: operation.stage,
             events: operation.events,
             trace_id: text(&operation.trace_id),
@@ -357,6 +382,10 @@ pub fn event(operation: &str, plan: &v1::Plan, response: &v1::WatchOperationResp
                 "mitigated_after_ms": (e.mitigated_after_ms > 0).then_some(e.mitigated_after_ms),
             }),
         ),
+        Some(Event::Judged(e)) => {
+            let ruling = e.ruling.as_ref().map(Ruling::from);
+            ("judged", json!({ "stage": e.stage, "weight": e.weight, "ruling": ruling }))
+        }
         Some(Event::Halted(e)) => ("halted", json!({ "reason": e.why })),
         Some(Event::Asked(e)) => ("asked", json!({ "what": e.what, "by": e.by })),
         Some(Event::Ended(e)) => ("ended", json!({ "result": words::result(e.result) })),
@@ -397,17 +426,19 @@ pub fn connection(operation: &str, lost: Option<&str>, now: Timestamp) -> Value 
     typed("connection", &json!({ "op": operation, "state": state, "reason": lost, "time": now }))
 }
 
-/// Operations, newest first.
+/// Operations, newest first, and what was proposed and never begun.
 #[derive(Clone, Debug, Serialize)]
 pub struct Operations {
     pub operations: Vec<Operation>,
+    pub proposals: Vec<Proposal>,
 }
 
 impl Document for Operations {
     const TYPE: &'static str = "operations";
 
     fn lines(&self) -> Vec<Value> {
-        self.operations.iter().map(|operation| typed(Operation::TYPE, operation)).collect()
+        let operations = self.operations.iter().map(|row| typed(Operation::TYPE, row));
+        operations.chain(self.proposals.iter().map(|row| typed(Proposal::TYPE, row))).collect()
     }
 }
 

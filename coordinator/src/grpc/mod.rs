@@ -8,6 +8,7 @@
 //! differences       what an apply changes
 //! canary            canaries, triggers, proposals
 //! watch             a watcher's stream
+//! samples           what agents' probes counted, wire → our types
 //! ```
 
 pub mod agent_service;
@@ -17,6 +18,7 @@ pub mod from_proto;
 pub mod operator_service;
 mod prune;
 mod releases;
+mod samples;
 pub mod status;
 pub mod to_proto;
 mod watch;

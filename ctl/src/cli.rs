@@ -139,7 +139,7 @@ pub enum Command {
     #[command(after_help = "Examples:\n  \
         ctl deploy --fleet prod --release v1.4.4                     fetched, planned, and asked before it starts\n  \
         ctl deploy --fleet prod --release v1.4.4 --strategy rolling\n  \
-        ctl deploy --fleet prod --release v1.4.4 --strategy canary   a few hosts first, as fleet.yaml's `canary` says\n  \
+        ctl deploy --fleet prod --release v1.4.4 --strategy canary   a few hosts first\n  \
         ctl deploy --release v1.4.4 --dry-run                        show the plan and do nothing")]
     Deploy(DeployArgs),
     /// Move the traffic to another side, once that was seen to be healthy

@@ -18,6 +18,8 @@ use proto::{
 };
 use tonic::Code;
 
+use crate::render::words;
+
 /// Every exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -48,7 +50,7 @@ pub enum Exit {
     Mixed = 21,
     /// The wanted release runs everywhere but is not verified everywhere.
     Unverified = 22,
-    /// A forward action ended in an automatic rollback: the judge, or a time that was over, took it back.
+    /// A forward action ended in an automatic rollback: the judge, a trigger, or a time that was over took it back.
     Reverted = 23,
     /// Watching took too long; the operation goes on.
     TimedOut = 24,
@@ -103,11 +105,12 @@ impl Exit {
         let forward = operation.plan.as_ref().is_some_and(|plan| {
             matches!(plan.kind(), OperationKind::Deploy | OperationKind::Switch)
         });
-        let by_itself = matches!(operation.aborted_by.as_str(), "judge" | "lastgood");
-        match operation.result() {
-            OperationResult::PutBack if forward && by_itself => Self::Reverted,
-            result => Self::of_result(result),
+        let by_itself = words::by_itself(&operation.aborted_by);
+        let result = operation.result();
+        if result == OperationResult::PutBack && forward && by_itself {
+            return Self::Reverted;
         }
+        Self::of_result(result)
     }
 
     /// How an abort that should put everything back ended. What had reached its target before the abort came was not
@@ -229,6 +232,8 @@ mod tests {
         let table = [
             (OperationKind::Deploy, "judge", OperationResult::PutBack, 23),
             (OperationKind::Deploy, "lastgood", OperationResult::PutBack, 23),
+            (OperationKind::Deploy, "trigger errors", OperationResult::PutBack, 23),
+            (OperationKind::Deploy, "alert HighErrors", OperationResult::PutBack, 23),
             (OperationKind::Deploy, "mira", OperationResult::PutBack, 20),
             (OperationKind::Deploy, "", OperationResult::PutBack, 20),
             (OperationKind::Rollback, "lastgood", OperationResult::PutBack, 20),

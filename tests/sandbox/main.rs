@@ -101,6 +101,45 @@ fn a_release_goes_live_and_back_and_no_user_notices() {
     }
 }
 
+fn verdicts(document: &Value) -> Vec<&str> {
+    let rows = document["verdicts"].as_array().unwrap().iter();
+    rows.map(|row| row["verdict"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_bad_canary_is_taken_back_by_the_judge() {
+    let document = scenario("canary-abort");
+    assert_eq!(document["exit_code"], 23, "reverted");
+    assert_eq!(verdicts(&document).last(), Some(&"fail"), "{document}");
+    let users = &document["users"];
+    assert_eq!(users["version"], "v1.0.0");
+    let (requests, failures) = (users["requests"].as_u64(), users["failures"].as_u64());
+    let failed = failures.unwrap() as f64 / requests.unwrap() as f64;
+    assert!(failed < 0.05, "only the canary's share met it: {users}");
+    for host in hosts(&document) {
+        assert_eq!(host["version_observed"], "v1.0.0", "{host}");
+    }
+}
+
+#[test]
+fn a_good_canary_goes_to_everybody_by_itself_and_no_user_notices() {
+    let document = scenario("canary-promote");
+    assert_eq!(document["exit_code"], 0);
+    assert_eq!(document["users"]["failures"], 0);
+    assert_eq!(document["users"]["version"], "v3.0.0");
+    let passed = verdicts(&document).into_iter().filter(|verdict| *verdict == "pass").count();
+    assert!(passed >= 2, "at each weight: {document}");
+}
+
+#[test]
+fn an_outage_that_is_nobodys_fault_takes_no_canary_back() {
+    let document = scenario("dependency-outage");
+    assert_eq!(document["exit_code"], 0);
+    assert!(!verdicts(&document).contains(&"fail"), "{document}");
+    assert!(document["users"]["failures"].as_u64().unwrap() > 0, "users noticed it");
+    assert_eq!(document["users"]["version"], "v3.0.0", "and then it went on");
+}
+
 #[test]
 fn p08_a_coordinator_that_is_killed_goes_on_where_it_was() {
     let document = scenario("coordinator-crash");

@@ -279,16 +279,14 @@ async fn promote(args: &PromoteArgs, session: &mut Session) -> Result<Exit, CtlE
     let id = running.operation.id.clone();
     let request = v1::PromoteOperationRequest { operation: id.clone(), to };
     let mut client = session.client().await?;
-    let response = client.promote_operation(request).await;
-    let response = response.map_err(CtlError::call("promote the canary"))?.into_inner();
+    client.promote_operation(request).await.map_err(CtlError::call("promote the canary"))?;
     if args.detach {
         return run::show(session, &Ran::Begun { operation: id }).await;
     }
     // What was said before is known; what comes is to be told.
     let since = running.operation.events;
-    let after = response.operation.map_or(since, |operation| operation.events.min(since));
     let mut until = |event: &v1::WatchOperationResponse| stage.is_some_and(|it| is_set(event, it));
-    match run::watch_until(session, &id, after, &mut |_| {}, &mut until).await? {
+    match run::watch_until(session, &id, since, &mut |_| {}, &mut until).await? {
         // It ended before, or nobody waits any longer.
         Some(ran) => run::show(session, &ran).await,
         None => reached(session, running, wanted).await,
@@ -330,8 +328,39 @@ async fn seen(session: &mut Session, group: &str, weight: u32) -> Result<bool, C
     }
 }
 
+/// A bare rollback while a canary runs is its abort: what was live before is what it goes back to. Nothing where none
+/// runs.
+///
+/// # Errors
+/// As the abort's.
+pub async fn going_back(session: &mut Session, detach: bool) -> Result<Option<Exit>, CtlError> {
+    let running = match running(session).await {
+        Ok(running) => running,
+        Err(CtlError::State { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let id = running.operation.id.clone();
+    if !running.operation.aborted_by.is_empty() {
+        session.out.talk(&format!("{id}, a canary, is going back already"));
+        let ran = run::watch(session, &id, running.operation.events, &mut |_| {}).await?;
+        let ended = |ended: &v1::Operation| Exit::of_restoring_abort(ended.result());
+        let exit = ran.ended().map_or(ran.exit(), ended);
+        return run::show_as(session, &ran, exit).await.map(Some);
+    }
+    session.out.talk(&format!("{id}, a canary, runs: to roll back is to abort it"));
+    taken_back(running, AbortArgs { detach }, session).await.map(Some)
+}
+
 async fn abort(args: AbortArgs, session: &mut Session) -> Result<Exit, CtlError> {
     let running = running(session).await?;
+    taken_back(running, args, session).await
+}
+
+async fn taken_back(
+    running: Running,
+    args: AbortArgs,
+    session: &mut Session,
+) -> Result<Exit, CtlError> {
     let now = running.now().ok_or(CtlError::Answer { doing: "look at the operation" })?;
     let (group, id) = (running.group(), running.operation.id.clone());
     let moves = match now.stands() {
@@ -347,16 +376,14 @@ async fn abort(args: AbortArgs, session: &mut Session) -> Result<Exit, CtlError>
         return run::show(session, &Ran::Begun { operation: id }).await;
     }
     let ran = run::watch(session, &id, running.operation.events, &mut |_| {}).await?;
-    let exit = match ran.ended() {
+    let exit = match ran.ended().map(|ended| Exit::of_restoring_abort(ended.result())) {
         None => ran.exit(),
-        Some(ended) => match Exit::of_restoring_abort(ended.result()) {
-            Exit::Done if !seen(session, &group, 0).await? => Exit::Unverified,
-            Exit::Done => {
-                session.out.talk(&format!("{group} 0 %, as the edges say"));
-                Exit::Done
-            }
-            exit => exit,
-        },
+        Some(exit) if exit != Exit::Done => exit,
+        Some(_) if seen(session, &group, 0).await? => {
+            session.out.talk(&format!("{group} 0 %, as the edges say"));
+            Exit::Done
+        }
+        Some(_) => Exit::Unverified,
     };
     run::show_as(session, &ran, exit).await
 }

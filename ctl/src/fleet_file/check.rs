@@ -161,6 +161,17 @@ fn component(
         let on = on_hosts.find(lacks).unwrap_or_else(|| component_on(component, ""));
         check::lease(lease, component.stable_for, &on.checks, at.key("lease"), report);
     }
+    if let Some(samples) = &component.samples {
+        let at = at.key("samples");
+        let lacks = |on: &ComponentPolicy| {
+            let mut alone = Report::default();
+            check::samples(samples, &on.checks, at, &mut alone);
+            alone.finish().is_err()
+        };
+        let mut on_hosts = of_component(fleet, component).map(|host| component_on(component, host));
+        let on = on_hosts.find(lacks).unwrap_or_else(|| component_on(component, ""));
+        check::samples(samples, &on.checks, at, report);
+    }
     overrides(fleet, name, component, at.key("overrides"), report);
 }
 

@@ -16,7 +16,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 use proto::{
     policy::{
         CapturePolicy, CheckPolicy, FilesPolicy, HookPolicy, LeasePolicy, MigrationsPolicy,
-        RetentionPolicy, ServicePolicy, SourcePolicy, VersionProbe, default_nginx_unit,
+        RetentionPolicy, SamplesPolicy, ServicePolicy, SourcePolicy, VersionProbe,
+        default_nginx_unit,
     },
     span::Span,
 };
@@ -82,6 +83,19 @@ impl FleetFile {
         })
     }
 
+    /// Whether something counts the requests of the agents' own probes.
+    pub fn counts_requests(&self) -> bool {
+        let canary = self.canary.as_ref();
+        canary.is_some_and(|canary| canary.source == CanarySource::Probes)
+            || self.triggers.values().any(|trigger| trigger.source == Source::Probes)
+    }
+
+    /// Whether something is judged by what the agents' own probes say.
+    pub fn counts_probes(&self) -> bool {
+        let check = |trigger: &Trigger| matches!(trigger.source, Source::Check(_));
+        self.counts_requests() || self.triggers.values().any(check)
+    }
+
     /// The sections of this file that this version checks but does not act on, so that nobody relies on them unknowingly.
     pub fn not_acted_upon(&self) -> Vec<&'static str> {
         let sections = [("approvals", self.approvals.is_some()), ("notify", self.notify.is_some())];
@@ -125,6 +139,9 @@ pub struct Component {
     /// How long a release that was deployed is on trial: where its checks fail in that time, a host goes back by itself.
     /// Default: it does not.
     pub lease: Option<LeasePolicy>,
+    /// Which of its checks are asked all the time: what canaries and triggers are judged by. Default: where the file has a
+    /// `canary` or a trigger that counts probes, all that ask over HTTP with GET, once a second; else none.
+    pub samples: Option<SamplesPolicy>,
     /// All slots use the same one, like a database: while it goes back, nothing that needs it runs. Default: false.
     #[serde(default)]
     pub shared: bool,

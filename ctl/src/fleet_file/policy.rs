@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use proto::policy::{
-    self, ComponentPolicy, HaproxyProxy, NginxProxy, Policy, ProxyPolicy, SandboxProxy,
-    TrafficPolicy,
+    self, CheckPolicy, ComponentPolicy, HaproxyProxy, NginxProxy, Policy, ProxyPolicy,
+    SamplesPolicy, SandboxProxy, TrafficPolicy, default_samples_every,
 };
 
 use super::{
@@ -25,8 +25,15 @@ pub fn policy(fleet: &FleetFile, host: &str) -> Result<Policy, UnknownHost> {
         .components
         .iter()
         .filter(|(_, component)| component.hosts.iter().any(|known| known == group));
-    let components: BTreeMap<String, ComponentPolicy> =
+    let mut components: BTreeMap<String, ComponentPolicy> =
         here.map(|(name, component)| (name.clone(), component_on(component, host))).collect();
+    // A proxy passes requests on; what answers them is asked on the app's own hosts.
+    let edge = fleet.traffic.as_ref().is_some_and(|traffic| traffic.edge() == group);
+    if fleet.counts_probes() && !edge {
+        for component in components.values_mut() {
+            component.samples = component.samples.take().or_else(|| sampled(&component.checks));
+        }
+    }
     Ok(Policy {
         version: policy::VERSION,
         fleet: fleet.fleet.clone(),
@@ -40,6 +47,13 @@ pub fn policy(fleet: &FleetFile, host: &str) -> Result<Policy, UnknownHost> {
             .filter(|it| it.edge() == group)
             .map(|it| traffic(fleet, it)),
     })
+}
+
+/// What is asked all the time where nobody says what: nothing where no check only reads.
+pub(super) fn sampled(checks: &[CheckPolicy]) -> Option<SamplesPolicy> {
+    let samples = SamplesPolicy { every: default_samples_every(), checks: Vec::new() };
+    let any = samples.chosen(checks).next().is_some();
+    any.then_some(samples)
 }
 
 /// The proxy of an edge host, and every host that it can send requests to: those with a component that a slot has, too.
@@ -109,7 +123,7 @@ pub(super) fn component_on(component: &Component, host: &str) -> ComponentPolicy
         capture: component.capture.clone(),
         retention: component.retention,
         lease: component.lease,
-        samples: None,
+        samples: component.samples.clone(),
         ready_within: component.ready_within,
         stable_for: component.stable_for,
     }

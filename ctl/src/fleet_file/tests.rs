@@ -34,7 +34,11 @@ fn the_ace_crm_example_is_read_and_says_what_is_not_acted_upon() {
     assert_eq!(fleet.all_hosts().count(), 6);
     assert_eq!(fleet.group_of("crm-g2"), Some("green"));
     assert_eq!(fleet.rollback, Rollback::default(), "the example writes the defaults out");
-    assert_eq!(fleet.not_acted_upon(), ["canary", "triggers", "approvals", "notify"]);
+    assert_eq!(fleet.not_acted_upon(), ["approvals", "notify"]);
+    assert_eq!(
+        warnings(&fleet),
+        ["trigger `payment` can never fire: no component has a check `payment`"]
+    );
     assert_eq!(read(TWO_HOSTS).not_acted_upon(), [""; 0]);
 }
 
@@ -64,12 +68,78 @@ fn the_control_part_holds_no_path_no_command_and_no_unit() {
     for text in [ACE_CRM, TWO_HOSTS] {
         let fleet = read(text);
         let control = format!("{:?}", control(&fleet, &hashes(&fleet)));
+        // The one address is that of a Prometheus server, which the coordinator itself asks.
+        let control = control.replace("http://prom:9090", "");
         for word in
             ["/var", "/srv", "/etc", "/usr", "server.js", ".service", "http", "www-data", "PORT"]
         {
             assert!(!control.contains(word), "{word} in {control}");
         }
     }
+}
+
+#[test]
+fn canary_and_triggers_go_to_the_coordinator_as_they_are_written() {
+    let fleet = read(ACE_CRM);
+    let control = control(&fleet, &hashes(&fleet));
+    insta::assert_snapshot!(format!("{:#?}\n{:#?}", control.canary, control.triggers));
+    let text = ACE_CRM.replace(
+        "compare: [errors, p95]",
+        "group: canary\n  compare: [errors]\n  errors_at_most: 0.05\n  latency_ratio: 2\n  false_alarm: 0.05\n  \
+         min_requests: 500\n  stale_after: 1m\n  wait_at_most: 2h\n  source: { prometheus: \"http://prom:9090\", \
+         requests: 'sum(r{host=~\"$side\"})', errors: 'sum(e{host=~\"$side\"})' }",
+    );
+    let text =
+        text.replace("{ weight: 50, hold: 15m }, { weight: 100 }", "{ weight: 50, hold: ask }");
+    let canary = super::control(&read(&text), &BTreeMap::new()).canary.unwrap();
+    let analysis = canary.analysis.unwrap();
+    assert_eq!(
+        canary.steps.last(),
+        Some(&proto::v1::CanaryStep { weight: 50, hold_ms: 0, asks: true })
+    );
+    assert_eq!(
+        (analysis.errors_at_most, analysis.latency_ratio, analysis.false_alarm),
+        (Some(0.05), 2.0, 0.05)
+    );
+    assert_eq!((analysis.min_requests, analysis.stale_after_ms), (500, 60_000));
+    assert_eq!(canary.wait_at_most_ms, 7_200_000);
+}
+
+#[test]
+fn what_is_judged_by_probes_has_hosts_asked_all_the_time() {
+    let sampled = |text: &str, host: &str| {
+        let policy = policy(&read(text), host).unwrap();
+        policy.components.into_values().find_map(|component| component.samples)
+    };
+    let default = Some(agent::SamplesPolicy { every: Span::seconds(1), checks: Vec::new() });
+    assert_eq!(sampled(ACE_CRM, "crm-b1"), default);
+    assert_eq!(sampled(ACE_CRM, "lb-1"), None, "a proxy only passes requests on");
+    assert_eq!(sampled(TWO_HOSTS, "web-1"), None, "nothing is judged there");
+    let named = ACE_CRM.replace(
+        "    ready_within: 60s",
+        "    samples: { checks: [backend] }\n    ready_within: 60s",
+    );
+    assert_eq!(sampled(&named, "crm-c1").unwrap().checks, ["backend"]);
+    let trigger = "triggers: { down: { source: probes, breach: \"available < 1\", for: 1m, severity: low, then: propose } }\n";
+    let triggered = format!("{TWO_HOSTS}{trigger}");
+    assert_eq!(sampled(&triggered, "web-1"), default);
+    let closed = triggered.replace(
+        "http: \"http://127.0.0.1:5000/health\", expect: { version_at: /version }",
+        "tcp: \"127.0.0.1:5000\"",
+    );
+    assert_eq!(sampled(&closed, "web-1"), None);
+    assert_eq!(warnings(&read(&closed)).len(), 1, "{:?}", warnings(&read(&closed)));
+}
+
+#[test]
+fn a_step_that_holds_for_no_time_is_told_and_not_refused() {
+    let quick = ACE_CRM.replace("{ weight: 5, hold: 10m }", "{ weight: 5 }");
+    assert_eq!(
+        warnings(&read(&quick))[0],
+        "canary 5 % holds for no time: it goes on at the judge's first pass, after 100 requests"
+    );
+    let asks = ACE_CRM.replace("{ weight: 5, hold: 10m }", "{ weight: 5, hold: ask }");
+    assert_eq!(warnings(&read(&asks)).len(), 1, "only the trigger");
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! What holds, and will hardly do what was meant: said by `ctl validate` and `ctl apply`, refused by nobody.
 
-use super::{Canary, FleetFile, Hold, Source};
+use proto::policy::CheckPolicy;
+
+use super::{Canary, FleetFile, Hold, Source, policy::sampled};
 
 /// Sentences, in the order of the file.
 pub fn warnings(fleet: &FleetFile) -> Vec<String> {
     let canary = fleet.canary.as_ref().map(canary).unwrap_or_default();
-    canary.into_iter().chain(triggers(fleet)).collect()
+    canary.into_iter().chain(triggers(fleet)).chain(probes(fleet)).collect()
 }
 
 /// A step below 100 that holds for no time is over as soon as the judge says pass once. The last one, where no 100
@@ -20,6 +22,18 @@ fn canary(canary: &Canary) -> Vec<String> {
         )
     });
     said.collect()
+}
+
+/// Probes that nobody makes.
+fn probes(fleet: &FleetFile) -> Option<String> {
+    let checks: Vec<CheckPolicy> = fleet.checks().map(|(_, check)| check.clone()).collect();
+    let said = fleet.components.values().any(|component| component.samples.is_some());
+    let counted = fleet.counts_requests();
+    (counted && !said && sampled(&checks).is_none()).then(|| {
+        "nothing can be counted by probes: no check asks over HTTP with GET, and no component \
+         has `samples`"
+            .to_owned()
+    })
 }
 
 fn triggers(fleet: &FleetFile) -> Vec<String> {

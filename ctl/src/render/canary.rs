@@ -15,7 +15,7 @@ use super::{
     BAD, BOLD, DIM, GOOD, View, WARN, field, paint,
     plan::fleet_and_app,
     table::{Table, styled},
-    words::{self, clean, clock, count, day_and_time, duration_ms, or_dash},
+    words::{self, clean, clock, day_and_time, duration_ms, or_dash},
 };
 use crate::session::quote;
 
@@ -151,10 +151,14 @@ pub(super) fn gate_words(gate: &v1::Gate, hold_ms: u64) -> String {
     format!("{hold}{then}")
 }
 
-/// `5 % for 10m`, `50 % until a person promotes it`.
+/// `5 % for 10m`, `50 % until promoted`, `50 % for 10m and until promoted`.
 fn step_words(weight: u32, hold_ms: u64, asks: bool) -> String {
     let hold = if hold_ms > 0 { format!(" for {}", duration_ms(hold_ms)) } else { String::new() };
-    let asks = if asks { " until a person promotes it" } else { "" };
+    let asks = match (asks, hold_ms) {
+        (false, _) => "",
+        (true, 0) => " until promoted",
+        (true, _) => " and until promoted",
+    };
     format!("{weight} %{hold}{asks}")
 }
 
@@ -200,7 +204,7 @@ fn weight_words(now: &Now<'_>) -> String {
         Stands::Over => "no weight: it is over".to_owned(),
         Stands::At(step) => {
             let weight = now.weight().unwrap_or_default();
-            format!("{weight} %, step {} of {}", step + 1, count(all, "step"))
+            format!("{weight} %, step {} of {all}", step + 1)
         }
     };
     match (now.stands(), now.observed) {
@@ -246,17 +250,17 @@ fn judge(view: &View, canary: &v1::CanaryView) -> String {
             figure(row.canary).into(),
             figure(row.baseline).into(),
             figure(row.bound).into(),
-            styled(DIM, format!("{} of {}", row.canary_requests, row.baseline_requests)),
+            styled(DIM, format!("{}, rest {}", row.canary_requests, row.baseline_requests)),
         ]);
     }
     text += &table.render(view);
     text + &field(view, "", &paint(DIM, &format!("as of {at}")))
 }
 
-/// `0.4 %` of a share, `180 ms` of a latency.
+/// `0.40 %` of a share, `180 ms` of a latency.
 pub(super) fn figure(name: &str, value: f64) -> String {
     if name.starts_with("errors") {
-        format!("{:.1} %", value * 100.0)
+        format!("{:.2} %", value * 100.0)
     } else {
         format!("{value:.0} ms")
     }
@@ -285,10 +289,11 @@ fn next(now: &Now<'_>, fleet: &str, ctl: &str) -> String {
         "{ctl} canary promote --fleet {fleet}    # {}",
         moves(group, from, now.next_weight())
     );
-    let abort = match from {
-        Some(_) => format!("{ctl} canary abort --fleet {fleet}    # {}", moves(group, from, 0)),
-        None => format!("{ctl} canary abort --fleet {fleet}    # {} 0 %", clean(group)),
+    let back = match now.stands() {
+        Stands::At(_) => moves(group, from, 0),
+        Stands::Prepares | Stands::Promoted | Stands::Over => "everything as it was".to_owned(),
     };
+    let abort = format!("{ctl} canary abort --fleet {fleet}    # {back}");
     let resume = format!("{ctl} canary resume --fleet {fleet}");
     let watch = format!("{ctl} watch {}", clean(&now.operation.id));
     let commands = match (now.canary.waits(), now.stands()) {
@@ -306,8 +311,9 @@ fn next(now: &Now<'_>, fleet: &str, ctl: &str) -> String {
 pub(crate) mod tests {
     use super::*;
     use crate::render::{
-        plan,
+        json, lists, plan, summary,
         tests::{plain, view},
+        triggers, watch,
     };
 
     pub(crate) fn ruled(verdict: v1::Verdict, sentence: &str) -> v1::Ruling {
@@ -410,6 +416,98 @@ pub(crate) mod tests {
             shown(&promoted, 0),
         ];
         insta::assert_snapshot!(texts.join("\n"));
+    }
+
+    fn ended(change: impl FnOnce(&mut v1::Operation)) -> v1::Operation {
+        let mut operation = example();
+        let plan = operation.plan.clone().unwrap();
+        operation.result = v1::OperationResult::PutBack.into();
+        operation.ended_unix_ms = view().now.as_millisecond();
+        operation.hosts = plan
+            .hosts
+            .iter()
+            .map(|host| v1::HostOutcome {
+                host: host.host.clone(),
+                group: host.group.clone(),
+                outcome: match host.left_out.as_str() {
+                    "" => v1::Outcome::Original.into(),
+                    _ => v1::Outcome::Skipped.into(),
+                },
+                ..v1::HostOutcome::default()
+            })
+            .collect();
+        let canary = operation.canary.as_mut().unwrap();
+        (canary.step, canary.waits) = (None, v1::CanaryWaits::Nothing.into());
+        change(&mut operation);
+        operation
+    }
+
+    /// Fewer errors would have been fewer words.
+    pub(crate) const WORSE: &str =
+        "errors 25.1 % (of 187) against 0.2 % (of 3 554): worse than chance allows (1 in 100)";
+
+    #[test]
+    fn who_took_it_back_is_said_first_and_then_where_users_are() {
+        let by_judge = ended(|operation| {
+            operation.aborted_by = "judge".to_owned();
+            operation.halted = format!("the judge says fail: {WORSE}");
+            let canary = operation.canary.as_mut().unwrap();
+            canary.ruling = Some(ruled(v1::Verdict::Fail, WORSE));
+        });
+        let by_itself = ended(|operation| {
+            operation.aborted_by = "lastgood".to_owned();
+            operation.halted =
+                "the canary waited for 24h at 5 %, and nobody promoted it".to_owned();
+        });
+        let by_trigger = ended(|operation| operation.aborted_by = "trigger errors".to_owned());
+        let by_person = ended(|operation| operation.aborted_by = "mira".to_owned());
+        let promoted = ended(|operation| {
+            operation.result = v1::OperationResult::Verified.into();
+            for host in &mut operation.hosts {
+                if host.outcome() == v1::Outcome::Original {
+                    host.outcome = v1::Outcome::Restored.into();
+                }
+            }
+        });
+        let shown = |operation: &v1::Operation| {
+            plain(&summary::summary(&view(), operation, "ctl", Some(&traffic(0))))
+        };
+        let texts = [&by_judge, &by_itself, &by_trigger, &by_person, &promoted].map(shown);
+        insta::assert_snapshot!(texts.join("\n"));
+    }
+
+    #[test]
+    fn the_history_has_canaries_who_aborted_them_and_what_was_only_proposed() {
+        let aborted = ended(|operation| operation.aborted_by = "judge".to_owned());
+        let running = v1::Operation { id: "dp-0209".to_owned(), ..example() };
+        let rejected = v1::Proposal {
+            operation: "rb-0206".to_owned(),
+            at_unix_ms: aborted.started_unix_ms - 60_000,
+            state: v1::ProposalState::Rejected.into(),
+            decided_by: "ana".to_owned(),
+            decided_reason: "it was the proxy".to_owned(),
+            decided_unix_ms: aborted.started_unix_ms - 30_000,
+            ..triggers::tests::example()
+        };
+        let proposals = [triggers::tests::example(), rejected];
+        insta::assert_snapshot!(plain(&lists::history(&view(), &[running, aborted], &proposals)));
+    }
+
+    #[test]
+    fn a_canary_as_a_document() {
+        let operation = example();
+        let traffic = traffic(5);
+        let document = json::Canary::new(&operation, Some(&traffic)).unwrap();
+        insta::assert_snapshot!(serde_json::to_string_pretty(&document).unwrap());
+        let judged = watch::tests::canary_events();
+        let plan = operation.plan.unwrap();
+        let lines =
+            judged[3..7].iter().map(|event| json::event("dp-0207", &plan, event).to_string());
+        insta::assert_snapshot!("events_as_lines", lines.collect::<Vec<_>>().join("\n"));
+        let proposal = json::Proposal::from(&triggers::tests::example());
+        insta::assert_snapshot!("a_proposal", serde_json::to_string_pretty(&proposal).unwrap());
+        let trigger = json::Trigger::from(&triggers::tests::views()[1]);
+        insta::assert_snapshot!("a_trigger", serde_json::to_string_pretty(&trigger).unwrap());
     }
 
     #[test]

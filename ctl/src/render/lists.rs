@@ -195,7 +195,8 @@ fn proposed(view: &View, row: &v1::Proposal) -> [Cell; 7] {
         clean(&row.operation).into(),
         format!("{}?", words::kind(row.kind)).into(),
         format!("→ {}", or_dash(&row.to_release)).into(),
-        or_dash(&row.by).into(),
+        // Which one it was, `ctl proposals` says.
+        or_dash(row.by.split(' ').next().unwrap_or_default()).into(),
         styled(WARN, format!("proposed, {}", triggers::decided(view, row))),
         "".into(),
     ]

@@ -217,9 +217,14 @@ fn way_back(fleet: &v1::GetFleetResponse) -> String {
 
 fn next(fleet: &v1::GetFleetResponse, canary: Option<&canary::Now<'_>>, ctl: &str) -> String {
     let name = quote(&fleet.fleet);
-    if canary.is_some() {
-        let (status, abort) = ("canary status", "canary abort");
-        return format!("Next:  {ctl} {status} --fleet {name} | {ctl} {abort} --fleet {name}\n");
+    if let Some(canary) = canary {
+        let first = match (canary.canary.waits(), canary.stands()) {
+            (v1::CanaryWaits::Resume, _) => "resume",
+            (v1::CanaryWaits::Person, _) => "promote",
+            (_, _) => "status",
+        };
+        let command = |verb: &str| format!("{ctl} canary {verb} --fleet {name}");
+        return format!("Next:  {} | {}\n", command(first), command("abort"));
     }
     let waits = |row: &&v1::Proposal| row.state() == v1::ProposalState::Waiting;
     if let Some(row) = fleet.proposals.iter().find(waits) {

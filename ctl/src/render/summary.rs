@@ -182,6 +182,9 @@ impl Told<'_> {
             "" => format!("{id} did not succeed; everything was put back"),
             "judge" => format!("{id}: the judge took {to} back; everything is as it was"),
             "lastgood" => format!("{id}: {to} was taken back by itself; everything is as it was"),
+            by if words::by_itself(by) => {
+                format!("{id}: {} took {to} back; everything is as it was", clean(by))
+            }
             by => format!("{id} was aborted by {}; everything was put back", clean(by)),
         }
     }

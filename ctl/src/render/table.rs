@@ -58,6 +58,9 @@ impl Table {
         if self.rows.is_empty() {
             return String::new();
         }
+        if let Some(empty) = self.empty() {
+            return self.without(empty).render(view);
+        }
         let widths = self.widths(view.width.saturating_sub(INDENT));
         let head = self.head.iter().map(|text| styled(DIM, *text)).collect::<Vec<_>>();
         let mut text = String::new();
@@ -65,6 +68,24 @@ impl Table {
             text += &lines(row, &widths);
         }
         text
+    }
+
+    /// A column without a head and without a text.
+    fn empty(&self) -> Option<usize> {
+        let empty = |column: &usize| {
+            self.head[*column].is_empty()
+                && self.rows.iter().all(|row| row[*column].text.is_empty())
+        };
+        (0..self.head.len()).find(empty)
+    }
+
+    fn without(&self, column: usize) -> Self {
+        let mut table = self.clone();
+        table.head.remove(column);
+        for row in &mut table.rows {
+            row.remove(column);
+        }
+        table
     }
 
     /// As wide as the longest cell; where that is too much, the widest is taken from, until it fits.

@@ -158,6 +158,7 @@ pub(super) fn decided(view: &View, row: &v1::Proposal) -> String {
         )
         | Err(_) => {
             let by = match row.decided_by.as_str() {
+                _ if row.state() == v1::ProposalState::Expired => String::new(),
                 "" => String::new(),
                 by => format!(" by {}", clean(by)),
             };

@@ -179,6 +179,12 @@ pub fn verdict(verdict: v1::Verdict) -> &'static str {
     }
 }
 
+/// Whether nobody did it: the name of a person is one word, and none of these.
+pub fn by_itself(by: &str) -> bool {
+    let rule = by.starts_with("trigger ") || by.starts_with("alert ");
+    matches!(by, "judge" | "lastgood") || rule
+}
+
 /// `good`, `bad`, `unproven`.
 pub fn standing(standing: i32) -> String {
     let word = match v1::Standing::try_from(standing) {

@@ -207,6 +207,8 @@ impl Layout {
             map.insert("hosts".to_owned(), json!(["blue", "green", "canary"]));
             map.insert("ready_within".to_owned(), json!("20s"));
             map.insert("stable_for".to_owned(), json!("1s"));
+            let samples = json!({ "every": "100ms", "checks": [USED] });
+            map.insert("samples".to_owned(), samples);
             map.insert("overrides".to_owned(), Value::Object(overrides));
         }
         json!({
@@ -295,7 +297,6 @@ impl Layout {
             "timeout": "2s",
         }));
         json!({
-            "samples": { "every": "100ms", "checks": [USED] },
             "files": [
                 { "tree": tree, "keep": ["uploads", "logs"] },
                 { "file": tree.join(".env.production"), "secret": true,

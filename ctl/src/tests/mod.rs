@@ -1,5 +1,6 @@
 //! Whole commands against a coordinator that keeps to a script, over real mutual TLS.
 
+mod canary;
 mod fake;
 mod forward;
 
@@ -438,6 +439,7 @@ async fn every_command_that_asks_the_coordinator_has_a_document() {
         "snapshot list",
         "snapshot verify v1",
         "release mark v1 bad --reason x",
+        "proposals",
         "agent list",
         "agent token create --host crm-g1 --ttl 15m",
         "agent revoke --host crm-g1 --reason x",

@@ -36,7 +36,14 @@ impl Judge {
             return Some(format!("{side}: {gap}, {}", when(*since)));
         }
         let stale = |newest| later(now, newest) > self.stale_after_ms;
+        let ahead = |newest| later(newest, now) > self.stale_after_ms;
         match (seen.newest, seen.newest_request) {
+            (Some(newest), _) if ahead(newest) => {
+                let (newest, now) = (clock(newest), clock(now));
+                Some(format!(
+                    "{side}: the newest sample is of {newest}, and it is {now}: the clock went back"
+                ))
+            }
             (None, _) => Some(format!("{side}: no sample yet, {}", when(self.since))),
             (Some(newest), _) if stale(newest) => {
                 Some(format!("{side}: no sample {}", when(newest)))

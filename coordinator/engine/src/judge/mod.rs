@@ -8,9 +8,9 @@
 //! ```
 //!
 //! It can be asked at every moment, and its error level holds over all of them: see `bet` for the method and its
-//! sources, `check` for what is compared, and `docs/judge.md` for how to read it.
+//! sources, `check` for what is compared, and `deploy/judge.md` for how to read it.
 //!
-//! Invariant: no clock. Times are arguments; whoever calls counts them from a clock that does not jump.
+//! Invariant: no clock. Times are arguments; one that jumps makes the judge hold, and proves nothing.
 //! Invariant: only "the canary is worse" fails; missing, stale or few samples hold.
 //! Invariant: a fail that was proven stays one.
 //! Invariant: counts that have no counterpart in time are not compared.

@@ -5,13 +5,15 @@
 //!                                                                        └▶ notice: one sentence for people
 //! ```
 //!
-//! Invariant: no clock, no I/O. Times are arguments; whoever calls counts them from a clock that does not jump.
+//! Invariant: no clock, no I/O. Times are arguments; one that jumps lengthens a breach by a minute at most.
 //! Invariant: missing data neither begins nor ends a breach.
 //! Invariant: only [`response`] lets a rollback begin by itself, and only where nothing speaks against it.
 
 mod breach;
 mod notice;
 mod response;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use serde::{Deserialize, Serialize};
@@ -68,13 +70,14 @@ pub enum Then {
 impl Trigger {
     /// When it fires, in the words of the fleet file: `error_rate > 0.1 for 30s`.
     pub fn rule(&self) -> String {
-        let what = match &self.source {
-            TriggerSource::Check(check) => format!("check {check} "),
-            TriggerSource::Alert(alert) => format!("alert {alert} "),
-            TriggerSource::Probes | TriggerSource::Prometheus { .. } => String::new(),
-        };
         let seconds = self.for_ms as f64 / 1000.0;
-        format!("{what}{} for {seconds}s", self.breach)
+        match &self.source {
+            TriggerSource::Check(check) => format!("check {check} fails for {seconds}s"),
+            TriggerSource::Alert(alert) => format!("alert {alert} is posted for {seconds}s"),
+            TriggerSource::Probes | TriggerSource::Prometheus { .. } => {
+                format!("{} for {seconds}s", self.breach)
+            }
+        }
     }
 }
 

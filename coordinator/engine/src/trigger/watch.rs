@@ -18,6 +18,9 @@ use crate::{
     time::Timestamp,
 };
 
+/// More than this between two readings is not counted: nobody looked, or the clock jumped.
+const LOOK_AT_MOST_MS: u64 = 60_000;
+
 /// What a source said at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reading {
@@ -83,6 +86,8 @@ pub struct Watch {
     breach: Option<Bad>,
     fired: bool,
     detail: String,
+    /// The newest reading.
+    newest: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -95,9 +100,10 @@ struct Armed {
 #[derive(Clone, Copy, Debug)]
 struct Bad {
     since: Timestamp,
-    /// For how long of it nothing was measured, and since when nothing is.
+    lasted_ms: u64,
+    /// For how long of it nothing was measured, and whether nothing is now.
     blind_ms: u64,
-    blind_since: Option<Timestamp>,
+    blind: bool,
 }
 
 /// What a reading comes to.
@@ -118,6 +124,7 @@ impl Watch {
             breach: None,
             fired: false,
             detail: "nothing was deployed that it could take back".to_owned(),
+            newest: None,
         }
     }
 
@@ -160,6 +167,7 @@ impl Watch {
         held: Option<&str>,
     ) -> Option<Fired> {
         let at = fleet.at;
+        let passed = self.newest.replace(at).map_or(0, |newest| later(at, newest));
         let armed = self.armed?;
         if armed.until.is_some_and(|until| at >= until) {
             self.disarm(at, "the time for which it was armed is over");
@@ -169,6 +177,13 @@ impl Watch {
             self.forget();
             self.enter(TriggerStands::Held, at, held.to_owned());
             return None;
+        }
+        if let Some(bad) = &mut self.breach {
+            let passed = passed.min(LOOK_AT_MOST_MS);
+            bad.lasted_ms = bad.lasted_ms.saturating_add(passed);
+            if bad.blind {
+                bad.blind_ms = bad.blind_ms.saturating_add(passed);
+            }
         }
         match self.seen(fleet, control) {
             Seen::Missing(why) => self.missing(at, &why),
@@ -209,7 +224,7 @@ impl Watch {
     fn missing(&mut self, at: Timestamp, why: &str) {
         match &mut self.breach {
             Some(bad) => {
-                bad.blind_since.get_or_insert(at);
+                bad.blind = true;
                 let stands = self.stands_breached();
                 self.enter(stands, at, format!("no data ({why}); breached before it"));
             }
@@ -228,12 +243,11 @@ impl Watch {
         bound: f64,
     ) -> Option<Fired> {
         let at = fleet.at;
-        let bad = self.breach.get_or_insert(Bad { since: at, blind_ms: 0, blind_since: None });
-        if let Some(since) = bad.blind_since.take() {
-            bad.blind_ms = bad.blind_ms.saturating_add(later(at, since));
-        }
+        let begun = Bad { since: at, lasted_ms: 0, blind_ms: 0, blind: false };
+        let bad = self.breach.get_or_insert(begun);
+        bad.blind = false;
         let bad = *bad;
-        let lasted = later(at, bad.since);
+        let lasted = bad.lasted_ms;
         let fires = !self.fired && lasted >= self.trigger.for_ms;
         self.fired |= fires;
         let blind = match bad.blind_ms {

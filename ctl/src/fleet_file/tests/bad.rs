@@ -9,10 +9,11 @@ app: shop
 hosts:
   blue: [web-1, web-2]
   green: [web-3]
+  canary: [web-4]
   edge: [lb-1]
 components:
   shop:
-    hosts: [blue]
+    hosts: [blue, canary]
     files:
       - { tree: /srv/shop, keep: [uploads] }
       - { file: /srv/shop/.env, secret: true, require: [DB_URL] }
@@ -105,12 +106,12 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("names that cannot be", "blue: [web-1, web-2]", "blue: [web-1, web-2, Web_3]"),
     (
         "no host",
-        "  blue: [web-1, web-2]\n  green: [web-3]\n  edge: [lb-1]",
+        "  blue: [web-1, web-2]\n  green: [web-3]\n  canary: [web-4]\n  edge: [lb-1]",
         "  blue: []\n  edge: []",
     ),
-    ("a group that is not known", "hosts: [blue]", "hosts: [bleu]"),
+    ("a group that is not known", "hosts: [blue, canary]", "hosts: [bleu, canary]"),
     ("a need that is not known", "needs: [shop]", "needs: [shopp]"),
-    ("a circle of two", "hosts: [blue]", "hosts: [blue]\n    needs: [proxy]"),
+    ("a circle of two", "hosts: [blue, canary]", "hosts: [blue, canary]\n    needs: [proxy]"),
     ("a component that needs itself", "needs: [shop]", "needs: [proxy]"),
     (
         "two services of one name",
@@ -177,6 +178,60 @@ const EDITS: &[(&str, &str, &str)] = &[
         "needs: [shop]",
         "needs: [shop]\n    stable_for: 30s\n    lease: { for: 5s }",
     ),
+    (
+        "samples of a check that is not there",
+        "needs: [shop]",
+        "needs: [shop]\n    samples: { checks: [up] }",
+    ),
+    (
+        "samples that one host lacks",
+        "    overrides:",
+        "    samples: { checks: [health] }\n    overrides:",
+    ),
+    ("a canary of nobody", "canary: { steps", "canary: { group: cannary, steps"),
+    ("a canary without hosts", "canary: [web-4]", "canary: []"),
+    ("a canary that is a slot", "canary: { steps", "canary: { group: green, steps"),
+    ("a canary of proxies", "canary: { steps", "canary: { group: edge, steps"),
+    ("a canary without the app", "hosts: [blue, canary]", "hosts: [blue]"),
+    (
+        "a canary without traffic",
+        "traffic:\n  through: { nginx: { hosts: edge, include: /etc/nginx/up.conf } }\n  ports: { web: 80 }\n  slots: [blue, green]\n",
+        "",
+    ),
+    ("a canary without steps", "[{ weight: 5, hold: 10m }, { weight: 50 }]", "[]"),
+    (
+        "a canary of the whole fleet",
+        "[{ weight: 5, hold: 10m }, { weight: 50 }]",
+        "[{ weight: 100 }]",
+    ),
+    ("a hold where nothing is left", "{ weight: 50 }", "{ weight: 100, hold: ask }"),
+    ("a hold that is no time", "hold: 10m", "hold: forever"),
+    (
+        "numbers that judge nothing",
+        "canary: { steps",
+        "canary: { compare: [], latency_ratio: 0.5, false_alarm: 0.5, min_requests: 0, stale_after: 0s, wait_at_most: 0s, steps",
+    ),
+    (
+        "a share of more than all",
+        "canary: { steps",
+        "canary: { errors_at_most: 5, compare: [p95, p95], steps",
+    ),
+    ("a measure that is not known", "canary: { steps", "canary: { compare: [p90], steps"),
+    (
+        "a source of counts that is not known",
+        "canary: { steps",
+        "canary: { source: prometheus, steps",
+    ),
+    (
+        "counters without all they need",
+        "canary: { steps",
+        "canary: { source: { prometheus: \"http://prom:9090\", requests: 'r' }, steps",
+    ),
+    (
+        "counters of all hosts alike",
+        "canary: { steps",
+        "canary: { source: { prometheus: prom, requests: 'sum(r)', errors: 'sum(e{host=~\"$side\"})' }, steps",
+    ),
     ("a canary that falls", "weight: 50 }", "weight: 3 }"),
     ("a canary of too much", "weight: 50 }", "weight: 101 }"),
     ("slots that are not groups", "slots: [blue, green]", "slots: [blue, red]"),
@@ -201,6 +256,17 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("no known proxy", "{ nginx: {", "{ envoy: {"),
     ("a component called like a step", "  shop:\n    hosts", "  traffic:\n    hosts"),
     ("a breach of no form", "error_rate > 0.1", "too many errors"),
+    ("a metric that is not measured", "error_rate > 0.1", "eror_rate > 0.1"),
+    ("a metric with nothing like it", "error_rate > 0.1", "cpu > 0.1"),
+    ("a share in percent", "error_rate > 0.1", "error_rate > 10"),
+    ("a latency below nothing", "error_rate > 0.1", "p95 > -1"),
+    ("a trigger without its time", "for: 30s, severity: high", "severity: high"),
+    (
+        "an alert with what its own rule says",
+        "source: probes, breach: \"error_rate > 0.1\"",
+        "source: { alert: HighErrors }, min_requests: 5, breach: \"> 1\"",
+    ),
+    ("two sources", "source: probes", "source: { alert: HighErrors, check: health }"),
     (
         "a trigger on a check that is not there",
         "source: probes, breach: \"error_rate > 0.1\"",
@@ -212,7 +278,7 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("a soak that outlasts the whole", "deadline: 5m", "deadline: 5m\n  soak: 10m"),
     (
         "many things at once",
-        "  edge: [lb-1]\ncomponents:\n  shop:\n    hosts: [blue]",
+        "  edge: [lb-1]\ncomponents:\n  shop:\n    hosts: [blue, canary]",
         "  edge: [lb-1, web-1]\ncomponents:\n  shop:\n    hosts: [bleu]\n    needs: [crm]\n    ready_within: 0s",
     ),
 ];

@@ -13,7 +13,7 @@ fn good(second: i64, requests: u64, rows: &[(Option<u64>, u64)]) -> Sample {
 #[test]
 fn each_reason_is_named_with_its_side_and_since_when() {
     let fine = || after(&only_errors(), 30, (10, 0), (100, 0));
-    let cases: [(&str, Judge, i64, &str); 9] = [
+    let cases: [(&str, Judge, i64, &str); 10] = [
         (
             "nothing yet",
             Judge::new(&only_errors(), at(0)),
@@ -27,6 +27,13 @@ fn each_reason_is_named_with_its_side_and_since_when() {
             45,
             "canary: no sample since 16:00:30 UTC (15 s); \
              baseline: no sample since 16:00:30 UTC (15 s)",
+        ),
+        (
+            "a clock that went back",
+            fine(),
+            -3570,
+            "canary: the newest sample is of 16:00:30 UTC, and it is 15:00:30 UTC: the clock went back; \
+             baseline: the newest sample is of 16:00:30 UTC, and it is 15:00:30 UTC: the clock went back",
         ),
         (
             "no answer",

@@ -160,6 +160,49 @@ proptest! {
     }
 }
 
+/// What the evidence is on average after one more block.
+fn mean_after(bet: &Bet, all: (u64, u64), rates: (f64, f64)) -> f64 {
+    let mut mean = 0.0;
+    for (bad, chance) in binomial(all.0, rates.0).into_iter().enumerate() {
+        for (worse, other) in binomial(all.1, rates.1).into_iter().enumerate() {
+            let canary = Tally { bad: bad as u64, all: all.0 };
+            let baseline = Tally { bad: worse as u64, all: all.1 };
+            let mut bet = bet.clone();
+            bet.block(100_000, canary, baseline);
+            mean += chance * other * bet.evidence();
+        }
+    }
+    mean
+}
+
+proptest! {
+    /// Whatever was seen before, evidence does not grow on average where the canary is no worse: so no block is bet on by
+    /// what was counted in it, and moving the reserve into the bets wins nothing.
+    #[test]
+    fn evidence_does_not_grow_by_itself(
+        history in prop::collection::vec((0_u64..6, 0_u64..6, 0_u64..6, 0_u64..6), 0..4),
+        n in 0_u64..9,
+        m in 0_u64..9,
+        q in 0.0..1.0_f64,
+        bound in 0.001..0.9_f64,
+    ) {
+        for allowed in [Allowed::Baseline { margin: 0.0 }, Allowed::Bound(bound)] {
+            let mut bet = Bet::new(allowed, 0.01);
+            for (age, (bad, good, worse, better)) in history.iter().enumerate() {
+                let canary = Tally { bad: *bad, all: bad + good };
+                bet.block(age as u64 * 1000, canary, Tally { bad: *worse, all: worse + better });
+            }
+            let p = match allowed {
+                Allowed::Baseline { .. } => q,
+                Allowed::Bound(bound) if m == 0 => bound,
+                Allowed::Bound(bound) => q.max(bound),
+            };
+            let (before, after) = (bet.evidence(), mean_after(&bet, (n, m), (p, q)));
+            prop_assert!(after <= before * (1.0 + 1e-9), "{allowed:?}: {before} grows to {after}");
+        }
+    }
+}
+
 #[test]
 fn samples_of_another_weight_are_left_out() {
     let mut judge = Judge::new(&Analysis::default(), at(10));

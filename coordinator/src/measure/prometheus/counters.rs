@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A server has what it scraped last, which may be from before this reader began. So what grows first is left out: only
-//! from then on it is certain that all of it is new.
+//! from then on it is certain that all of it is new. What a scrape has found is there a little later than its own time: of
+//! one moment, errors may be known whose requests are not. They are counted with their requests, at the next look.
 //!
 //! Invariant: all three are of one moment of the server's clock; an interval begins where the one before ended.
 //! Invariant: a counter that went back gives no sample, and that is said.
@@ -112,7 +113,11 @@ impl CountersReader {
                 }
                 Ok(None)
             }
-            Last::New(last) => now.since(&last).map(Some).map_err(gap),
+            Last::New(last) => {
+                let sample = now.since(&last).map_err(gap)?;
+                self.last = Last::New(counted(&last, now, &sample));
+                Ok(Some(sample))
+            }
         }
     }
 
@@ -171,6 +176,13 @@ pub(super) fn for_side(query: &str, hosts: &[HostName]) -> String {
     // A name is of a-z, 0-9, `.` and `-`. Only the dot means something there; in brackets it needs no backslash.
     let names = hosts.iter().map(|host| host.as_str().replace('.', "[.]"));
     query.replace(SIDE, &names.collect::<Vec<_>>().join("|"))
+}
+
+/// What the next look begins at: errors without their requests are not counted yet.
+fn counted(last: &Counters, now: Counters, sample: &Sample) -> Counters {
+    let ahead = now.errors - last.errors > sample.requests() as f64;
+    let errors = if ahead { last.errors + sample.bad as f64 } else { now.errors };
+    Counters { errors, ..now }
 }
 
 fn is_same(one: &Counters, other: &Counters) -> bool {

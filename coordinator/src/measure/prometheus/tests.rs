@@ -322,6 +322,12 @@ async fn counters_become_disjoint_samples_of_what_is_certainly_new() {
     assert_eq!(second.from, first.to, "it begins where the one before ended");
     let quiet = reader.read().await.unwrap().unwrap();
     assert_eq!((quiet.requests(), quiet.from), (0, second.to));
+    // Errors that are known before their requests are counted with them.
+    count(1120, Some(8), 1005);
+    assert_eq!(reader.read().await.unwrap().unwrap().requests(), 0);
+    count(1130, Some(8), 1010);
+    let late = reader.read().await.unwrap().unwrap();
+    assert_eq!((late.good, late.bad), (5, 5));
     // All of one look are of one moment of the server's clock.
     let asked = server.asked.lock().unwrap();
     for look in asked.chunks(3) {

@@ -58,13 +58,15 @@ pub(crate) enum Edge {
     Plain,
     /// So many proxies that divide the traffic between the first half of the app's hosts, blue, and the second, green.
     Divides(Proxy, usize),
+    /// One proxy before three hosts: blue, green and the canary.
+    Tries(Proxy),
 }
 
 impl Edge {
     fn hosts(self) -> usize {
         match self {
             Self::No => 0,
-            Self::Plain => 1,
+            Self::Plain | Self::Tries(_) => 1,
             Self::Divides(_, hosts) => hosts,
         }
     }
@@ -105,6 +107,15 @@ pub(crate) fn eventually<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> 
 impl Fleet {
     /// Hosts with agents and the app in version v1.0.0, recorded as a good release.
     pub(crate) fn start(test: &str, wanted: Wanted) -> Self {
+        Self::start_as(test, wanted, |_, _| {})
+    }
+
+    /// The same; what only one test wants is written into its fleet file once the app's hosts have addresses.
+    pub(crate) fn start_as(
+        test: &str,
+        wanted: Wanted,
+        amend: impl FnOnce(&mut Value, &[Host]),
+    ) -> Self {
         let mut names: Vec<String> =
             (1..=wanted.hosts).map(|number| format!("{test}-{number}")).collect();
         names.extend((1..=wanted.edge.hosts()).map(|number| format!("{test}-lb{number}")));
@@ -121,8 +132,10 @@ impl Fleet {
         done(init.arg("--dir").arg(&keys));
         let coordinator = coordinator(dir.path(), &address);
         let fleet = Self { hosts, edges, coordinator, dir, address, wanted };
-        let text = fleet_file::text(wanted, &fleet.hosts, &fleet.edges);
-        fs::write(fleet.file(), text).expect("a fleet file");
+        let mut file = fleet_file::document(wanted, &fleet.hosts, &fleet.edges);
+        amend(&mut file, &fleet.hosts);
+        // JSON is YAML.
+        fs::write(fleet.file(), file.to_string()).expect("a fleet file");
         eventually("the coordinator answers", || {
             let applied = fleet.ctl(&["apply", "-f", &fleet.file()]);
             (applied.code == 0).then_some(())
@@ -151,7 +164,8 @@ impl Fleet {
 
     /// The hosts of the two sides, blue and green.
     pub(crate) fn sides(&self) -> (&[Host], &[Host]) {
-        self.hosts.split_at(self.hosts.len() / 2)
+        let half = self.hosts.len() / 2;
+        (&self.hosts[..half], &self.hosts[half..2 * half])
     }
 
     fn file(&self) -> String {
@@ -180,11 +194,11 @@ impl Fleet {
         let is_edge = self.edges.iter().any(|edge| edge.name == name);
         host.sh(&match self.wanted.edge {
             Edge::Plain if is_edge => edge::install_script(first.version, &self.hosts),
-            Edge::Divides(proxy, _) if is_edge => {
-                let (live, idle) = self.sides();
+            Edge::Divides(proxy, _) | Edge::Tries(proxy) if is_edge => {
+                let (live, idle) = self.hosts.split_at(self.sides().0.len());
                 proxy.install_script(live, idle)
             }
-            Edge::No | Edge::Plain | Edge::Divides(..) => {
+            Edge::No | Edge::Plain | Edge::Divides(..) | Edge::Tries(_) => {
                 app::install_script(first, self.wanted.runs, name)
             }
         });

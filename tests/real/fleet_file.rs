@@ -12,8 +12,7 @@ use crate::{
 /// Where releases are, on each host.
 pub(crate) const BUILDS: &str = "/srv/builds";
 
-/// The file's text; JSON is YAML.
-pub(crate) fn text(wanted: Wanted, app: &[Host], edges: &[Host]) -> String {
+pub(crate) fn document(wanted: Wanted, app: &[Host], edges: &[Host]) -> Value {
     let names = |hosts: &[Host]| hosts.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
     let mut file = json!({
         "version": 1,
@@ -37,17 +36,23 @@ pub(crate) fn text(wanted: Wanted, app: &[Host], edges: &[Host]) -> String {
             file["hosts"]["edge"] = json!(names(edges));
             file["components"]["proxy"] = proxy(wanted);
         }
-        Edge::Divides(proxy, _) => {
-            let (blue, green) = app.split_at(app.len() / 2);
+        Edge::Divides(proxy, _) | Edge::Tries(proxy) => {
+            let half = app.len() / 2;
+            let (blue, rest) = app.split_at(half);
+            let (green, canary) = rest.split_at(half);
             file["hosts"] =
                 json!({ "blue": names(blue), "green": names(green), "edge": names(edges) });
             file["components"]["crm"]["hosts"] = json!(["blue", "green"]);
+            if !canary.is_empty() {
+                file["hosts"]["canary"] = json!(names(canary));
+                file["components"]["crm"]["hosts"] = json!(["blue", "green", "canary"]);
+            }
             file["traffic"] = proxy.traffic(app);
             file["sources"] = json!({ "builds": { "directory": BUILDS } });
             file["rollback"]["budget"] = json!({ "failed": 1, "unknown": 1, "out": "50%" });
         }
     }
-    file.to_string()
+    file
 }
 
 fn crm(wanted: Wanted) -> Value {

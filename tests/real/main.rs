@@ -7,6 +7,7 @@
 //! But for `prometheus`, each test boots hosts of its own and leaves none; by hand: `cargo test -p tests --test real -- --ignored NAME`.
 
 mod app;
+mod canary;
 mod edge;
 mod faults;
 mod fleet;
@@ -18,6 +19,7 @@ mod process;
 mod prometheus;
 mod proxies;
 mod refused;
+mod scraper;
 mod stepper;
 mod systemd;
 mod traffic;

@@ -7,10 +7,7 @@
 //! It needs no host of its own, but the program of Debian's package `prometheus`.
 
 use std::{
-    fs,
-    io::{BufRead as _, BufReader},
     net::SocketAddr,
-    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -29,7 +26,8 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-const PROGRAM: &str = "/usr/bin/prometheus";
+use crate::scraper::Scraper;
+
 const REQUESTS: &str = "sum(requests_total{host=~\"$side\"})";
 const ERRORS: &str = "sum(errors_total{host=~\"$side\"})";
 const LATENCY: &str = "sum by (le) (seconds_bucket{host=~\"$side\"})";
@@ -103,77 +101,27 @@ fn metrics(counted: Counted) -> String {
     text
 }
 
-/// A Prometheus of the test's own. It ends when this is dropped.
-struct Server {
-    child: Child,
-    url: String,
-    _data: tempfile::TempDir,
-}
-
-impl Server {
-    fn start(app: SocketAddr) -> Self {
-        let data = tempfile::tempdir().expect("a directory");
-        let config = data.path().join("prometheus.yml");
-        let text = format!(
-            "global: {{ scrape_interval: 1s, scrape_timeout: 1s }}\nscrape_configs:\n  - job_name: app\n    \
-             static_configs: [{{ targets: [\"{app}\"] }}]\n"
-        );
-        fs::write(&config, text).expect("a file");
-        let mut child = Command::new(PROGRAM)
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", data.path().join("data").display()))
-            .arg("--web.listen-address=127.0.0.1:0")
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("Prometheus starts");
-        let log = child.stderr.take().expect("it is piped");
-        let mut lines = BufReader::new(log).lines().map_while(Result::ok);
-        let on = lines.find_map(|line| {
-            let (_, address) = line.split_once("msg=\"Listening on\" address=")?;
-            Some(address.trim().to_owned())
-        });
-        // It must not wait for somebody who reads its log.
-        std::thread::spawn(move || lines.for_each(drop));
-        let url = format!("http://{}", on.expect("it says where it listens"));
-        Self { child, url, _data: data }
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().expect("it is ours");
-        self.child.wait().expect("it is ours");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have been killed before.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
 fn free_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
 /// Once the app was scraped with so many requests.
-async fn scraped(server: &Server, requests: u64) {
-    let has = async || number(&server.url, "sum(requests_total)").await.ok();
+async fn scraped(server: &Scraper, requests: u64) {
+    let has = async || number(&server.url(), "sum(requests_total)").await.ok();
     eventually("a scrape", || async { has().await.filter(|found| *found == requests as f64) })
         .await;
 }
 
-fn queries(server: &Server) -> v1::PrometheusCounters {
+fn queries(server: &Scraper) -> v1::PrometheusCounters {
     v1::PrometheusCounters {
-        url: server.url.clone(),
+        url: server.url(),
         requests: REQUESTS.to_owned(),
         errors: ERRORS.to_owned(),
         latency: LATENCY.to_owned(),
     }
 }
 
-fn reader(server: &Server) -> CountersReader {
+fn reader(server: &Scraper) -> CountersReader {
     let v1::PrometheusCounters { url, requests, errors, latency } = queries(server);
     let queries = Counters { url, requests, errors, latency: Some(latency) };
     let hosts = ["web-1.ace", "web-2.ace"].map(|name| HostName::new(name).expect("a name"));
@@ -184,10 +132,10 @@ fn reader(server: &Server) -> CountersReader {
 #[ignore = "needs Prometheus"]
 async fn prometheus_answers_and_its_troubles_are_told_in_its_own_words() {
     let app = App::start(free_address(), Counted { requests: 100, errors: 0 }).await;
-    let mut server = Server::start(app.address);
+    let mut server = Scraper::start(&[(app.address, None)]);
     scraped(&server, 100).await;
 
-    let fault = async |query: &str| number(&server.url, query).await.expect_err("no number").fault;
+    let fault = async |query: &str| number(&server.url(), query).await.expect_err("no number").fault;
     match fault("sum(").await {
         Fault::Refused { kind, words } => {
             assert_eq!(kind, "bad_data");
@@ -203,14 +151,14 @@ async fn prometheus_answers_and_its_troubles_are_told_in_its_own_words() {
     assert!(matches!(fault("\"words\"").await, Fault::Kind { .. }));
     // Its own pages, and an app that is none.
     let ours = format!("http://{}", app.address);
-    let error = number(&format!("{}/graph", server.url), "1").await.expect_err("its own page");
+    let error = number(&format!("{}/graph", server.url()), "1").await.expect_err("its own page");
     assert!(matches!(error.fault, Fault::NotPrometheus { .. }), "{error}");
     let error = number(&ours, "1").await.expect_err("no Prometheus");
     assert!(matches!(error.fault, Fault::NotPrometheus { .. }), "{error}");
 
     app.count(200, 0);
     scraped(&server, 200).await;
-    let prometheus = Prometheus::new(&server.url).expect("an address");
+    let prometheus = Prometheus::new(&server.url()).expect("an address");
     let now = wall().0;
     let span = (Timestamp(now - 60_000), Timestamp(now));
     let step = Duration::from_secs(1);
@@ -223,9 +171,9 @@ async fn prometheus_answers_and_its_troubles_are_told_in_its_own_words() {
     assert_eq!(none.expect_err("no data").fault, Fault::NoData);
 
     server.kill();
-    let error = number(&server.url, "sum(requests_total)").await.expect_err("it is dead");
+    let error = number(&server.url(), "sum(requests_total)").await.expect_err("it is dead");
     let expected =
-        format!("Prometheus at {}: it cannot be reached: connection refused", server.url);
+        format!("Prometheus at {}: it cannot be reached: connection refused", server.url());
     assert_eq!(error.to_string(), expected);
 }
 
@@ -246,7 +194,7 @@ async fn next(reader: &mut CountersReader) -> Result<Sample, PrometheusError> {
 #[ignore = "needs Prometheus"]
 async fn prometheus_counters_become_samples_and_a_restart_is_no_sample() {
     let app = App::start(free_address(), Counted { requests: 100, errors: 0 }).await;
-    let server = Server::start(app.address);
+    let server = Scraper::start(&[(app.address, None)]);
     scraped(&server, 100).await;
     let mut reader = reader(&server);
     assert_eq!(reader.read().await, Ok(None));
@@ -287,12 +235,12 @@ async fn prometheus_counters_become_samples_and_a_restart_is_no_sample() {
 }
 
 /// Why the app's counter is not there.
-async fn reader_fault(server: &Server) -> Option<Fault> {
-    number(&server.url, "sum(requests_total)").await.err().map(|error| error.fault)
+async fn reader_fault(server: &Scraper) -> Option<Fault> {
+    number(&server.url(), "sum(requests_total)").await.err().map(|error| error.fault)
 }
 
 /// A fleet whose canary's requests this server counts.
-fn fleet(server: &Server) -> engine::Fleet {
+fn fleet(server: &Scraper) -> engine::Fleet {
     let hosts = vec!["web-1.ace".to_owned()];
     let source = v1::metric_source::Source::Prometheus(queries(server));
     let control = v1::FleetControl {

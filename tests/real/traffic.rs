@@ -23,7 +23,7 @@ use crate::{
     proxies::{Proxy, front},
 };
 
-const GOOD: &str = "v1.0.0";
+pub(crate) const GOOD: &str = "v1.0.0";
 const NEXT: &str = "v2.0.0";
 const KEPT: usize = 50;
 /// Answers of one version in a row after which users are said to have it.
@@ -46,7 +46,7 @@ fn haproxy_deploy_switch_and_rollback_under_load() {
 fn a_rolling_deploy_drains_each_host_and_nobody_notices() {
     for (test, proxy) in [("rnginx", Proxy::Nginx), ("rhaproxy", Proxy::Haproxy)] {
         let fleet = divided(test, proxy, 1);
-        create_release(&fleet, NEXT);
+        create_release(&fleet, NEXT, None);
         let load = Load::start(users(fleet.edge()));
         users_get(&load, GOOD, fleet.sides().0);
         assert_done(&fleet.ctl(&confirmed(&[
@@ -93,7 +93,7 @@ fn p07_where_one_edge_of_two_refuses_no_edge_moves() {
 fn deploy_switch_and_rollback(test: &str, proxy: Proxy) {
     let fleet = divided(test, proxy, 1);
     let (blue, green) = fleet.sides();
-    create_release(&fleet, NEXT);
+    create_release(&fleet, NEXT, None);
     let load = Load::start(users(fleet.edge()));
     users_get(&load, GOOD, blue);
     assert_done(&fleet.ctl(&confirmed(&["deploy", "--release", NEXT, "--strategy", "blue-green"])));
@@ -130,22 +130,23 @@ fn divided(test: &str, proxy: Proxy, edges: usize) -> Fleet {
     fleet
 }
 
-fn confirmed<'a>(command: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn confirmed<'a>(command: &[&'a str]) -> Vec<&'a str> {
     [command, &["--fleet", "prod", "--confirm", "prod"]].concat()
 }
 
-fn assert_done(told: &Told) {
+pub(crate) fn assert_done(told: &Told) {
     assert_eq!(told.code, 0, "{told:?}");
 }
 
 /// Builds a release here, brings it to every host of the app, and makes it known.
-fn create_release(fleet: &Fleet, version: &str) {
+pub(crate) fn create_release(fleet: &Fleet, version: &str, fault: Option<&str>) {
     let built = tempfile::tempdir().expect("a temporary directory");
     let (tree, name) = (built.path().join("tree"), format!("ace-crm-{version}.tar.gz"));
     let archive = built.path().join(&name);
     run(Command::new(env!("CARGO_BIN_EXE_ace-crm"))
         .args(["release".as_ref(), tree.as_os_str()])
-        .args([version, "--files", "200"]));
+        .args([version, "--files", "200"])
+        .args(fault.map(|fault| format!("--fault={fault}"))));
     // Its files belong to whom the app runs as: www-data.
     run(Command::new("tar")
         .args(["--sort=name", "--owner=33", "--group=33", "--numeric-owner", "-C"])
@@ -179,13 +180,13 @@ fn run(command: &mut Command) -> String {
 }
 
 /// Users of an edge.
-fn users(edge: &Host) -> Plan {
+pub(crate) fn users(edge: &Host) -> Plan {
     let [version_at, host_at] = ["x-ace-version", "x-ace-host"].map(str::to_owned);
     Plan { version_at, host_at, kept: KEPT, ..Plan::usual(front(edge)) }
 }
 
 /// Waits until users get this version from all of these hosts, and nothing else.
-fn users_get(load: &Load, version: &str, hosts: &[Host]) {
+pub(crate) fn users_get(load: &Load, version: &str, hosts: &[Host]) {
     let of = |report: &Report| {
         let version = report.versions.get(version).map_or(0, |seen| seen.count);
         let hosts = hosts.iter().map(|host| report.hosts.get(&host.name).copied().unwrap_or(0));
@@ -210,7 +211,7 @@ fn users_get(load: &Load, version: &str, hosts: &[Host]) {
 
 /// What the manual procedure cannot do. nginx closes what is idle at each reload: one in ten may have had a request on
 /// its way just then.
-fn assert_nobody_noticed(proxy: Proxy, report: &Report, reloads: usize) {
+pub(crate) fn assert_nobody_noticed(proxy: Proxy, report: &Report, reloads: usize) {
     assert_eq!(report.fresh.count(), 0, "{proxy:?}: {report:#?}");
     assert_eq!(report.kept.count(), 0, "{proxy:?}: {report:#?}");
     let resets = match proxy {

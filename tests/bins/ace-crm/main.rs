@@ -10,6 +10,7 @@
 
 #![expect(clippy::print_stderr, reason = "a small program whose log is its service manager's")]
 
+mod metrics;
 mod serve;
 mod tree;
 

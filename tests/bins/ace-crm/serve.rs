@@ -4,6 +4,7 @@
 //! GET  /api/health      {"status", "errorRate", "version", "service"}
 //! POST /api/auth/test   200        GET /api/users/me   200 with the bearer `test-token`, else 401
 //! GET  /api/contacts    a list     everything else     200
+//! GET  /metrics         what was counted of all of these but the health check   (metrics.rs)
 //! ```
 //!
 //! Every answer has `x-ace-version` and `x-ace-host`.
@@ -26,7 +27,10 @@ use tokio::{
     time::sleep,
 };
 
-use crate::tree::{self, Fault, Found};
+use crate::{
+    metrics::Metrics,
+    tree::{self, Fault, Found},
+};
 
 /// The span that the error rate is taken over.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -36,6 +40,8 @@ const DEGRADED_ABOVE: f64 = 0.10;
 const BROKEN: &str = "/etc/ace-crm/broken";
 /// Versions that start on this host, and are not healthy.
 const UNHEALTHY: &str = "/etc/ace-crm/unhealthy";
+/// Versions of which every fourth request fails, health checks too, for as long as they stand here.
+const FAILING: &str = "/etc/ace-crm/failing";
 const TOKEN: &str = "authorization: bearer test-token";
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
@@ -46,6 +52,7 @@ struct Service {
     found: Found,
     healthy: bool,
     answers: Mutex<Answers>,
+    metrics: Metrics,
 }
 
 #[derive(Debug, Default)]
@@ -59,17 +66,19 @@ pub(crate) fn run(dir: &Path, name: &str, listen: SocketAddr, starts: &Path) -> 
     let found = tree::read(dir);
     write_down(starts, name, &found).with_context(|| format!("writing {}", starts.display()))?;
     let found = found?;
-    let is_in = |list: &str| {
-        let list = fs::read_to_string(list).unwrap_or_default();
-        list.lines().any(|version| version == found.version)
-    };
-    anyhow::ensure!(!is_in(BROKEN), "{} does not run on this host any more", found.version);
-    let healthy = !is_in(UNHEALTHY) && found.fault != Some(Fault::Health500);
+    let broken = is_in(BROKEN, &found.version);
+    anyhow::ensure!(!broken, "{} does not run on this host any more", found.version);
+    let healthy = !is_in(UNHEALTHY, &found.version) && found.fault != Some(Fault::Health500);
     let host = fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned();
-    let service =
-        Service { name: name.to_owned(), host, found, healthy, answers: Mutex::default() };
+    let (name, answers, metrics) = (name.to_owned(), Mutex::default(), Metrics::default());
+    let service = Service { name, host, found, healthy, answers, metrics };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(Arc::new(service), dir, listen))
+}
+
+/// Whether a version stands in a list of this host.
+fn is_in(list: &str, version: &str) -> bool {
+    fs::read_to_string(list).unwrap_or_default().lines().any(|line| line == version)
 }
 
 /// One line, which a power cut does not take away.
@@ -127,7 +136,10 @@ impl Service {
         let Some(head) = head(&mut stream).await? else { return Ok(()) };
         let mut words = head.split(' ');
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let (status, body) = if path == "/api/health" {
+        let begun = Instant::now();
+        let (status, body) = if path == "/metrics" {
+            (200, self.metrics.text())
+        } else if path == "/api/health" {
             self.health()
         } else {
             match self.found.fault {
@@ -135,10 +147,13 @@ impl Service {
                 Some(Fault::Hang) => std::future::pending().await,
                 Some(_) | None => {}
             }
-            self.request(method, path, &head)
+            let answer = self.request(method, path, &head);
+            self.metrics.answered(answer.0, begun.elapsed());
+            answer
         };
+        let kind = if path == "/metrics" { "text/plain; version=0.0.4" } else { "application/json" };
         let answer = format!(
-            "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+            "HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\
              x-ace-version: {}\r\nx-ace-host: {}\r\nconnection: close\r\n\r\n{body}",
             body.len(),
             self.found.version,
@@ -166,7 +181,8 @@ impl Service {
     fn health(&self) -> (u16, String) {
         let rate = if self.found.fault == Some(Fault::Lie) { 0.0 } else { self.rate() };
         let status = if rate > DEGRADED_ABOVE { "degraded" } else { "healthy" };
-        let code = if self.healthy { 200 } else { 500 };
+        let fails = is_in(FAILING, &self.found.version) && self.fails();
+        let code = if self.healthy && !fails { 200 } else { 500 };
         let body = serde_json::json!({
             "status": status,
             "errorRate": rate,
@@ -181,6 +197,7 @@ impl Service {
         let percent = match self.found.fault {
             Some(Fault::ErrorRate) => 25,
             Some(Fault::Lie) => 30,
+            Some(_) | None if is_in(FAILING, &self.found.version) => 25,
             Some(_) | None => 0,
         };
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);

@@ -60,6 +60,18 @@ impl Sides {
         sides
     }
 
+    /// Whether users reach a host without the release; so it is taken where no edge says otherwise.
+    pub fn control_is_served(&self, fleet: &Fleet, inventory: &Inventory<'_>) -> bool {
+        let Some(traffic) = &fleet.traffic else { return !self.control.is_empty() };
+        let edges = fleet.hosts().filter(|(_, group)| **group == traffic.edge);
+        let mut edges = edges.map(|(host, _)| inventory.hosts.get(host)?.weights.as_ref());
+        edges.any(|weights| {
+            let of_control = |(host, _): &(&HostName, _)| self.control.contains(host);
+            let mut control = fleet.hosts().filter(of_control);
+            control.any(|(host, group)| weights.is_none_or(|to| to.reaches(host, group)))
+        })
+    }
+
     /// The share of the traffic, of 1, that goes to hosts with the release; none where no edge says so.
     pub fn share(&self, fleet: &Fleet, inventory: &Inventory<'_>) -> Option<f64> {
         let edge = &fleet.traffic.as_ref()?.edge;

@@ -124,6 +124,8 @@ struct Scene {
     sides: Sides,
     affected: Option<f64>,
     control: bool,
+    /// Users reach some host without the release.
+    control_is_served: bool,
     way: Way,
     busy: Option<(OperationId, OperationKind)>,
     last_automatic: Option<LastAutomatic>,
@@ -273,10 +275,16 @@ impl Triggers {
         trigger: &Trigger,
         fired: &Fired,
     ) -> Result<String, FleetsError> {
+        // Probes ask a host without users as well; all else is measured only where users are.
+        let of_users = match &trigger.source {
+            TriggerSource::Prometheus { .. } | TriggerSource::Alert(_) => true,
+            TriggerSource::Probes | TriggerSource::Check(_) => false,
+        };
         let control = match (scene.control, fired.control_as_bad) {
             (false, _) => Control::Absent,
             (true, Some(true)) => Control::AsBad,
             (true, Some(false)) => Control::Well,
+            (true, None) if of_users && !scene.control_is_served => Control::Absent,
             (true, None) => Control::Unknown("it is not measured by hosts".to_owned()),
         };
         let circumstances = Circumstances {
@@ -425,6 +433,7 @@ impl Triggers {
                 at_work: state.busy.clone().filter(|_| at_gate.is_none()),
                 affected: sides.share(control_part, &inventory),
                 control: !sides.control.is_empty(),
+                control_is_served: sides.control_is_served(control_part, &inventory),
                 sides,
                 way,
                 busy: running

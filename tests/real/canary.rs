@@ -96,9 +96,9 @@ fn a_good_release_goes_to_everybody_and_back_when_it_turns_bad() {
     assert_nobody_noticed(Proxy::Nginx, &users.go().0, 4);
 
     // Later on, at 100 %.
-    trigger(&fleet, "errors", "well");
     let users = Users::come(&fleet);
     users_get(&users.load, NEXT, green);
+    trigger(&fleet, "errors", "well");
     fail(&fleet, &[NEXT]);
     let operation = eventually("a rollback begins by itself", || {
         let history = fleet.ctl(&["history"]).json;

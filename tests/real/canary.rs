@@ -293,8 +293,9 @@ fn taken_back(went: &Went, report: &Report, began: Timestamp) -> TakenBack {
     let failed = went.of("judged").find(|line| line["ruling"]["verdict"] == "fail");
     let failed = failed.unwrap_or_else(|| panic!("{:?}", went.told));
     let at = |line: &Value| -> Timestamp { line["time"].as_str().expect("a time").parse().expect("one") };
-    let none = |line: &&Value| line["verb"] == "set_weights" && at(line) >= at(failed);
-    let none = went.of("step").filter(none).find(|line| line["state"] == "done");
+    // What the edge reads back of its proxy is a part of the step.
+    let none = |line: &&Value| line["verb"] == "set weights" && line["state"] == "undone";
+    let none = went.of("step").find(none);
     let none = none.unwrap_or_else(|| panic!("{:?}", went.told));
     let of_load = |ms: u64| began + Duration::from_millis(ms);
     let first = of_load(report.failures[0].0);

@@ -182,7 +182,7 @@ async fn what_was_proposed_begins_when_a_person_approves_even_after_a_restart() 
     fleet.client = fleet.cluster.client().await;
     fleet.cluster.connected(HOSTS.len()).await;
     let kept = fleet.proposals().await;
-    assert_eq!(kept, [proposal.clone()], "it is on record");
+    assert_eq!(kept, std::slice::from_ref(&proposal), "it is on record");
     let approve = v1::ApproveOperationRequest {
         operation: proposal.operation.clone(),
         reason: "go".to_owned(),

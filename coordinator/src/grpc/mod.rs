@@ -6,11 +6,13 @@
 //! prune             pins and pruning            status       our errors → what a person reads
 //! releases          what they are made of, where the traffic is
 //! differences       what an apply changes
+//! asks              what people ask of an operation that is begun
 //! canary            canaries, triggers, proposals
 //! watch             a watcher's stream
 //! ```
 
 pub mod agent_service;
+mod asks;
 pub mod canary;
 mod differences;
 pub mod from_proto;

@@ -328,8 +328,39 @@ async fn seen(session: &mut Session, group: &str, weight: u32) -> Result<bool, C
     }
 }
 
+/// A bare rollback while a canary runs is its abort: what was live before is what it goes back to. Nothing where none
+/// runs.
+///
+/// # Errors
+/// As the abort's.
+pub async fn going_back(session: &mut Session, detach: bool) -> Result<Option<Exit>, CtlError> {
+    let running = match running(session).await {
+        Ok(running) => running,
+        Err(CtlError::State { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let id = running.operation.id.clone();
+    if !running.operation.aborted_by.is_empty() {
+        session.out.talk(&format!("{id}, a canary, is going back already"));
+        let ran = run::watch(session, &id, running.operation.events, &mut |_| {}).await?;
+        let ended = |ended: &v1::Operation| Exit::of_restoring_abort(ended.result());
+        let exit = ran.ended().map_or(ran.exit(), ended);
+        return run::show_as(session, &ran, exit).await.map(Some);
+    }
+    session.out.talk(&format!("{id}, a canary, runs: to roll back is to abort it"));
+    taken_back(running, AbortArgs { detach }, session).await.map(Some)
+}
+
 async fn abort(args: AbortArgs, session: &mut Session) -> Result<Exit, CtlError> {
     let running = running(session).await?;
+    taken_back(running, args, session).await
+}
+
+async fn taken_back(
+    running: Running,
+    args: AbortArgs,
+    session: &mut Session,
+) -> Result<Exit, CtlError> {
     let now = running.now().ok_or(CtlError::Answer { doing: "look at the operation" })?;
     let (group, id) = (running.group(), running.operation.id.clone());
     let moves = match now.stands() {

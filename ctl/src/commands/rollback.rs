@@ -6,7 +6,10 @@ use clap::Args;
 use proto::v1;
 
 use crate::{
-    commands::planned::{self, Asked},
+    commands::{
+        canary,
+        planned::{self, Asked},
+    },
     error::CtlError,
     exit::Exit,
     run::{self, Observe, Ran},
@@ -40,6 +43,11 @@ pub struct RollbackArgs {
 /// # Errors
 /// As [`execute`].
 pub async fn run(args: &RollbackArgs, session: &mut Session) -> Result<Exit, CtlError> {
+    if is_bare(args)
+        && let Some(exit) = canary::going_back(session, args.asked.detach).await?
+    {
+        return Ok(exit);
+    }
     let ran = execute(args, session, &mut |_| {}).await?;
     run::show(session, &ran).await
 }
@@ -54,6 +62,13 @@ pub async fn execute(
     observe: Observe<'_>,
 ) -> Result<Ran, CtlError> {
     planned::execute(&args.asked, "rollback", request(args), session, observe).await
+}
+
+/// Only that it has to go back: not where to, nor which hosts, nor how it would.
+fn is_bare(args: &RollbackArgs) -> bool {
+    let RollbackArgs { to, hosts, across_migrations, in_place, undo, asked } = args;
+    let named = to.is_some() || undo.is_some() || !hosts.is_empty();
+    !named && !across_migrations && !in_place && !asked.dry_run && asked.plan.is_none()
 }
 
 fn request(args: &RollbackArgs) -> v1::create_plan_request::Request {

@@ -293,3 +293,19 @@ async fn queries_are_tried_by_the_coordinator_and_one_that_fails_is_an_invalid_f
     assert_eq!(document(&captured)["sources"][0]["ok"], false);
     assert_eq!(fake.script().applied.len(), 0, "nothing is applied");
 }
+
+#[tokio::test]
+async fn a_bare_rollback_while_a_canary_runs_is_its_abort() {
+    let fake = world(v1::OperationResult::Running);
+    over(&fake, v1::OperationResult::PutBack, 0);
+    let (exit, captured) = ctl(fake.context(), &["rollback", "--confirm", "prod"]).await;
+    assert_eq!(exit, Exit::Done, "{captured:?}");
+    assert_eq!(fake.script().planned.len(), 0, "nothing was planned");
+    assert!(captured.stderr().contains("to roll back is to abort it"), "{}", captured.stderr());
+    // Who names where to, or only looks, plans as ever.
+    for line in [&["rollback", "--to", "v1.4.1", "--dry-run"][..], &["rollback", "--dry-run"][..]] {
+        let fake = world(v1::OperationResult::Running);
+        ctl(fake.context(), line).await;
+        assert_eq!(fake.script().planned.len(), 1, "{line:?}");
+    }
+}

@@ -138,6 +138,9 @@ fn named_crates_stay_in_their_one_place() {
             });
             // The sandbox's prober stands for the app's users, and is no part of the agent.
             let sandbox = krate == "reqwest" && name.starts_with("ctl/src/sandbox/");
+            // The coordinator asks Prometheus, and nobody else.
+            let client = "coordinator/src/measure/prometheus/client.rs";
+            let prometheus = krate == "reqwest" && name == client;
             // A server of a test's own needs a certificate of its own.
             let server = krate == "rcgen" && name == "agent/src/artefact/tests/https.rs";
             // `journal::sled` is our own module of that name.
@@ -146,6 +149,7 @@ fn named_crates_stay_in_their_one_place() {
                 !uses
                     || name.starts_with(place)
                     || sandbox
+                    || prometheus
                     || server
                     || own
                     || name.starts_with("tests/"),

@@ -4,7 +4,7 @@
 //! tests/run ── required.txt ──▶ this target ──▶ fleet.rs ──▶ hosts.rs ──▶ tests/real/rig
 //! ```
 //!
-//! Each test boots hosts of its own and leaves none; by hand: `cargo test -p tests --test real -- --ignored NAME`.
+//! But for `prometheus`, each test boots hosts of its own and leaves none; by hand: `cargo test -p tests --test real -- --ignored NAME`.
 
 mod app;
 mod edge;
@@ -15,6 +15,7 @@ mod hosts;
 mod matrix;
 mod power;
 mod process;
+mod prometheus;
 mod proxies;
 mod refused;
 mod stepper;

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{from_proto, to_proto};
+use super::{from_proto, samples, to_proto};
 use crate::{
     fleets::{Fleets, FleetsError},
     host::{Hello, HostStatus, wall},
@@ -299,9 +299,13 @@ impl Session {
                 Ok(())
             }
             Some(Message::Samples(told)) => {
-                let told = from_proto::samples(told, wall()).map_err(|error| error.to_string())?;
-                for told in told {
-                    service.samples.take(host, told);
+                // Of the past, from a session that another has taken the place of.
+                if service.sessions.generation(host) != Some(*generation) {
+                    return Ok(());
+                }
+                match samples::told(told, wall()) {
+                    Ok(told) => told.into_iter().for_each(|told| service.samples.take(host, told)),
+                    Err(why) => service.samples.refused(host, &why),
                 }
                 Ok(())
             }

@@ -6,9 +6,7 @@ use engine::{
     Artefact, Component, ComponentName, Evidence, Fleet, FleetName, Group, GroupName, Hook,
     HookPoint, HostName, Input, LateHosts, LocalOperation, OnFailure, OperationId, ReleaseName,
     Rollback, SeenSnapshot, SeenTrack, SnapshotHash, Standing, StepReport, StepState, Timestamp,
-    TrackEnd, TrackEnding, Traffic, Verb, Weights,
-    judge::{Latency, Sample},
-    planner,
+    TrackEnd, TrackEnding, Traffic, Verb, Weights, planner,
 };
 use proto::v1;
 
@@ -18,18 +16,9 @@ use crate::{
         CheckStatus, ComponentStatus, HeldSnapshot, Hello, HostStatus, Problem, ServiceStatus,
         TrafficStatus,
     },
-    measure::Told,
     operations::Request,
     sessions::{Pruned, PrunedRow},
 };
-
-/// What one message of samples holds at most; more than a host with all its checks has.
-const SAMPLES_MAX: usize = 256;
-const BUCKETS_MAX: usize = 256;
-const NAME_BYTES_MAX: usize = 128;
-/// More than a host can ask its own app in an interval.
-const COUNT_MAX: u64 = 1_000_000;
-const SAMPLE_MS_MAX: u64 = 60_000;
 
 /// A message that does not say what it has to.
 #[derive(Debug, thiserror::Error)]
@@ -38,8 +27,6 @@ pub enum WireError {
     Missing(&'static str),
     #[error("`{field}` has the value {value}, which this build does not know")]
     Enum { field: &'static str, value: i32 },
-    #[error("`{field}` has more than {most} entries")]
-    TooMany { field: &'static str, most: usize },
     #[error("`{field}`: {why}")]
     Field { field: &'static str, why: String },
 }
@@ -165,31 +152,6 @@ fn seen_track(message: v1::TrackStatus) -> Wire<(OperationId, SeenTrack)> {
         ending: message.ended.map(track_ended).transpose()?,
     };
     Ok((field("operation", OperationId::new(id.operation))?, track))
-}
-
-/// What a host's probes saw; the intervals ended now.
-pub fn samples(message: v1::Samples, now: Timestamp) -> Wire<Vec<Told>> {
-    if message.samples.len() > SAMPLES_MAX {
-        return Err(WireError::TooMany { field: "samples", most: SAMPLES_MAX });
-    }
-    message.samples.into_iter().map(|row| sample(row, now)).collect()
-}
-
-fn sample(message: v1::Sample, now: Timestamp) -> Wire<Told> {
-    let component = field("component", ComponentName::new(message.component))?;
-    let length = i64::try_from(message.length_ms.min(SAMPLE_MS_MAX)).unwrap_or(0);
-    if message.latency.len() > BUCKETS_MAX || message.check.len() > NAME_BYTES_MAX {
-        return Err(WireError::TooMany { field: "samples.latency", most: BUCKETS_MAX });
-    }
-    let bucket = |row: v1::Bucket| ((row.up_to_us > 0).then_some(row.up_to_us), row.count);
-    let sample = Sample {
-        from: Timestamp(now.0.saturating_sub(length)),
-        to: now,
-        good: message.good.min(COUNT_MAX),
-        bad: message.bad.min(COUNT_MAX),
-        latency: Latency::new(message.latency.into_iter().map(bucket)),
-    };
-    Ok(Told { component, check: message.check, sample })
 }
 
 /// A report on an order, as the input that it is. `host` comes from the certificate, not from the message.

@@ -9,6 +9,7 @@
 //! asks              what people ask of an operation that is begun
 //! canary            canaries, triggers, proposals
 //! watch             a watcher's stream
+//! samples           what agents' probes counted, wire → our types
 //! ```
 
 pub mod agent_service;
@@ -19,6 +20,7 @@ pub mod from_proto;
 pub mod operator_service;
 mod prune;
 mod releases;
+mod samples;
 pub mod status;
 pub mod to_proto;
 mod watch;

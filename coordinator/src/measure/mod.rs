@@ -10,5 +10,7 @@
 mod prometheus;
 mod samples;
 
-pub use prometheus::{CountersReader, PrometheusError, number, try_sources};
-pub use samples::{Samples, Told};
+pub use prometheus::{
+    Ask, CountersReader, Fault, Point, Prometheus, PrometheusError, Series, number, try_sources,
+};
+pub use samples::{CheckNow, Samples, Told};

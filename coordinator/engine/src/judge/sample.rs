@@ -84,6 +84,11 @@ impl Latency {
         latency
     }
 
+    /// How many buckets have answers: what it takes in memory.
+    pub fn buckets(&self) -> usize {
+        self.buckets.len()
+    }
+
     /// How many answers it counts.
     pub fn total(&self) -> u64 {
         self.buckets.iter().fold(0, |sum, bucket| sum.saturating_add(bucket.count))

@@ -16,7 +16,7 @@ use std::{
 
 use engine::{
     Gate, HostName, Input, MetricSource, Operation, OperationId,
-    judge::{Gap, Judge, Ruling, Side},
+    judge::{Gap, Judge, Ruling, Sample, Side},
 };
 use tokio::time::MissedTickBehavior;
 
@@ -50,7 +50,6 @@ struct Watch {
 /// Where one side's samples come from, and up to when they were taken.
 #[derive(Debug)]
 struct Eye {
-    side: Side,
     hosts: Vec<HostName>,
     counters: Option<CountersReader>,
     /// The last interval that was taken.
@@ -135,11 +134,17 @@ impl Watch {
     }
 
     async fn look(&mut self, samples: &Samples) -> Ruling {
-        let judge = &mut self.judge;
-        for eye in [&mut self.canary, &mut self.baseline] {
-            eye.look(samples, judge).await;
+        // Both at once: a server that hangs costs one deadline.
+        let (canary, baseline) =
+            tokio::join!(self.canary.look(samples), self.baseline.look(samples));
+        let now = wall();
+        for (side, seen) in [(Side::Canary, canary), (Side::Baseline, baseline)] {
+            match seen {
+                Ok(new) => new.iter().for_each(|sample| self.judge.take(side, sample)),
+                Err(why) => self.judge.missed(side, now, why),
+            }
         }
-        judge.ruling(wall())
+        self.judge.ruling(now)
     }
 }
 
@@ -154,25 +159,26 @@ impl Eye {
         let hosts: Vec<HostName> = hosts.map(|row| row.host.clone()).collect();
         let counters = match &gate.source {
             MetricSource::Probes => None,
-            MetricSource::Prometheus(counters) => Some(CountersReader::new(counters, &hosts)),
+            MetricSource::Prometheus(counters) => {
+                let stale_after = Duration::from_millis(gate.analysis.stale_after_ms);
+                Some(CountersReader::new(counters, &hosts).stale_after(stale_after))
+            }
         };
         // What is older than the weight is left out by the judge.
-        Self { side, hosts, counters, number: 0 }
+        Self { hosts, counters, number: 0 }
     }
 
-    async fn look(&mut self, samples: &Samples, judge: &mut Judge) {
+    /// What is new, or why nothing is.
+    async fn look(&mut self, samples: &Samples) -> Result<Vec<Sample>, Gap> {
         match &mut self.counters {
             None => {
                 let (new, number) = samples.after(&self.hosts, self.number);
                 self.number = number;
-                for sample in new {
-                    judge.take(self.side, &sample);
-                }
+                Ok(new)
             }
             Some(reader) => match reader.read().await {
-                Ok(Some(sample)) => judge.take(self.side, &sample),
-                Ok(None) => {}
-                Err(why) => judge.missed(self.side, wall(), Gap::NoAnswer(why.to_string())),
+                Ok(sample) => Ok(sample.into_iter().collect()),
+                Err(error) => Err(error.gap()),
             },
         }
     }

@@ -14,19 +14,27 @@ use crate::operations::{Fleet, HOSTS};
 
 /// A fleet on the good `v1`, with `v2` in its stores, and a trigger on the check `payment`.
 async fn fleet(then: v1::Then) -> Fleet {
-    let mut cluster = Cluster::start().await;
-    let trigger = v1::Trigger {
+    let source = v1::trigger::Source::Check("payment".to_owned());
+    fleet_with(v1::Trigger { source: Some(source), then: then.into(), ..trigger() }).await
+}
+
+fn trigger() -> v1::Trigger {
+    v1::Trigger {
         name: "payment".to_owned(),
-        source: Some(v1::trigger::Source::Check("payment".to_owned())),
         for_ms: 1_000,
         severity: v1::TriggerSeverity::Critical.into(),
-        then: then.into(),
         ..v1::Trigger::default()
-    };
+    }
+}
+
+/// The same with another trigger; the check is asked all the time.
+async fn fleet_with(trigger: v1::Trigger) -> Fleet {
+    let mut cluster = Cluster::start().await;
     cluster.apply(&HOSTS, |control| control.triggers.push(trigger)).await;
     let mut hands = std::collections::BTreeMap::new();
     for host in HOSTS {
         let scripted = ScriptedHands::new("v1", &["v1", "v2"]);
+        scripted.is_sampled();
         cluster.start_agent(host, scripted.clone());
         hands.insert(host, scripted);
     }
@@ -182,7 +190,7 @@ async fn what_was_proposed_begins_when_a_person_approves_even_after_a_restart() 
     fleet.client = fleet.cluster.client().await;
     fleet.cluster.connected(HOSTS.len()).await;
     let kept = fleet.proposals().await;
-    assert_eq!(kept, [proposal.clone()], "it is on record");
+    assert_eq!(kept, std::slice::from_ref(&proposal), "it is on record");
     let approve = v1::ApproveOperationRequest {
         operation: proposal.operation.clone(),
         reason: "go".to_owned(),
@@ -300,4 +308,22 @@ async fn alerts_that_are_posted_propose_once_whatever_comes() {
         refused |= send(path, ALERTS_TOKEN, &body).await.0 == 429;
     }
     assert!(refused, "100 requests within a moment");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_agents_own_samples_say_is_what_a_trigger_measures() {
+    let mut fleet = fleet_with(v1::Trigger {
+        source: Some(v1::trigger::Source::Probes(v1::Probes {})),
+        breach: "error_rate > 0.5".to_owned(),
+        then: v1::Then::Propose.into(),
+        ..trigger()
+    })
+    .await;
+    fleet.deploys(&[]).await;
+    // Only what was measured is well.
+    fleet.stands(TriggerState::Well).await;
+    fleet.pays(false);
+    let proposal = fleet.proposed().await;
+    assert_eq!((proposal.by.as_str(), proposal.to_release.as_str()), ("trigger payment", "v1"));
+    assert!(proposal.why.contains('%'), "{}", proposal.why);
 }

@@ -10,7 +10,11 @@ use agent::{
     local::{Import, Imported, Shape},
     order::{Before, Evidence, Step, Verb},
     retention::{Ask, Report},
+    sampler::{Answered, Sampled},
     status::{CheckStatus, ComponentStatus, HostStatus, Problem, Snapshot},
+};
+use proto::policy::{
+    CheckPolicy, ProbePolicy, TcpProbe, default_every, default_pass, default_timeout,
 };
 use tokio::sync::Semaphore;
 
@@ -39,6 +43,7 @@ struct State {
     problems: Vec<Problem>,
     /// Its check `payment` fails.
     sick: bool,
+    sampled: bool,
 }
 
 /// The exact hash that stands for a release here.
@@ -62,6 +67,7 @@ impl ScriptedHands {
             verified_at_unix_ms: jiff::Timestamp::now().as_millisecond(),
             problems: Vec::new(),
             sick: false,
+            sampled: false,
         };
         Arc::new(Self { state: Mutex::new(state), gate: Semaphore::new(0) })
     }
@@ -75,6 +81,11 @@ impl ScriptedHands {
     pub fn problem(&self, what: &str, mend: &str) {
         let problem = Problem { what: what.to_owned(), mend: mend.to_owned(), warns: false };
         self.lock().problems.push(problem);
+    }
+
+    /// Its check `payment` is asked all the time, where this is called before an agent uses it.
+    pub fn is_sampled(&self) {
+        self.lock().sampled = true;
     }
 
     /// Whether its check `payment` passes from now on.
@@ -290,6 +301,21 @@ impl Hands for ScriptedHands {
                 traffic: None,
             }
         })
+    }
+
+    fn sampled(&self) -> Vec<Sampled> {
+        let probe = ProbePolicy::Tcp(TcpProbe { tcp: String::new() });
+        let (every, pass, timeout) = (default_every(), default_pass(), default_timeout());
+        let check = CheckPolicy { name: "payment".to_owned(), probe, every, pass, timeout };
+        let every = std::time::Duration::from_millis(50);
+        let sampled = Sampled { component: COMPONENT.to_owned(), check, every };
+        if self.lock().sampled { vec![sampled] } else { Vec::new() }
+    }
+
+    fn ask<'a>(&'a self, _: &'a Sampled) -> Doing<'a, Option<Answered>> {
+        let good = !self.lock().sick;
+        let took = Some(std::time::Duration::from_millis(1));
+        Box::pin(async move { Some(Answered { good, took }) })
     }
 
     fn about(&self) -> About {

@@ -135,14 +135,12 @@ async fn prometheus_answers_and_its_troubles_are_told_in_its_own_words() {
     let mut server = Scraper::start(&[(app.address, None)]);
     scraped(&server, 100).await;
 
-    let fault = async |query: &str| number(&server.url(), query).await.expect_err("no number").fault;
-    match fault("sum(").await {
-        Fault::Refused { kind, words } => {
-            assert_eq!(kind, "bad_data");
-            assert!(words.contains("parse error: unclosed left parenthesis"), "{words}");
-        }
-        other => panic!("{other}"),
-    }
+    let fault =
+        async |query: &str| number(&server.url(), query).await.expect_err("no number").fault;
+    let refused = fault("sum(").await;
+    let Fault::Refused { kind, words } = refused else { panic!("{refused}") };
+    assert_eq!(kind, "bad_data");
+    assert!(words.contains("parse error: unclosed left parenthesis"), "{words}");
     assert_eq!(fault("sum(nobody_counts_this)").await, Fault::NoData);
     assert_eq!(fault("scalar(sum(requests_total))").await, Fault::Scalar);
     assert_eq!(fault("sum(requests_total) * 0 / 0").await, Fault::NotANumber("NaN".to_owned()));

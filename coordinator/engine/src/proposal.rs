@@ -114,3 +114,88 @@ impl FleetState {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::FleetEvent;
+
+    fn proposal(number: usize, until: i64) -> FleetEvent {
+        let operation = OperationId::new(format!("rb-{number:04}")).unwrap();
+        let proposal = Proposal {
+            operation,
+            to: ReleaseName::new("v1").unwrap(),
+            why: "error_rate 23 %".to_owned(),
+            why_not_automatic: "trigger errors only proposes".to_owned(),
+            severity: TriggerSeverity::High,
+            by: "trigger errors".to_owned(),
+            at: Timestamp(0),
+            until: Timestamp(until),
+            decided: None,
+        };
+        FleetEvent::Proposed { proposal }
+    }
+
+    fn decided(number: usize, decision: Decision, by: &str) -> FleetEvent {
+        let operation = OperationId::new(format!("rb-{number:04}")).unwrap();
+        let (by, reason) = (by.to_owned(), String::new());
+        FleetEvent::Decided { operation, decision, by, reason, at: Timestamp(5) }
+    }
+
+    #[test]
+    fn what_was_decided_stays_decided_and_the_rest_expires() {
+        let mut state = FleetState::default();
+        for (number, until) in [(1, 10), (2, 20), (3, 10)] {
+            state.apply(&proposal(number, until));
+        }
+        state.apply(&decided(1, Decision::Rejected, "mira"));
+        state.apply(&decided(1, Decision::Approved, "ada"));
+        let first = state.proposal(&OperationId::new("rb-0001").unwrap()).unwrap();
+        let first = first.decided.as_ref().unwrap();
+        assert_eq!((first.decision, first.by.as_str()), (Decision::Rejected, "mira"));
+        assert_eq!(state.expired(Timestamp(9)), []);
+        let over: Vec<String> =
+            state.expired(Timestamp(10)).iter().map(ToString::to_string).collect();
+        assert_eq!(over, ["rb-0003"]);
+    }
+
+    #[test]
+    fn those_that_wait_are_kept_however_many_were_decided() {
+        let mut state = FleetState::default();
+        state.apply(&proposal(0, 10));
+        for number in 1..=DECIDED_MAX + 20 {
+            state.apply(&proposal(number, 10));
+            state.apply(&decided(number, Decision::Expired, "lastgood"));
+        }
+        assert_eq!(state.proposals.len(), DECIDED_MAX + 1);
+        assert_eq!(
+            state.waiting().map(|row| row.operation.as_str()).collect::<Vec<_>>(),
+            ["rb-0000"]
+        );
+    }
+
+    #[test]
+    fn only_a_person_lets_a_trigger_act_a_second_time() {
+        let operation = OperationId::new("rb-0009").unwrap();
+        let acted = FleetEvent::ActedAutomatically {
+            operation,
+            trigger: "errors".to_owned(),
+            at: Timestamp(1),
+        };
+        let (by, reason, at) = ("mira".to_owned(), "mended".to_owned(), Timestamp(9));
+        let acts = [
+            (decided(1, Decision::Expired, "lastgood"), false),
+            (decided(1, Decision::Approved, "mira"), true),
+            (decided(1, Decision::Rejected, "mira"), true),
+            (FleetEvent::Frozen { by: by.clone(), reason: reason.clone(), at }, false),
+            (FleetEvent::Thawed { by, reason, at }, true),
+        ];
+        for (act, clears) in acts {
+            let mut state = FleetState::default();
+            state.apply(&proposal(1, 10));
+            state.apply(&acted);
+            state.apply(&act);
+            assert_eq!(state.automatic.is_none(), clears, "{act:?}");
+        }
+    }
+}

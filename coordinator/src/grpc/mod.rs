@@ -6,12 +6,14 @@
 //! prune             pins and pruning            status       our errors → what a person reads
 //! releases          what they are made of, where the traffic is
 //! differences       what an apply changes
+//! asks              what people ask of an operation that is begun
 //! canary            canaries, triggers, proposals
 //! watch             a watcher's stream
 //! samples           what agents' probes counted, wire → our types
 //! ```
 
 pub mod agent_service;
+mod asks;
 pub mod canary;
 mod differences;
 pub mod from_proto;

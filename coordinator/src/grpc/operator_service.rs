@@ -7,8 +7,7 @@ use std::{
 };
 
 use engine::{
-    Abort, Ask, FleetEvent, FleetName, FleetState, HostName, OperationKind, Outcome, RunResult,
-    planner,
+    Abort, Ask, FleetEvent, FleetName, FleetState, HostName, OperationKind, RunResult, planner,
 };
 use proto::{
     status::{StatusKind, status},
@@ -19,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    canary, from_proto, status, to_proto,
+    canary, from_proto, to_proto,
     watch::{follow, send},
 };
 use crate::{
@@ -685,7 +684,7 @@ impl OperatorService {
         self.operations.view(id.as_str()).await.ok()
     }
 
-    async fn operation(&self, id: &str) -> Result<v1::Operation, Status> {
+    pub(super) async fn operation(&self, id: &str) -> Result<v1::Operation, Status> {
         let view = self.operations.view(id).await?;
         let environment = self.environment(&view.operation.plan().fleet).await;
         let mut operation = to_proto::operation(&view, &environment);
@@ -693,110 +692,5 @@ impl OperatorService {
         let newest = self.judging.newest(view.operation.id());
         operation.canary = canary::canary_view(&view, now, newest.as_ref());
         Ok(operation)
-    }
-
-    /// A canary goes on before its time.
-    async fn promote(
-        &self,
-        request: v1::PromoteOperationRequest,
-        by: String,
-    ) -> Result<v1::Operation, Status> {
-        let view = self.operations.view(&request.operation).await?;
-        let to_stage = canary::promoted_to(&view.operation, request.to)?;
-        self.ask(&request.operation, Ask::Promote { to_stage }, by).await
-    }
-
-    pub(super) async fn ask(
-        &self,
-        id: &str,
-        ask: Ask,
-        by: String,
-    ) -> Result<v1::Operation, Status> {
-        let Some(runner) = self.operations.runner(id) else {
-            let view = self.operations.view(id).await?;
-            let id = view.operation.id();
-            let holds = |state: &FleetState| state.busy.as_ref() == Some(id);
-            let holds = self.fleets.read(&view.operation.plan().fleet, holds).await == Some(true);
-            let what = if holds {
-                format!(
-                    "operation {id} holds the fleet, but this coordinator could not go on with it: see its log"
-                )
-            } else {
-                format!("operation {id} is over for good: another one has changed the fleet since")
-            };
-            return Err(status(
-                StatusKind::Refused,
-                Code::FailedPrecondition,
-                &what,
-                &[],
-                "ctl history",
-            ));
-        };
-        runner.ask(ask, by).await?;
-        self.operation(id).await
-    }
-
-    /// The hosts that a retry is about: named ones, or all that are not on target.
-    async fn retried(&self, id: &str, named: Vec<HostName>) -> Result<Vec<HostName>, Status> {
-        let view = self.operations.view(id).await?;
-        let outcomes = view.operation.outcomes();
-        if let Some(stranger) = named.iter().find(|host| {
-            !outcomes.iter().any(|row| row.host == **host && row.outcome != Outcome::Skipped)
-        }) {
-            let known = outcomes.iter().map(|row| row.host.to_string()).collect::<Vec<_>>();
-            let near = crate::fleets::nearest(stranger.as_str(), &known);
-            let refusal = planner::Refusal::NotKnown {
-                what: "host",
-                name: stranger.to_string(),
-                near,
-                known,
-            };
-            return Err(status::refused(&refusal));
-        }
-        if let Some(row) =
-            outcomes.iter().find(|row| row.outcome == Outcome::Unknown && named.contains(&row.host))
-        {
-            let what =
-                format!("{} is out of reach; it is looked at when its agent is back", row.host);
-            return Err(status(
-                StatusKind::Refused,
-                Code::FailedPrecondition,
-                &what,
-                &[],
-                "ctl agent list",
-            ));
-        }
-        if !named.is_empty() {
-            return Ok(named);
-        }
-        let open =
-            |row: &engine::HostOutcome| matches!(row.outcome, Outcome::Original | Outcome::Failed);
-        let unknown: Vec<String> = outcomes
-            .iter()
-            .filter(|row| row.outcome == Outcome::Unknown)
-            .map(|row| row.host.to_string())
-            .collect();
-        let hosts = outcomes.into_iter().filter(open).map(|row| row.host);
-        // A host that only looked and was done may stand as before because the others were taken back.
-        let hosts: Vec<HostName> =
-            hosts.filter(|host| view.operation.allows(&Ask::Retry(vec![host.clone()]))).collect();
-        if hosts.is_empty() {
-            let what = if unknown.is_empty() {
-                format!("every host of {id} is on target; there is nothing to retry")
-            } else {
-                format!(
-                    "{} unknown: looked at when its agent is back, not before",
-                    unknown.join(", ")
-                )
-            };
-            return Err(status(
-                StatusKind::Refused,
-                Code::FailedPrecondition,
-                &what,
-                &[],
-                "ctl agent list",
-            ));
-        }
-        Ok(hosts)
     }
 }

@@ -292,6 +292,7 @@ fn stage(stage: &engine::Stage) -> v1::Stage {
             canary: gate.canary.to_string(),
             weight: gate.weight,
             asks: gate.asks,
+            measures: gate.analysis.compare.iter().map(|it| it.name().to_owned()).collect(),
         }),
     }
 }

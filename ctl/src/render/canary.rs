@@ -144,10 +144,13 @@ pub(super) fn planned(plan: &v1::Plan) -> String {
     )
 }
 
-/// What stands behind a plan's stage with a gate: `hold 10m, then judged`.
+/// What stands behind a plan's stage with a gate: `hold 10m, judged by errors, p95`.
 pub(super) fn gate_words(gate: &v1::Gate, hold_ms: u64) -> String {
     let hold = if hold_ms > 0 { format!("hold {}, ", duration_ms(hold_ms)) } else { String::new() };
-    let then = if gate.asks { "judged, then waits for: ctl canary promote" } else { "then judged" };
+    let by = gate.measures.join(", ");
+    let judged = if by.is_empty() { "judged".to_owned() } else { format!("judged by {by}") };
+    let asks = if gate.asks { ", then waits for: ctl canary promote" } else { "" };
+    let then = format!("{judged}{asks}");
     format!("{hold}{then}")
 }
 

@@ -532,7 +532,8 @@ pub(crate) mod tests {
         };
         let gated = |weight: u32, asks| {
             let weights = to(&[share("blue", 100 - weight), share("canary", weight)]);
-            let gate = v1::Gate { canary: "canary".to_owned(), weight, asks };
+            let measures = vec!["errors".to_owned(), "p95".to_owned()];
+            let gate = v1::Gate { canary: "canary".to_owned(), weight, asks, measures };
             v1::Stage {
                 gate: Some(gate),
                 soak_ms: 600_000,

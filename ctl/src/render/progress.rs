@@ -23,6 +23,8 @@ pub struct Progress {
     pub stage: usize,
     pub halted: String,
     pub paused: bool,
+    /// Who had it taken back; empty where nobody did.
+    pub aborted_by: String,
     pub result: Option<v1::OperationResult>,
     /// The weight that stands and since when, while its gate is shut.
     pub held: Option<Held>,
@@ -93,6 +95,7 @@ impl Progress {
             stage: 0,
             halted: String::new(),
             paused: false,
+            aborted_by: String::new(),
             result: None,
             held: None,
             ruling: None,
@@ -144,7 +147,7 @@ impl Progress {
                 }
             }
             Some(Event::Halted(halted)) => self.halted = clean(&halted.why),
-            Some(Event::Asked(asked)) => self.asked(&asked.what),
+            Some(Event::Asked(asked)) => self.asked(&asked.what, &asked.by),
             Some(Event::Ended(ended)) => self.result = Some(ended.result()),
         }
     }
@@ -169,8 +172,9 @@ impl Progress {
         }
     }
 
-    fn asked(&mut self, what: &str) {
+    fn asked(&mut self, what: &str, by: &str) {
         match what {
+            what if what.starts_with("abort") => self.aborted_by = clean(by),
             "pause" => self.paused = true,
             "resume" => self.paused = false,
             _ => {}

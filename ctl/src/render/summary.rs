@@ -246,7 +246,10 @@ impl Told<'_> {
         let halted =
             halted.filter(|why| sentence.as_ref().is_none_or(|said| !why.contains(said.as_str())));
         let hosts = self.operation.hosts.iter();
+        // Hosts that went back because somebody wanted it are no cause.
+        let wanted = !self.operation.aborted_by.is_empty();
         let hosts = hosts.filter(|host| !host.reason.is_empty() && is_trouble(host));
+        let hosts = hosts.filter(|host| !wanted || host.outcome() != v1::Outcome::Original);
         // Hosts that say the same share a line.
         let mut seen: Vec<(&str, Vec<&str>)> = Vec::new();
         for host in hosts {
@@ -278,7 +281,12 @@ impl Told<'_> {
                 )];
             }
             v1::OperationResult::PutBack => {
-                return vec![format!("every host is as it was before, on {was}")];
+                // The side without users may have been on another.
+                let known = |host: &&v1::PlannedHost| !host.from_release.is_empty();
+                let mut known = self.planned().filter(known);
+                let alike = known.all(|host| host.from_release == self.plan.from_release);
+                let on = if alike { format!(", on {was}") } else { String::new() };
+                return vec![format!("every host is as it was before{on}")];
             }
             v1::OperationResult::Unspecified
             | v1::OperationResult::Running

@@ -229,6 +229,9 @@ fn hint(view: &View, progress: &Progress, link: &Link) -> String {
         Link::Up if !progress.halted.is_empty() => {
             (WARN, format!(" ! halting: {}", progress.halted))
         }
+        Link::Up if !progress.aborted_by.is_empty() => {
+            (WARN, format!(" ! {operation} is being aborted, asked by {}", progress.aborted_by))
+        }
         Link::Up if progress.paused => {
             (WARN, format!(" ! paused: no new host begins.  Go on: ctl resume {operation}"))
         }

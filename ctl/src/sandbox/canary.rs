@@ -31,7 +31,7 @@ use super::{
 use crate::{
     render::words,
     run::{self, Ran, Start},
-    session::Session,
+    session::{Client, Session},
 };
 
 /// The release that is tried.
@@ -39,7 +39,7 @@ const NEXT: &str = "v3.0.0";
 /// The share of requests that the bad one fails, once it has answered so many.
 const FAILS: (f64, u64) = (0.25, 40);
 /// How long what everything depends on is down.
-const OUTAGE: Duration = Duration::from_secs(5);
+const OUTAGE: Duration = Duration::from_secs(9);
 
 pub(super) async fn run(
     scenario: Scenario,
@@ -59,7 +59,9 @@ pub(super) async fn run(
     let before = prober.all();
     let begun = Instant::now();
     let witness = Witness::new(scenario, layout);
+    let listener = witness.listen(session.client().await.map_err(told)?);
     let (operation, exit_code) = deploy(session, &witness).await?;
+    listener.abort();
     let total = begun.elapsed();
     let end = if scenario == Scenario::CanaryAbort { GOOD } else { NEXT };
     served(&prober, layout, end).await?;
@@ -109,9 +111,10 @@ async fn deploy(session: &mut Session, witness: &Witness) -> anyhow::Result<(v1:
 }
 
 /// Sees what happens, and brings the outage about at its time.
+#[derive(Clone)]
 struct Witness {
     outage: Vec<PathBuf>,
-    begun: Mutex<bool>,
+    begun: Arc<Mutex<bool>>,
     verdicts: Arc<Mutex<Vec<Verdict>>>,
 }
 
@@ -120,7 +123,7 @@ impl Witness {
         let files = layout.app_hosts().map(|host| host.tree().join("uploads/outage"));
         let outage =
             if scenario == Scenario::DependencyOutage { files.collect() } else { Vec::new() };
-        Self { outage, begun: Mutex::new(false), verdicts: Arc::default() }
+        Self { outage, begun: Arc::default(), verdicts: Arc::default() }
     }
 
     fn see(&self, event: &v1::WatchOperationResponse) {
@@ -137,6 +140,25 @@ impl Witness {
             Some(Event::StageEnded(stage)) if stage.name == "canary 5 %" => self.begin(),
             Some(_) | None => {}
         }
+    }
+
+    /// Hears what the judge says while everything fails, whether or not that changes his verdict.
+    fn listen(&self, mut client: Client) -> tokio::task::JoinHandle<()> {
+        let witness = self.clone();
+        tokio::spawn(async move {
+            let mut heard = None;
+            loop {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+                let down = witness.outage.iter().all(|file| file.exists());
+                match (down && !witness.outage.is_empty(), heard.take()) {
+                    (true, _) => heard = ruling(&mut client).await,
+                    (false, Some(last)) => {
+                        witness.verdicts.lock().unwrap_or_else(PoisonError::into_inner).push(last);
+                    }
+                    (false, None) => {}
+                }
+            }
+        })
     }
 
     /// Everything fails from now on, for a while.
@@ -160,6 +182,18 @@ impl Witness {
     fn verdicts(&self) -> Vec<Verdict> {
         self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// What the judge says now of the canary that runs.
+async fn ruling(client: &mut Client) -> Option<Verdict> {
+    let fleet = client.get_fleet(v1::GetFleetRequest::default()).await.ok()?.into_inner();
+    let request = v1::GetOperationRequest { operation: fleet.operation };
+    let operation = client.get_operation(request).await.ok()?.into_inner().operation?;
+    let canary = operation.canary?;
+    let (step, ruling) = (canary.step?, canary.ruling?);
+    let weight = canary.steps.get(usize::try_from(step).ok()?)?.weight;
+    let verdict = words::verdict(ruling.verdict()).to_owned();
+    Some(Verdict { weight, verdict, sentence: ruling.sentence })
 }
 
 async fn hosts(
@@ -220,6 +254,10 @@ fn problems(
             }
             if report.users.failures == 0 && scenario == Scenario::DependencyOutage {
                 problems.push("nobody noticed the outage".to_owned());
+            }
+            let alone = report.verdicts.iter().any(|row| row.sentence.contains("not this release"));
+            if !alone && scenario == Scenario::DependencyOutage {
+                problems.push("the judge did not see that both sides failed".to_owned());
             }
         }
         Scenario::Rollback

@@ -339,8 +339,8 @@ fn each_verb_in_each_state_is_as_published() {
         row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
     };
     let rows: Vec<Vec<String>> = rows.map(cells).collect();
-    let head = rows.iter().position(|row| row[0] == "state").expect("the table has its head");
-    assert_eq!(rows[head][1..], ["promote", "pause", "resume", "abort", "rollback"]);
+    let verbs = ["promote", "pause", "resume", "abort", "rollback"];
+    let head = rows.iter().position(|row| row[1..] == verbs).expect("the table has its head");
     let verb = |run: &Run, verb: &str| -> Option<Ask> {
         let next = run.operation.stage() + 1;
         match verb {

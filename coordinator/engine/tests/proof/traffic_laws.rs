@@ -193,6 +193,7 @@ fn run(
     let first = |name: HostName| (name.clone(), vec![(None, world.hosts[&name].weights.clone())]);
     let mut edges = Edges(edges.map(first).collect());
     let mut inputs = vec![Input::Tick];
+    let mut journal = vec![opened];
     let (mut orders, mut gates) = (0, gates.iter());
     for turn in 0..400 {
         if let Some((when, abort)) = abort
@@ -203,6 +204,7 @@ fn run(
         }
         for event in decide(&run, std::mem::take(&mut inputs), Elapsed(0)) {
             run.apply(&event).unwrap();
+            journal.push(event);
         }
         if matches!(run.phase(), Phase::Ended(_)) {
             break;
@@ -238,6 +240,10 @@ fn run(
         let (host, stage, attempt) = (to.host, to.stage, to.attempt);
         inputs.push(Input::TrackEnded { host, stage, attempt, ending });
     }
+    // What a coordinator that was killed here would go on with.
+    let bytes = serde_json::to_vec(&journal).unwrap();
+    let read: Vec<Event> = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(Operation::replay(operation("dp-0200"), &read).unwrap(), run);
     (run, edges)
 }
 

@@ -63,6 +63,8 @@ pub struct Gate {
     pub weight: u32,
     /// A person has to promote it.
     pub asks: bool,
+    /// What the judge compares.
+    pub measures: Vec<String>,
 }
 
 /// How traffic is divided.
@@ -175,6 +177,7 @@ fn stage(stage: &v1::Stage) -> Stage {
             canary: gate.canary.clone(),
             weight: gate.weight,
             asks: gate.asks,
+            measures: gate.measures.clone(),
         }),
     }
 }

@@ -21,7 +21,9 @@ use crate::{
     hosts::Host,
     proxies::{PORTS, Proxy},
     scraper::Scraper,
-    traffic::{self, GOOD, assert_done, assert_nobody_noticed, confirmed, create_release, users_get},
+    traffic::{
+        self, GOOD, assert_done, assert_nobody_noticed, confirmed, create_release, users_get,
+    },
 };
 
 const NEXT: &str = "v2.0.0";
@@ -42,7 +44,7 @@ fn a_release_that_fails_is_taken_back_by_the_judge_each_time() {
     for run in 1..=RUNS {
         // Other bytes each time: what was found to be bad is known by its content.
         let bad = format!("v2.0.{run}");
-        create_release(&fleet, &bad, Some("error-rate"));
+        create_release(&fleet, &bad, Some("errors-by-chance"));
         let users = Users::come(&fleet);
         users_get(&users.load, GOOD, fleet.sides().0);
         let went = deploy(&fleet, &bad);
@@ -89,7 +91,8 @@ fn a_good_release_goes_to_everybody_and_back_when_it_turns_bad() {
     assert_done(&went.told);
     assert!(went.shares.is_superset(&BTreeSet::from([5, 50])), "{:?}", went.shares);
     for weight in [5, 50] {
-        let passed = |line: &&Value| line["ruling"]["verdict"] == "pass" && line["weight"] == weight;
+        let passed =
+            |line: &&Value| line["ruling"]["verdict"] == "pass" && line["weight"] == weight;
         assert!(went.of("judged").any(|line| passed(&line)), "{weight} %: {:?}", went.lines);
     }
     users_get(&users.load, NEXT, green);
@@ -166,11 +169,7 @@ fn p07_a_canary_that_nobody_measures_holds_and_an_outage_of_all_hosts_is_not_the
 }
 
 /// A fleet on the good release, all its traffic on blue, and who measures it: nobody else does.
-fn tried(
-    test: &str,
-    mut canary: Value,
-    triggers: impl FnOnce(&str) -> Value,
-) -> (Fleet, Scraper) {
+fn tried(test: &str, mut canary: Value, triggers: impl FnOnce(&str) -> Value) -> (Fleet, Scraper) {
     let mut scraper = None;
     let wanted =
         Wanted { edge: Edge::Tries(Proxy::Nginx), files: 200, ..Wanted::hosts(3, Runs::Process) };
@@ -292,7 +291,9 @@ fn taken_back(went: &Went, report: &Report, began: Timestamp) -> TakenBack {
     assert_eq!(result["result"]["aborted_by"], "judge", "{:?}", went.told);
     let failed = went.of("judged").find(|line| line["ruling"]["verdict"] == "fail");
     let failed = failed.unwrap_or_else(|| panic!("{:?}", went.told));
-    let at = |line: &Value| -> Timestamp { line["time"].as_str().expect("a time").parse().expect("one") };
+    let at = |line: &Value| -> Timestamp {
+        line["time"].as_str().expect("a time").parse().expect("one")
+    };
     // What the edge reads back of its proxy is a part of the step.
     let none = |line: &&Value| line["verb"] == "set weights" && line["state"] == "undone";
     let none = went.of("step").find(none);

@@ -151,7 +151,8 @@ impl Service {
             self.metrics.answered(answer.0, begun.elapsed());
             answer
         };
-        let kind = if path == "/metrics" { "text/plain; version=0.0.4" } else { "application/json" };
+        let kind =
+            if path == "/metrics" { "text/plain; version=0.0.4" } else { "application/json" };
         let answer = format!(
             "HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\
              x-ace-version: {}\r\nx-ace-host: {}\r\nconnection: close\r\n\r\n{body}",
@@ -192,10 +193,17 @@ impl Service {
         (code, body.to_string())
     }
 
-    /// Whether this request is one of those that fail; evenly spread.
+    /// Whether this request is one of those that fail; evenly spread, where it is not by chance.
     fn fails(&self) -> bool {
         let percent = match self.found.fault {
             Some(Fault::ErrorRate) => 25,
+            Some(Fault::ErrorsByChance) => {
+                if rand::random_ratio(25, 100) {
+                    100
+                } else {
+                    0
+                }
+            }
             Some(Fault::Lie) => 30,
             Some(_) | None if is_in(FAILING, &self.found.version) => 25,
             Some(_) | None => 0,

@@ -33,6 +33,8 @@ const PAGE: &str = "module.exports = function () { return 'the same in every rel
 pub(crate) enum Fault {
     /// A quarter of all requests fails, and the health check says so.
     ErrorRate,
+    /// The same, but each request fails by a chance of its own.
+    ErrorsByChance,
     /// Almost a third of all requests fails, and the health check says that all is well.
     Lie,
     /// The health check answers 500.

@@ -207,3 +207,68 @@ fn told(value: f64, requests: u64) -> Reading {
 fn unknown(why: String) -> Reading {
     Reading { at: wall(), value: None, requests: 0, why_none: Some(why) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use engine::{FleetState, GroupName, HostNow, Weights};
+    use proto::v1;
+
+    use super::*;
+    use crate::grpc::from_proto;
+
+    /// Slots blue and green, and a canary, of one host each, behind one edge.
+    fn fleet() -> Fleet {
+        let group =
+            |name: &str| v1::Group { name: name.to_owned(), hosts: vec![format!("{name}-1")] };
+        let groups = ["blue", "green", "canary"].map(str::to_owned);
+        let control = v1::FleetControl {
+            fleet: "prod".to_owned(),
+            groups: ["blue", "green", "canary", "edge"].map(group).into(),
+            components: vec![v1::Component {
+                name: "crm".to_owned(),
+                groups: groups.to_vec(),
+                services: vec!["web".to_owned()],
+                ..v1::Component::default()
+            }],
+            rollback: Some(v1::RollbackStrategy {
+                batches: vec!["1".to_owned()],
+                budget_out: "1".to_owned(),
+                on_failure: v1::OnFailure::Restore.into(),
+                late_hosts: v1::LateHosts::Rollback.into(),
+                ..v1::RollbackStrategy::default()
+            }),
+            traffic: Some(v1::Traffic {
+                edge: "edge".to_owned(),
+                slots: groups[..2].to_vec(),
+                ..v1::Traffic::default()
+            }),
+            ..v1::FleetControl::default()
+        };
+        from_proto::fleet(control).unwrap()
+    }
+
+    /// Green and canary have the release.
+    fn control_is_served(weights: Option<Weights>) -> bool {
+        let host = |name: &str| HostName::new(name).unwrap();
+        let (fleet, state) = (fleet(), FleetState::default());
+        let mut hosts: BTreeMap<HostName, HostNow> =
+            fleet.hosts().map(|(host, _)| (host.clone(), HostNow::default())).collect();
+        hosts.insert(host("edge-1"), HostNow { weights, ..HostNow::default() });
+        let inventory = Inventory { state: &state, hosts };
+        let sides =
+            Sides::of(&fleet, &inventory, &BTreeSet::from([host("green-1"), host("canary-1")]));
+        assert_eq!(sides.control, [host("blue-1")]);
+        sides.control_is_served(&fleet, &inventory)
+    }
+
+    #[test]
+    fn a_side_that_no_user_reaches_is_not_served() {
+        let group = |name: &str| GroupName::new(name).unwrap();
+        let blue = Weights::all_to(group("blue"));
+        assert!(!control_is_served(Some(Weights::all_to(group("green")))));
+        assert!(control_is_served(Some(blue.with_share(&group("canary"), 5))));
+        assert!(control_is_served(None), "no edge says so");
+    }
+}

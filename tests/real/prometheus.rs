@@ -17,7 +17,10 @@ use coordinator::{
     host::wall,
     measure::{Ask, CountersReader, Fault, Prometheus, PrometheusError, number, try_sources},
 };
-use engine::{Counters, HostName, Timestamp, judge::Sample};
+use engine::{
+    Counters, HostName, Timestamp,
+    judge::{Latency, Sample},
+};
 use proto::v1;
 use tests::eventually;
 use tokio::{
@@ -175,14 +178,16 @@ async fn prometheus_answers_and_its_troubles_are_told_in_its_own_words() {
     assert_eq!(error.to_string(), expected);
 }
 
-/// Reads until something was counted, or it fails; what is quiet is left out.
+/// Reads until something was counted, or it fails. Of one scrape, latencies may be known a moment before their requests.
 async fn next(reader: &mut CountersReader) -> Result<Sample, PrometheusError> {
     let deadline = std::time::Instant::now() + tests::PATIENCE;
+    let mut latency = Latency::default();
     loop {
-        match reader.read().await {
-            Ok(Some(sample)) if sample.requests() > 0 => return Ok(sample),
-            Ok(_) => {}
-            Err(error) => return Err(error),
+        if let Some(sample) = reader.read().await? {
+            latency.merge(&sample.latency);
+            if sample.requests() > 0 {
+                return Ok(Sample { latency, ..sample });
+            }
         }
         assert!(std::time::Instant::now() < deadline, "nothing was counted");
     }

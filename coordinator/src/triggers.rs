@@ -25,7 +25,7 @@ use engine::{
     },
 };
 use proto::v1;
-use tokio::time::MissedTickBehavior;
+use tokio::{task::JoinSet, time::MissedTickBehavior};
 
 use crate::{
     fleets::{Fleets, FleetsError},
@@ -146,13 +146,19 @@ impl Triggers {
     pub async fn run(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(LOOKS_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks: BTreeMap<FleetName, JoinSet<()>> = BTreeMap::new();
         loop {
             ticks.tick().await;
             for fleet in self.fleets.names().await {
-                if let Err(error) = self.look(&fleet).await {
-                    tracing::error!(%fleet, error = &error as &dyn std::error::Error, "triggers");
+                let looks = looks.entry(fleet.clone()).or_default();
+                while looks.try_join_next().is_some() {}
+                // One that waits for its hosts or for a source keeps no other fleet waiting.
+                if looks.is_empty() {
+                    looks.spawn(self.clone().look_once(fleet));
                 }
             }
+            let hosts: BTreeSet<String> = self.fleets.hosts().await.into_iter().collect();
+            self.readings.samples.keep_only(|host| hosts.contains(host.as_str()));
             if let Err(error) = self.proposals.expire().await {
                 tracing::error!(error = &error as &dyn std::error::Error, "proposals");
             }
@@ -234,6 +240,12 @@ impl Triggers {
         let did = self.follow(&fleet, &scene, &trigger, &fired).await?;
         self.remember(fleet, &alert);
         Ok(did)
+    }
+
+    async fn look_once(self: Arc<Self>, fleet: FleetName) {
+        if let Err(error) = self.look(&fleet).await {
+            tracing::error!(%fleet, error = &error as &dyn std::error::Error, "triggers");
+        }
     }
 
     async fn look(&self, fleet: &FleetName) -> Result<(), FleetsError> {
@@ -340,17 +352,18 @@ impl Triggers {
             }
             (Response::Rollback { to }, None) => {
                 let id = self.operations.next_id(&OperationKind::Rollback);
+                let mut first = None;
                 let record = |state: &FleetState| {
-                    // Whoever comes second finds the record of the first.
+                    // Whoever comes second, in this very moment, finds the record of the first.
+                    first = state.automatic.as_ref().map(|first| first.operation.clone());
                     let (operation, trigger) = (id.clone(), trigger.name.clone());
                     let event = FleetEvent::ActedAutomatically { operation, trigger, at: wall() };
-                    Ok::<_, FleetsError>(if state.automatic.is_none() {
-                        vec![event]
-                    } else {
-                        vec![]
-                    })
+                    Ok::<_, FleetsError>(if first.is_none() { vec![event] } else { Vec::new() })
                 };
                 self.fleets.change(fleet, record).await?;
+                if let Some(first) = first {
+                    return Ok(format!("{}; {first} was begun for it already", fired.sentence));
+                }
                 let request = Request::Rollback(planner::Request {
                     to: Some(to.clone()),
                     ..planner::Request::default()

@@ -8,7 +8,7 @@ use crate::{
     name::{GroupName, HostName, ReleaseName},
     operation::{Operation, Outcome, Phase},
     plan::{OperationKind, Stage, Step, Track},
-    proposal::Armed,
+    proposal::{Armed, Decision, Proposal},
     quarantine::Left,
     time::Timestamp,
 };
@@ -42,6 +42,7 @@ pub fn consequences(operation: &Operation, state: &FleetState, at: Timestamp) ->
         events.extend(armed(operation, state, at));
     }
     events.extend(settled(operation, state, at));
+    events.extend(decided(operation, state, at));
     let recorded = state.operations.iter().find(|row| row.id == *id).and_then(|row| row.result);
     if state.busy.as_ref() == Some(id) || recorded != Some(result) {
         events.push(FleetEvent::OperationEnded { operation: id.clone(), result, at });
@@ -177,6 +178,24 @@ fn side_left(operation: &Operation, state: &FleetState, at: Timestamp) -> Option
     }
     let until = Timestamp(at.0.saturating_add(i64::try_from(traffic.warm_ms).unwrap_or(i64::MAX)));
     Some(FleetEvent::SideLeft { warm: Some(Warm { group, release, until, operation }), at })
+}
+
+/// What was proposed is over once a rollback went through: by this very operation, or by another one.
+fn decided(operation: &Operation, state: &FleetState, at: Timestamp) -> Vec<FleetEvent> {
+    let id = operation.id();
+    // Once, with its end: what is proposed later is about something new.
+    if !moved(operation) || state.busy.as_ref() != Some(id) {
+        return Vec::new();
+    }
+    let decide = |row: &Proposal| {
+        let (decision, by, reason) = if row.operation == *id {
+            (Decision::Approved, operation.by().to_owned(), operation.reason().to_owned())
+        } else {
+            (Decision::Expired, id.to_string(), format!("{id} rolled the fleet back"))
+        };
+        FleetEvent::Decided { operation: row.operation.clone(), decision, by, reason, at }
+    };
+    state.waiting().map(decide).collect()
 }
 
 /// A host that an operation restored after root had acted on it is one that somebody has looked at.

@@ -29,6 +29,7 @@ mod plan;
 pub mod planner;
 mod proposal;
 mod quarantine;
+mod release;
 mod time;
 mod track;
 pub mod trigger;
@@ -40,8 +41,8 @@ pub use decide::{BY_ITSELF, BY_THE_JUDGE, Input, SeenTrack, decide};
 pub use event::{Abort, Ask, Event, StepReport, StepState, TrackEnd, TrackEnding};
 pub use fleet::{
     Component, Fleet, FleetError, FleetEvent, FleetState, Freeze, Group, Hook, HookPoint,
-    HostRelease, LateHosts, LocalOperation, LocalSeen, OnFailure, OperationRow, Pin, Release,
-    Rollback, SeenSnapshot, Share, Standing, StandingSource, Traffic, Warm,
+    LateHosts, LocalOperation, LocalSeen, OnFailure, OperationRow, Rollback, SeenSnapshot, Share,
+    Standing, StandingSource, Traffic, Warm,
 };
 pub use inventory::{HostNow, Inventory, LiveNow, SnapshotNow};
 pub use name::{
@@ -55,6 +56,7 @@ pub use plan::{
 };
 pub use proposal::{Armed, Automatic, Decided, Decision, Proposal};
 pub use quarantine::{Left, Quarantined};
+pub use release::{HostRelease, Pin, Release};
 pub use time::{Elapsed, Timestamp};
 pub use track::{Goal, TrackEvent, TrackState};
 pub use weights::{Artefact, NotWhole, Weights};

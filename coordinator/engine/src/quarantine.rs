@@ -15,8 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    fleet::{FleetState, Release, Standing, StandingSource},
+    fleet::{FleetState, Standing, StandingSource},
     name::{ComponentName, HostName, OperationId, ReleaseName},
+    release::{HostRelease, Release},
 };
 
 /// What hosts replaced when a release was left as bad, whether or not it was ever recorded under its name.
@@ -123,7 +124,7 @@ fn having<'a>(
     component: &'a ComponentName,
     content: &'a str,
 ) -> impl Iterator<Item = (&'a ReleaseName, &'a Release, &'a HostName)> {
-    let has = move |(host, row): (&'a HostName, &'a crate::fleet::HostRelease)| {
+    let has = move |(host, row): (&'a HostName, &'a HostRelease)| {
         let same = row.snapshots.get(component).is_some_and(|seen| seen.content == content);
         same.then_some((name, release, host))
     };

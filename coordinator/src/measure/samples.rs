@@ -152,11 +152,11 @@ impl Samples {
         hosts.iter().filter_map(of).flat_map(of_host).collect()
     }
 
-    /// Forgets a host that left its fleet.
-    pub fn forget(&self, host: &HostName) {
+    /// Forgets hosts that left their fleets.
+    pub fn keep_only(&self, is_known: impl Fn(&HostName) -> bool) {
         let mut inner = self.lock();
-        inner.hosts.remove(host);
-        inner.refused.remove(host);
+        inner.hosts.retain(|host, _| is_known(host));
+        inner.refused.retain(|host| is_known(host));
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(samples.after(&[host("c")], 0), (Vec::new(), 0));
         assert_eq!(samples.told_at(&hosts[1]), Some(Timestamp(2400)));
         assert_eq!(samples.told_at(&host("c")), None);
-        samples.forget(&hosts[1]);
+        samples.keep_only(|host| *host != hosts[1]);
         assert_eq!(samples.told_at(&hosts[1]), None);
     }
 

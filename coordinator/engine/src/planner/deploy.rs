@@ -21,10 +21,11 @@ use super::{
     traffic::{self, Edge},
 };
 use crate::{
-    fleet::{Component, FleetState, Release, Standing},
+    fleet::{Component, FleetState, Standing},
     inventory::Inventory,
     name::{ComponentName, GroupName, HostName, ReleaseName},
     plan::{OperationKind, Plan, PlanDraft, Stage, Step, Target, Track, Verb},
+    release::Release,
     time::Timestamp,
     weights::Weights,
 };

@@ -11,10 +11,11 @@ use super::{
     traffic,
 };
 use crate::{
-    fleet::{FleetState, Release, Standing, StandingSource},
+    fleet::{FleetState, Standing, StandingSource},
     inventory::Inventory,
     name::{ComponentName, HostName, ReleaseName},
     quarantine::Quarantined,
+    release::Release,
     time::Timestamp,
 };
 

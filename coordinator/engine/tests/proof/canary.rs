@@ -382,3 +382,38 @@ fn each_verb_in_each_state_is_as_published() {
         }
     }
 }
+
+#[test]
+fn a_rollback_that_went_through_settles_what_was_proposed() {
+    let world = World::usual();
+    let plan = planner::rollback(&world.inventory(), &planner::Request::default()).unwrap();
+    let mut run = Run::of(plan);
+    run.until("");
+    let mut state = opened(&world);
+    let proposal = |id: &str| engine::Proposal {
+        operation: operation(id),
+        to: release("v2"),
+        why: "error_rate 23 %".to_owned(),
+        why_not_automatic: String::new(),
+        severity: engine::trigger::TriggerSeverity::High,
+        by: "trigger errors".to_owned(),
+        at: Timestamp(1),
+        until: Timestamp(900),
+        decided: None,
+    };
+    for id in ["rb-0199", "rb-0200"] {
+        state.apply(&FleetEvent::Proposed { proposal: proposal(id) });
+    }
+    for event in consequences(&run.operation, &state, Timestamp(100)) {
+        state.apply(&event);
+    }
+    let how = |id: &str| {
+        let decided = state.proposal(&operation(id)).unwrap().decided.clone().unwrap();
+        (decided.decision, decided.by)
+    };
+    assert_eq!(how("rb-0199"), (engine::Decision::Expired, "rb-0200".to_owned()));
+    assert_eq!(how("rb-0200"), (engine::Decision::Approved, "ada".to_owned()));
+    // What is proposed later is about something new, and waits.
+    state.apply(&FleetEvent::Proposed { proposal: proposal("rb-0201") });
+    assert_eq!(consequences(&run.operation, &state, Timestamp(101)), Vec::<FleetEvent>::new());
+}

@@ -13,7 +13,7 @@
 //! | 413 | the body is larger than 1 MiB |
 //! | 422 | an alert names no fleet, or one that is not known; those that do were taken |
 //! | 429 | too many at once: Alertmanager sends it again |
-//! | 503 | what followed could not be written down: Alertmanager sends it again |
+//! | 503 | what followed could not be written down, or takes its time: Alertmanager sends it again |
 //!
 //! The fleet is the alert's label `fleet`, or `?fleet=` of the URL. An alert by the name of a trigger's source does what
 //! that trigger says; any other one proposes a rollback.
@@ -200,6 +200,9 @@ struct Alert {
     fingerprint: String,
 }
 
+/// Alerts, and the fleet that the URL names.
+type Posted = (Vec<Alert>, Option<String>);
+
 #[derive(Debug, Serialize)]
 struct Done {
     alert: String,
@@ -209,10 +212,11 @@ struct Done {
 }
 
 impl Desk {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let (status, body) = match tokio::time::timeout(REQUEST_TIMEOUT, self.taken(request)).await
-        {
-            Ok(answer) => answer,
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let taken = tokio::time::timeout(REQUEST_TIMEOUT, self.taken(request)).await;
+        let (status, body) = match taken {
+            Ok(Ok((alerts, fleet))) => self.in_time(alerts, fleet).await,
+            Ok(Err(refused)) => refused,
             Err(_) => (StatusCode::REQUEST_TIMEOUT, said("the request did not come in time")),
         };
         let mut response = Response::new(Full::new(Bytes::from(body)));
@@ -227,32 +231,57 @@ impl Desk {
         response
     }
 
-    async fn taken(&self, request: Request<Incoming>) -> (StatusCode, String) {
+    /// What follows goes through to its end, whether or not the caller waits for it. Alertmanager does not send again what
+    /// was answered with 408.
+    async fn in_time(
+        self: Arc<Self>,
+        alerts: Vec<Alert>,
+        fleet: Option<String>,
+    ) -> (StatusCode, String) {
+        let follows = tokio::spawn(async move { self.alerted(alerts, fleet).await });
+        match tokio::time::timeout(REQUEST_TIMEOUT, follows).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "alerts were not followed to the end");
+                (StatusCode::SERVICE_UNAVAILABLE, said("a defect: see the coordinator's log"))
+            }
+            Err(_) => {
+                let what = "what follows is not done yet, and goes on: send it again later";
+                (StatusCode::SERVICE_UNAVAILABLE, said(what))
+            }
+        }
+    }
+
+    /// The alerts of a request and the fleet of its URL, or the answer that refuses it.
+    async fn taken(&self, request: Request<Incoming>) -> Result<Posted, (StatusCode, String)> {
         if request.uri().path() != PATH {
-            return (StatusCode::NOT_FOUND, said(&format!("only {PATH} is served here")));
+            return Err((StatusCode::NOT_FOUND, said(&format!("only {PATH} is served here"))));
         }
         if request.method() != Method::POST {
-            return (StatusCode::METHOD_NOT_ALLOWED, said("alerts are posted"));
+            return Err((StatusCode::METHOD_NOT_ALLOWED, said("alerts are posted")));
         }
         if !self.knows(&request) {
             tracing::warn!("an alert without the token was refused");
-            return (StatusCode::UNAUTHORIZED, said("the bearer token is missing, or another one"));
+            return Err((
+                StatusCode::UNAUTHORIZED,
+                said("the bearer token is missing, or another one"),
+            ));
         }
         if !self.rate.allows(Instant::now()) {
-            return (StatusCode::TOO_MANY_REQUESTS, said("too many requests at once"));
+            return Err((StatusCode::TOO_MANY_REQUESTS, said("too many requests at once")));
         }
         let fleet = query(request.uri().query().unwrap_or_default(), "fleet");
         let body = match Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) => {
-                return (StatusCode::PAYLOAD_TOO_LARGE, said(&format!("the body: {error}")));
+                return Err((StatusCode::PAYLOAD_TOO_LARGE, said(&format!("the body: {error}"))));
             }
         };
         let webhook: Webhook = match serde_json::from_slice(&body) {
             Ok(webhook) => webhook,
             Err(error) => {
                 let what = format!("the body is not what Alertmanager sends: {error}");
-                return (StatusCode::BAD_REQUEST, said(&what));
+                return Err((StatusCode::BAD_REQUEST, said(&what)));
             }
         };
         if webhook.version != "4" || webhook.alerts.len() > ALERTS_MAX {
@@ -261,9 +290,9 @@ impl Desk {
                 webhook.version,
                 webhook.alerts.len()
             );
-            return (StatusCode::BAD_REQUEST, said(&what));
+            return Err((StatusCode::BAD_REQUEST, said(&what)));
         }
-        self.alerted(webhook.alerts, fleet).await
+        Ok((webhook.alerts, fleet))
     }
 
     async fn alerted(&self, alerts: Vec<Alert>, by_url: Option<String>) -> (StatusCode, String) {

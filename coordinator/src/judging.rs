@@ -18,7 +18,7 @@ use engine::{
     Gate, HostName, Input, MetricSource, Operation, OperationId,
     judge::{Gap, Judge, Ruling, Sample, Side},
 };
-use tokio::time::MissedTickBehavior;
+use tokio::{task::JoinSet, time::MissedTickBehavior};
 
 use crate::{
     host::wall,
@@ -38,10 +38,17 @@ pub struct Judging {
     newest: Mutex<BTreeMap<OperationId, Ruling>>,
 }
 
+/// Where a canary at a weight is looked at: whoever looks takes the watch along and brings it back.
+#[derive(Debug)]
+struct Desk {
+    stage: usize,
+    watch: Option<Watch>,
+    look: JoinSet<Watch>,
+}
+
 /// A canary at a weight.
 #[derive(Debug)]
 struct Watch {
-    stage: usize,
     judge: Judge,
     canary: Eye,
     baseline: Eye,
@@ -68,33 +75,44 @@ impl Judging {
 
     /// Looks for as long as the coordinator lives.
     pub async fn run(self: Arc<Self>) {
-        let mut watches: BTreeMap<OperationId, Watch> = BTreeMap::new();
+        let mut desks: BTreeMap<OperationId, Desk> = BTreeMap::new();
         let mut ticks = tokio::time::interval(LOOKS_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let runners = self.operations.running();
-            let at_gate: Vec<(&RunnerHandle, Arc<Operation>, usize)> = runners
-                .iter()
-                .filter_map(|runner| {
-                    let operation = runner.view().borrow().operation.clone();
-                    let stage = operation.gate_in_force()?;
-                    Some((runner, operation, stage))
-                })
-                .collect();
-            watches.retain(|id, watch| {
-                at_gate
-                    .iter()
-                    .any(|(_, operation, stage)| operation.id() == id && *stage == watch.stage)
-            });
-            for (runner, operation, stage) in at_gate {
-                let new = || Watch::of(&operation, stage);
-                let Some(watch) = entry(&mut watches, operation.id(), new) else { continue };
-                let ruling = watch.look(&self.samples).await;
-                self.tell(runner, stage, ruling).await;
+            let mut at_gate = BTreeMap::new();
+            for runner in self.operations.running() {
+                let operation = runner.view().borrow().operation.clone();
+                if let Some(stage) = operation.gate_in_force() {
+                    at_gate.insert(operation.id().clone(), (runner, operation, stage));
+                }
             }
-            self.forget(&watches);
+            let stands = |id: &OperationId| at_gate.get(id).map(|(_, _, stage)| *stage);
+            desks.retain(|id, desk| stands(id) == Some(desk.stage));
+            for (id, (runner, operation, stage)) in at_gate {
+                let new = || Desk { stage, watch: None, look: JoinSet::new() };
+                let desk = desks.entry(id).or_insert_with(new);
+                if let Some(Ok(back)) = desk.look.try_join_next() {
+                    desk.watch = Some(back);
+                }
+                // A canary whose source does not answer keeps no other one waiting.
+                if !desk.look.is_empty() {
+                    continue;
+                }
+                if let Some(watch) = desk.watch.take().or_else(|| Watch::of(&operation, stage)) {
+                    desk.look.spawn(self.clone().look(runner, stage, watch));
+                }
+            }
+            let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+            newest.retain(|id, _| desks.contains_key(id));
         }
+    }
+
+    /// One look; answers who looked, for the next one.
+    async fn look(self: Arc<Self>, runner: RunnerHandle, stage: usize, mut watch: Watch) -> Watch {
+        let ruling = watch.look(&self.samples).await;
+        self.tell(&runner, stage, ruling).await;
+        watch
     }
 
     async fn tell(&self, runner: &RunnerHandle, stage: usize, ruling: Ruling) {
@@ -102,22 +120,6 @@ impl Judging {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner).insert(id, ruling.clone());
         runner.tell(Input::Judged { stage, ruling }).await;
     }
-
-    fn forget(&self, watches: &BTreeMap<OperationId, Watch>) {
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        newest.retain(|id, _| watches.contains_key(id));
-    }
-}
-
-fn entry<'a>(
-    watches: &'a mut BTreeMap<OperationId, Watch>,
-    id: &OperationId,
-    new: impl FnOnce() -> Option<Watch>,
-) -> Option<&'a mut Watch> {
-    if !watches.contains_key(id) {
-        watches.insert(id.clone(), new()?);
-    }
-    watches.get_mut(id)
 }
 
 impl Watch {
@@ -126,7 +128,6 @@ impl Watch {
         let since = wall();
         let eye = |side| Eye::new(operation, gate, side);
         Some(Self {
-            stage,
             judge: Judge::new(&gate.analysis, since),
             canary: eye(Side::Canary),
             baseline: eye(Side::Baseline),

@@ -14,7 +14,7 @@ use std::{
 };
 
 use engine::{
-    FleetEvent, FleetName, FleetState, GroupName, HostName, Input, Inventory, Operation,
+    Decision, FleetEvent, FleetName, FleetState, GroupName, HostName, Input, Inventory, Operation,
     OperationId, OperationKind, OperationRow, Phase, Plan, ReleaseName, RunResult,
     planner::{self, Refusal},
 };
@@ -24,6 +24,7 @@ use crate::{
     fleets::{FleetsError, nearest},
     host::wall,
     journal::JournalError,
+    proposals,
     runner::{self, Runner, RunnerError, RunnerHandle, Shared, View},
     sessions::Sessions,
     trace::Trace,
@@ -49,6 +50,16 @@ pub enum Request {
     Switch(GroupName),
 }
 
+/// By whose word something begins that no person has seen as a plan. Whether the word still holds is looked at in the same
+/// moment in which the fleet is taken, and goes on record with it.
+#[derive(Clone, Debug)]
+pub enum Word {
+    /// A person approved what was proposed under this id.
+    Approved { proposal: OperationId, reason: String },
+    /// A trigger acts by itself on what that operation brought.
+    Automatic { trigger: String, on: OperationId },
+}
+
 /// Why a plan was not made or an operation not started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -70,6 +81,12 @@ pub enum StartError {
     Fenced(String),
     #[error("there is nothing to do: {0}")]
     Nothing(String),
+    #[error("{id} was {how} already")]
+    Decided { id: OperationId, how: String },
+    #[error("{0} began by itself already, and no person has acted since")]
+    ActedBefore(OperationId),
+    #[error("{0}")]
+    NotAutomatic(String),
 }
 
 /// See the module.
@@ -211,18 +228,18 @@ impl Operations {
         let (this, trace) = (self.clone(), Trace::begin());
         let id = self.next_id(&again.kind);
         let who = (by, reason, key);
-        let opened = tokio::spawn(async move { this.open(again, id, who, trace).await });
+        let opened = tokio::spawn(async move { this.open(again, id, who, (trace, None)).await });
         opened.await.expect("opening does not panic")
     }
 
     /// Plans and starts at once what needs no other look of a person: who approved has seen what it is, and a trigger has
-    /// its rule. Who, why and the key; the id, where it has one already.
+    /// its rule. Who, why and the key.
     pub async fn begin(
         self: &Arc<Self>,
         fleet: &FleetName,
         request: Request,
         (by, reason, key): (String, String, String),
-        id: Option<OperationId>,
+        word: Word,
     ) -> Result<OperationId, StartError> {
         if let Some(known) = self.by_key(&key).await {
             return Ok(known);
@@ -235,10 +252,14 @@ impl Operations {
         if plan.nothing_to_do() {
             return Err(StartError::Nothing(plan.why_target.clone()));
         }
-        let id = id.unwrap_or_else(|| self.next_id(&plan.kind));
+        let id = match &word {
+            Word::Approved { proposal, .. } => proposal.clone(),
+            Word::Automatic { .. } => self.next_id(&plan.kind),
+        };
         let (this, trace) = (self.clone(), Trace::begin());
-        let opened =
-            tokio::spawn(async move { this.open(plan, id, (by, reason, key), trace).await });
+        let opened = tokio::spawn(async move {
+            this.open(plan, id, (by, reason, key), (trace, Some(word))).await
+        });
         opened.await.expect("opening does not panic")
     }
 
@@ -259,22 +280,23 @@ impl Operations {
         plan: Plan,
         id: OperationId,
         (by, reason, key): (String, String, String),
-        trace: Trace,
+        (trace, word): (Trace, Option<Word>),
     ) -> Result<OperationId, StartError> {
         let fleet = plan.fleet.clone();
         let mut known = None;
         let take = |state: &FleetState| {
             known = self.begun_with(state, &key);
-            match (&known, &state.busy) {
-                (Some(_), _) => Ok(Vec::new()),
-                (None, Some(holder)) => {
-                    Err(StartError::Busy { holder: holder.clone(), fleet: fleet.clone() })
-                }
-                (None, None) => {
-                    let (operation, key) = (id.clone(), key.clone());
-                    Ok(vec![FleetEvent::OperationOpened { operation, key, at: wall() }])
-                }
+            if known.is_some() {
+                return Ok(Vec::new());
             }
+            let word =
+                word.as_ref().map(|word| spoken(state, &plan, &id, &by, word)).transpose()?;
+            if let Some(holder) = &state.busy {
+                return Err(StartError::Busy { holder: holder.clone(), fleet: fleet.clone() });
+            }
+            let (operation, key) = (id.clone(), key.clone());
+            let opened = FleetEvent::OperationOpened { operation, key, at: wall() };
+            Ok(word.into_iter().chain([opened]).collect())
         };
         self.shared.fleets.change(&fleet, take).await?;
         if let Some(known) = known {
@@ -418,6 +440,51 @@ impl From<JournalError> for StartError {
     }
 }
 
+/// That a word still holds, as it goes on record.
+fn spoken(
+    state: &FleetState,
+    plan: &Plan,
+    id: &OperationId,
+    by: &str,
+    word: &Word,
+) -> Result<FleetEvent, StartError> {
+    let at = wall();
+    match word {
+        Word::Approved { proposal, reason } => {
+            let decided = |how: String| StartError::Decided { id: proposal.clone(), how };
+            let row = state.proposal(proposal).ok_or_else(|| decided("decided".to_owned()))?;
+            if let Some(known) = &row.decided {
+                return Err(decided(proposals::how(known)));
+            }
+            if row.until <= at {
+                return Err(decided("out of time".to_owned()));
+            }
+            let (operation, by, reason) = (proposal.clone(), by.to_owned(), reason.clone());
+            Ok(FleetEvent::Decided { operation, decision: Decision::Approved, by, reason, at })
+        }
+        Word::Automatic { trigger, on } => {
+            if let Some(first) = &state.automatic {
+                return Err(StartError::ActedBefore(first.operation.clone()));
+            }
+            if state.armed.as_ref().is_none_or(|armed| armed.operation != *on) {
+                let why = format!("what {on} brought is not what there is to take back any more");
+                return Err(StartError::NotAutomatic(why));
+            }
+            // The plan may move more hosts than the release went to.
+            let moved = plan.moved_hosts();
+            let to = plan.to.as_ref();
+            let why_not = to.and_then(|to| planner::why_not_automatic(state, to, &moved));
+            match why_not {
+                Some(why) => Err(StartError::NotAutomatic(why)),
+                None => {
+                    let (operation, trigger) = (id.clone(), trigger.clone());
+                    Ok(FleetEvent::ActedAutomatically { operation, trigger, at })
+                }
+            }
+        }
+    }
+}
+
 /// What the planners see of a fleet now.
 pub fn inventory<'a>(state: &'a FleetState, sessions: &Sessions) -> Inventory<'a> {
     let mut hosts = BTreeMap::new();
@@ -488,5 +555,124 @@ fn named_nearest(refusal: Refusal) -> Refusal {
         | Refusal::Canary(_)
         | Refusal::Warm { .. }
         | Refusal::Defect(_)) => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::{
+        Armed, Automatic, LateHosts, OnFailure, PlanDraft, Proposal, Timestamp,
+        trigger::TriggerSeverity,
+    };
+
+    use super::*;
+
+    fn id(text: &str) -> OperationId {
+        OperationId::new(text).unwrap()
+    }
+
+    fn plan() -> Plan {
+        let v1 = ReleaseName::new("v1").unwrap();
+        let draft = PlanDraft {
+            kind: OperationKind::Rollback,
+            fleet: FleetName::new("prod").unwrap(),
+            app: "crm".to_owned(),
+            from: None,
+            to: Some(v1),
+            why_target: String::new(),
+            stages: Vec::new(),
+            hosts: Vec::new(),
+            marks_from_bad: false,
+            freezes: false,
+            on_failure: OnFailure::Restore,
+            late_hosts: LateHosts::Wait,
+            deadline_ms: 1,
+            unknown_after_ms: 1,
+            interruption: Vec::new(),
+            not_rolled_back: Vec::new(),
+            warnings: Vec::new(),
+            weights_before: None,
+            weights_after: None,
+        };
+        Plan::new(draft).unwrap()
+    }
+
+    fn says(state: &FleetState, word: &Word) -> String {
+        let (mut after, mine) = (state.clone(), id("rb-0009"));
+        match spoken(state, &plan(), &mine, "mira", word) {
+            Ok(event) => {
+                after.apply(&event);
+                let decided = after.proposal(&mine).and_then(|row| row.decided.as_ref());
+                let acted =
+                    after.automatic.as_ref().map(|acted| format!("{} acts", acted.operation));
+                decided.map(proposals::how).or(acted).unwrap()
+            }
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_was_approved_begins_only_while_it_still_waits() {
+        let word = Word::Approved { proposal: id("rb-0009"), reason: "go".to_owned() };
+        let state = |until: i64, decided: Option<Decision>| {
+            let mut state = FleetState::default();
+            let proposal = Proposal {
+                operation: id("rb-0009"),
+                to: ReleaseName::new("v1").unwrap(),
+                why: String::new(),
+                why_not_automatic: String::new(),
+                severity: TriggerSeverity::High,
+                by: "trigger errors".to_owned(),
+                at: Timestamp(0),
+                until: Timestamp(until),
+                decided: None,
+            };
+            state.apply(&FleetEvent::Proposed { proposal });
+            if let Some(decision) = decided {
+                let (operation, by, reason) = (id("rb-0009"), "ada".to_owned(), String::new());
+                let at = Timestamp(1);
+                state.apply(&FleetEvent::Decided { operation, decision, by, reason, at });
+            }
+            state
+        };
+        let rows = [
+            (state(i64::MAX, None), "approved by mira"),
+            (state(0, None), "rb-0009 was out of time already"),
+            (state(i64::MAX, Some(Decision::Rejected)), "rb-0009 was rejected by ada already"),
+            (state(i64::MAX, Some(Decision::Approved)), "rb-0009 was approved by ada already"),
+            (FleetState::default(), "rb-0009 was decided already"),
+        ];
+        for (state, expected) in rows {
+            assert_eq!(says(&state, &word), expected);
+        }
+    }
+
+    #[test]
+    fn a_trigger_acts_by_itself_only_once_and_on_what_it_measured() {
+        let word = Word::Automatic { trigger: "errors".to_owned(), on: id("dp-0007") };
+        let armed = |by: &str| {
+            let (since, until) = (Timestamp(0), Timestamp(9));
+            let (release, hosts) = (ReleaseName::new("v2").unwrap(), Vec::new());
+            Some(Armed { operation: id(by), release, hosts, since, until })
+        };
+        let over = "what dp-0007 brought is not what there is to take back any more";
+        let mut state = FleetState { armed: armed("dp-0007"), ..FleetState::default() };
+        assert_eq!(says(&state, &word), "v1 is not known", "nobody found it good");
+        state.apply(&FleetEvent::Marked {
+            release: ReleaseName::new("v1").unwrap(),
+            standing: engine::Standing::Good,
+            by: "ada".to_owned(),
+            reason: String::new(),
+            at: Timestamp(0),
+        });
+        assert_eq!(says(&state, &word), "rb-0009 acts");
+        let newer = FleetState { armed: armed("dp-0008"), ..FleetState::default() };
+        assert_eq!(says(&newer, &word), over);
+        assert_eq!(says(&FleetState::default(), &word), over);
+        let (operation, trigger) = (id("rb-0008"), "slow".to_owned());
+        let automatic = Some(Automatic { operation, trigger, at: Timestamp(1) });
+        let acted = FleetState { automatic, ..state };
+        let before = "rb-0008 began by itself already, and no person has acted since";
+        assert_eq!(says(&acted, &word), before);
     }
 }

@@ -12,14 +12,14 @@
 use std::{sync::Arc, time::Duration};
 
 use engine::{
-    Decision, FleetEvent, FleetName, FleetState, OperationId, OperationKind, Proposal, ReleaseName,
-    planner, trigger::TriggerSeverity,
+    Decided, Decision, FleetEvent, FleetName, FleetState, OperationId, OperationKind, Proposal,
+    ReleaseName, planner, trigger::TriggerSeverity,
 };
 
 use crate::{
     fleets::{Fleets, FleetsError},
     host::wall,
-    operations::{Operations, Request, StartError},
+    operations::{Operations, Request, StartError, Word},
 };
 
 /// For how long a proposal waits for a person.
@@ -109,10 +109,10 @@ impl Proposals {
             "" => format!("approved: {}", proposal.why),
             reason => format!("{reason} (approved: {})", proposal.why),
         };
-        let operation = proposal.operation.clone();
-        let key = format!("approve {operation}");
-        self.operations.begin(&fleet, request, (by.clone(), why, key), Some(operation)).await?;
-        self.decide(&fleet, &proposal.operation, Decision::Approved, by, reason).await?;
+        let key = format!("approve {}", proposal.operation);
+        // Approved and taken in one record: who rejects meanwhile is told so, or it does not begin.
+        let word = Word::Approved { proposal: proposal.operation.clone(), reason };
+        self.operations.begin(&fleet, request, (by, why, key), word).await?;
         let proposal = self.read(&fleet, &proposal.operation).await.unwrap_or(proposal);
         Ok((fleet, proposal))
     }
@@ -136,8 +136,16 @@ impl Proposals {
             let over = self.fleets.read(&fleet, |state| state.expired(wall())).await;
             for id in over.into_iter().flatten() {
                 let (by, reason) = ("lastgood".to_owned(), "nobody decided in time".to_owned());
-                self.decide(&fleet, &id, Decision::Expired, by, reason).await?;
-                tracing::info!(%fleet, operation = %id, "a proposal has expired");
+                match self.decide(&fleet, &id, Decision::Expired, by, reason).await {
+                    Ok(()) => tracing::info!(%fleet, operation = %id, "a proposal has expired"),
+                    Err(ProposalError::Fleets(error)) => return Err(error),
+                    // Somebody decided in this very moment.
+                    Err(
+                        ProposalError::Decided { .. }
+                        | ProposalError::NotKnown { .. }
+                        | ProposalError::Start(_),
+                    ) => {}
+                }
             }
         }
         Ok(())
@@ -150,12 +158,14 @@ impl Proposals {
         decision: Decision,
         by: String,
         reason: String,
-    ) -> Result<(), FleetsError> {
+    ) -> Result<(), ProposalError> {
         let record = |state: &FleetState| {
-            let waits = state.proposal(operation).is_some_and(|row| row.decided.is_none());
+            if let Some(known) = state.proposal(operation).and_then(|row| row.decided.as_ref()) {
+                let (id, how) = (operation.to_string(), how(known));
+                return Err(ProposalError::Decided { id, how });
+            }
             let (operation, at) = (operation.clone(), wall());
-            let event = FleetEvent::Decided { operation, decision, by, reason, at };
-            Ok::<_, FleetsError>(if waits { vec![event] } else { Vec::new() })
+            Ok(vec![FleetEvent::Decided { operation, decision, by, reason, at }])
         };
         self.fleets.change(fleet, record).await
     }
@@ -172,10 +182,9 @@ impl Proposals {
                 if row.operation.as_str() == id {
                     return match &row.decided {
                         None => Ok((fleet, row)),
-                        Some(decided) => Err(ProposalError::Decided {
-                            id: id.to_owned(),
-                            how: format!("{} by {}", word(decided.decision), decided.by),
-                        }),
+                        Some(decided) => {
+                            Err(ProposalError::Decided { id: id.to_owned(), how: how(decided) })
+                        }
                     };
                 }
                 known.extend(row.decided.is_none().then(|| row.operation.to_string()));
@@ -186,10 +195,12 @@ impl Proposals {
     }
 }
 
-fn word(decision: Decision) -> &'static str {
-    match decision {
+/// How it was decided, and by whom.
+pub fn how(decided: &Decided) -> String {
+    let word = match decided.decision {
         Decision::Approved => "approved",
         Decision::Rejected => "rejected",
         Decision::Expired => "out of time, ended",
-    }
+    };
+    format!("{word} by {}", decided.by)
 }

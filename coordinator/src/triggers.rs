@@ -17,8 +17,8 @@ use std::{
 };
 
 use engine::{
-    Abort, Ask, FleetEvent, FleetName, FleetState, HostName, OperationId, OperationKind, Timestamp,
-    planner,
+    Abort, Ask, FleetEvent, FleetName, FleetState, HostName, OperationId, OperationKind, RunResult,
+    Timestamp, planner,
     trigger::{
         Breach, Circumstances, Control, Fired, LastAutomatic, Recent, Response, Then, Trigger,
         TriggerSeverity, TriggerSource, TriggerStands, Watch, Way, notice, response, severity,
@@ -32,7 +32,7 @@ use crate::{
     grpc::canary,
     host::wall,
     measure::Samples,
-    operations::{Operations, Request, StartError, inventory},
+    operations::{Operations, Request, StartError, Word, inventory},
     proposals::{Proposals, Proposed},
     readings::{Readings, Sides},
     sessions::Sessions,
@@ -99,8 +99,17 @@ struct Inner {
     watches: BTreeMap<(FleetName, String), Standing>,
     /// Alerts that were taken, oldest first.
     alerts: VecDeque<(FleetName, String)>,
-    /// Since when no operation of our own has been in the way.
-    quiet_since: BTreeMap<FleetName, Timestamp>,
+    /// Since when no operation of our own has been in the way, and after which one.
+    quiet: BTreeMap<FleetName, Quiet>,
+}
+
+/// The newest operation with its end, and the gate that it stands at.
+type After = (Option<(OperationId, Option<RunResult>)>, Option<usize>);
+
+#[derive(Clone, Debug)]
+struct Quiet {
+    since: Timestamp,
+    after: After,
 }
 
 #[derive(Debug)]
@@ -121,6 +130,7 @@ struct Scene {
     canary: Option<OperationId>,
     /// The operation of our own that is the cause of gaps.
     at_work: Option<OperationId>,
+    after: After,
     sides: Sides,
     affected: Option<f64>,
     control: bool,
@@ -129,6 +139,14 @@ struct Scene {
     way: Way,
     busy: Option<(OperationId, OperationKind)>,
     last_automatic: Option<LastAutomatic>,
+}
+
+impl Scene {
+    /// Whether a breach that was measured in another one is about the same thing.
+    fn is_about(&self, other: &Self) -> bool {
+        let of = |scene: &Self| scene.armed.as_ref().map(|(recent, _)| recent.operation.clone());
+        of(self) == of(other) && self.canary == other.canary
+    }
 }
 
 impl Triggers {
@@ -146,17 +164,24 @@ impl Triggers {
     pub async fn run(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(LOOKS_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut looks: BTreeMap<FleetName, JoinSet<()>> = BTreeMap::new();
+        let mut looks: BTreeMap<(FleetName, String), JoinSet<()>> = BTreeMap::new();
         loop {
             ticks.tick().await;
+            let mut wanted = BTreeSet::new();
             for fleet in self.fleets.names().await {
-                let looks = looks.entry(fleet.clone()).or_default();
-                while looks.try_join_next().is_some() {}
-                // One that waits for its hosts or for a source keeps no other fleet waiting.
-                if looks.is_empty() {
-                    looks.spawn(self.clone().look_once(fleet));
+                for trigger in self.known(&fleet).await {
+                    let key = (fleet.clone(), trigger.name.clone());
+                    wanted.insert(key.clone());
+                    let looks = looks.entry(key).or_default();
+                    while looks.try_join_next().is_some() {}
+                    // One that waits for its hosts or for a source keeps no other one waiting.
+                    if looks.is_empty() {
+                        looks.spawn(self.clone().look_once(fleet.clone(), trigger));
+                    }
                 }
             }
+            // What has begun to act goes on to its end.
+            looks.retain(|key, looks| wanted.contains(key) || !looks.is_empty());
             let hosts: BTreeSet<String> = self.fleets.hosts().await.into_iter().collect();
             self.readings.samples.keep_only(|host| hosts.contains(host.as_str()));
             if let Err(error) = self.proposals.expire().await {
@@ -177,7 +202,7 @@ impl Triggers {
                     let did = standing.did.as_deref().filter(|_| stands == TriggerStands::Fired);
                     (stands, since, did.unwrap_or(detail).to_owned())
                 }
-                None => (TriggerStands::Off, Timestamp(0), String::new()),
+                None => alerts_stand(trigger, state, wall()),
             };
             v1::TriggerView {
                 name: trigger.name.clone(),
@@ -238,43 +263,62 @@ impl Triggers {
             sentence: what,
         };
         let did = self.follow(&fleet, &scene, &trigger, &fired).await?;
-        self.remember(fleet, &alert);
+        // What goes forward just now may be what it is about: when it is live, the alert counts again.
+        let goes_forward = scene.armed.is_none()
+            && scene.busy.as_ref().is_some_and(|(_, kind)| *kind != OperationKind::Rollback);
+        if !goes_forward {
+            self.remember(fleet, &alert);
+        }
         Ok(did)
     }
 
-    async fn look_once(self: Arc<Self>, fleet: FleetName) {
-        if let Err(error) = self.look(&fleet).await {
-            tracing::error!(%fleet, error = &error as &dyn std::error::Error, "triggers");
+    /// The triggers of a fleet that are looked at; those that left its file are forgotten.
+    async fn known(&self, fleet: &FleetName) -> Vec<Trigger> {
+        let all = |state: &FleetState| state.fleet.as_ref().map(|fleet| fleet.triggers.clone());
+        let mut triggers = self.fleets.read(fleet, all).await.flatten().unwrap_or_default();
+        self.forget(fleet, &triggers);
+        triggers.retain(|trigger| !matches!(trigger.source, TriggerSource::Alert(_)));
+        triggers
+    }
+
+    async fn look_once(self: Arc<Self>, fleet: FleetName, trigger: Trigger) {
+        if let Err(error) = self.look(&fleet, &trigger).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(%fleet, trigger = trigger.name, error, "triggers");
         }
     }
 
-    async fn look(&self, fleet: &FleetName) -> Result<(), FleetsError> {
+    async fn look(&self, fleet: &FleetName, trigger: &Trigger) -> Result<(), FleetsError> {
         let Some(scene) = self.scene(fleet).await else { return Ok(()) };
-        self.forget(fleet, &scene.triggers);
         let now = wall();
         let held = self.held(fleet, &scene, now);
-        for trigger in &scene.triggers {
-            if let TriggerSource::Alert(_) = trigger.source {
-                continue;
-            }
-            self.set_armed(fleet, trigger, &scene, now);
-            self.record_baseline(fleet, trigger, &scene, held.is_some()).await?;
-            let quiet_since = self.lock().quiet_since.get(fleet).copied().unwrap_or(now);
-            let read = self.readings.read(fleet, trigger, &scene.sides, quiet_since).await;
-            let recorded = self.baseline(fleet, trigger).await;
-            let control = if trigger.breach.is_of_baseline() { recorded } else { read.control };
-            let fired = {
-                let mut inner = self.lock();
-                let key = (fleet.clone(), trigger.name.clone());
-                let Some(standing) = inner.watches.get_mut(&key) else { continue };
-                standing.watch.take(&read.fleet, control.as_ref(), held.as_deref())
-            };
-            let Some(fired) = fired else { continue };
-            let did = self.follow(fleet, &scene, trigger, &fired).await?;
+        self.set_armed(fleet, trigger, &scene, now);
+        self.record_baseline(fleet, trigger, &scene, held.is_some()).await?;
+        let quiet_since = self.lock().quiet.get(fleet).map_or(now, |quiet| quiet.since);
+        let read = self.readings.read(fleet, trigger, &scene.sides, quiet_since).await;
+        let recorded = self.baseline(fleet, trigger).await;
+        let of_baseline = trigger.breach.is_of_baseline();
+        let control = if of_baseline { recorded } else { read.control.clone() };
+        let key = (fleet.clone(), trigger.name.clone());
+        let fired = {
             let mut inner = self.lock();
-            if let Some(standing) = inner.watches.get_mut(&(fleet.clone(), trigger.name.clone())) {
-                standing.did = Some(did);
+            let Some(standing) = inner.watches.get_mut(&key) else { return Ok(()) };
+            standing.watch.take(&read.fleet, control.as_ref(), held.as_deref())
+        };
+        let Some(fired) = fired else { return Ok(()) };
+        // Also where the bound is of what was measured before: the hosts without the release, now.
+        let fired = fired.against(trigger, read.control.as_ref());
+        // Sources take their time: what follows is about the fleet as it is now.
+        let did = match self.scene(fleet).await {
+            Some(now) if now.is_about(&scene) && now.triggers.contains(trigger) => {
+                self.follow(fleet, &now, trigger, &fired).await?
             }
+            Some(_) | None => {
+                format!("{}; what it was about is over: nothing follows", fired.sentence)
+            }
+        };
+        if let Some(standing) = self.lock().watches.get_mut(&key) {
+            standing.did = Some(did);
         }
         Ok(())
     }
@@ -351,27 +395,22 @@ impl Triggers {
                 Ok(format!("{notice}; {word} {id}"))
             }
             (Response::Rollback { to }, None) => {
-                let id = self.operations.next_id(&OperationKind::Rollback);
-                let mut first = None;
-                let record = |state: &FleetState| {
-                    // Whoever comes second, in this very moment, finds the record of the first.
-                    first = state.automatic.as_ref().map(|first| first.operation.clone());
-                    let (operation, trigger) = (id.clone(), trigger.name.clone());
-                    let event = FleetEvent::ActedAutomatically { operation, trigger, at: wall() };
-                    Ok::<_, FleetsError>(if first.is_none() { vec![event] } else { Vec::new() })
-                };
-                self.fleets.change(fleet, record).await?;
-                if let Some(first) = first {
-                    return Ok(format!("{}; {first} was begun for it already", fired.sentence));
-                }
                 let request = Request::Rollback(planner::Request {
                     to: Some(to.clone()),
                     ..planner::Request::default()
                 });
-                let key = format!("automatic {id}");
-                let who = (by.clone(), notice.clone(), key);
-                match self.operations.begin(fleet, request, who, Some(id)).await {
+                // That it acts by itself goes on record with the operation: one that could not begin was none.
+                let on = circumstances.changed.map(|recent| recent.operation);
+                let Some(on) = on else { return Ok(notice) };
+                let word = Word::Automatic { trigger: trigger.name.clone(), on };
+                // An empty key is nobody's.
+                let who = (by.clone(), notice.clone(), String::new());
+                match self.operations.begin(fleet, request, who, word).await {
                     Ok(id) => Ok(format!("{notice}; {id} begins")),
+                    // Another trigger, in this very moment.
+                    Err(StartError::ActedBefore(first)) => {
+                        Ok(format!("{}; {first} was begun for it already", fired.sentence))
+                    }
                     Err(error) => self.instead(fleet, scene, trigger, fired, (to, by, error)).await,
                 }
             }
@@ -423,11 +462,19 @@ impl Triggers {
                 (None, Some(armed)) => armed.hosts.iter().cloned().collect(),
                 (None, None) => control_part.hosts().map(|(host, _)| host.clone()).collect(),
             };
-            let sides = Sides::of(control_part, &inventory, &has);
+            let mut sides = Sides::of(control_part, &inventory, &has);
+            if let Some((operation, stage)) =
+                at_gate.and_then(|operation| Some((operation, operation.gate_in_force()?)))
+            {
+                // The slot that waits for the traffic has the release as well.
+                let tried = operation.plan().on_target_before(stage);
+                sides.control.retain(|host| !tried.contains(host));
+            }
             let way = match at_gate {
                 Some(operation) => match operation.plan().from.clone() {
                     Some(release) => Way::To { release, why_not_automatic: None },
-                    None => Way::None("what ran before is not one release".to_owned()),
+                    // An abort puts back what each host had, whatever that was.
+                    None => Way::To { release: mixed(), why_not_automatic: None },
                 },
                 None => match planner::way_back(&inventory) {
                     Ok(release) => {
@@ -444,6 +491,10 @@ impl Triggers {
                 armed,
                 canary: at_gate.map(|operation| operation.id().clone()),
                 at_work: state.busy.clone().filter(|_| at_gate.is_none()),
+                after: (
+                    state.operations.last().map(|row| (row.id.clone(), row.result)),
+                    at_gate.and_then(|operation| operation.gate_in_force()),
+                ),
                 affected: sides.share(control_part, &inventory),
                 control: !sides.control.is_empty(),
                 control_is_served: sides.control_is_served(control_part, &inventory),
@@ -465,10 +516,10 @@ impl Triggers {
     fn held(&self, fleet: &FleetName, scene: &Scene, now: Timestamp) -> Option<String> {
         let mut inner = self.lock();
         if let Some(operation) = &scene.at_work {
-            inner.quiet_since.remove(fleet);
+            inner.quiet.remove(fleet);
             return Some(format!("{operation} is at work: gaps are expected"));
         }
-        let since = *inner.quiet_since.entry(fleet.clone()).or_insert(now);
+        let since = quiet_since(&mut inner.quiet, fleet, &scene.after, now);
         let settles = now.0.saturating_sub(since.0) < SETTLES_MS && scene.canary.is_none();
         settles.then(|| "an operation has just ended: its hosts settle".to_owned())
     }
@@ -506,7 +557,7 @@ impl Triggers {
         if !trigger.breach.is_of_baseline() || held || scene.armed.is_some() {
             return Ok(());
         }
-        let since = self.lock().quiet_since.get(fleet).copied().unwrap_or_else(wall);
+        let since = self.lock().quiet.get(fleet).map_or_else(wall, |quiet| quiet.since);
         let read = self.readings.read(fleet, trigger, &scene.sides, since).await;
         let Some(value) = read.fleet.value.filter(|value| value.is_finite()) else { return Ok(()) };
         let (name, at) = (trigger.name.clone(), wall());
@@ -559,6 +610,20 @@ impl Triggers {
     }
 }
 
+/// Since when nothing of our own has been in the way. One that came and went between two looks begins it anew, and so
+/// does a clock that was put back.
+fn quiet_since(
+    quiet: &mut BTreeMap<FleetName, Quiet>,
+    fleet: &FleetName,
+    after: &After,
+    now: Timestamp,
+) -> Timestamp {
+    let known = quiet.get(fleet).filter(|known| known.after == *after && known.since <= now);
+    let since = known.map_or(now, |known| known.since);
+    quiet.insert(fleet.clone(), Quiet { since, after: after.clone() });
+    since
+}
+
 /// How old a baseline gets before it is measured anew, while nothing new is live.
 const BASELINE_EVERY_MS: i64 = 10 * 60 * 1000;
 
@@ -568,10 +633,78 @@ impl Standing {
     }
 }
 
+/// How a trigger stands that nobody looks at: one whose alert is posted, or one that was applied just now.
+fn alerts_stand(
+    trigger: &Trigger,
+    state: &FleetState,
+    now: Timestamp,
+) -> (TriggerStands, Timestamp, String) {
+    let armed = state.armed.as_ref().filter(|armed| armed.until > now);
+    match (&trigger.source, armed) {
+        (TriggerSource::Alert(alert), Some(armed)) => {
+            let detail = format!("waits until {alert} is posted: nobody asks for it");
+            (TriggerStands::Blind, armed.since, detail)
+        }
+        (
+            TriggerSource::Alert(_)
+            | TriggerSource::Probes
+            | TriggerSource::Check(_)
+            | TriggerSource::Prometheus { .. },
+            _,
+        ) => (TriggerStands::Off, Timestamp(0), String::new()),
+    }
+}
+
+/// What hosts had that did not all have the same.
+fn mixed() -> engine::ReleaseName {
+    engine::ReleaseName::new("what-each-host-had").expect("a fixed name is valid")
+}
+
 fn canary_hosts(operation: &engine::Operation) -> Vec<HostName> {
     let plan = operation.plan();
     let gate = plan.stages.iter().find_map(|stage| stage.gate.as_ref());
     let Some(gate) = gate else { return Vec::new() };
     let hosts = plan.hosts.iter().filter(|row| row.group == gate.canary && row.left_out.is_none());
     hosts.map(|row| row.host.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alert_that_is_not_posted_is_neither_off_nor_well_once_something_was_deployed() {
+        let source = TriggerSource::Alert("Burn".to_owned());
+        let breach = Breach::of(&source, None).unwrap();
+        let (severity, then) = (TriggerSeverity::High, Then::Rollback);
+        let (name, for_ms, min_requests) = ("paged".to_owned(), 0, 0);
+        let paged = Trigger { name, source, breach, for_ms, min_requests, severity, then };
+        let mut state = FleetState::default();
+        let stands = |state: &FleetState, now: i64| alerts_stand(&paged, state, Timestamp(now)).0;
+        assert_eq!(stands(&state, 5), TriggerStands::Off);
+        let operation = OperationId::new("dp-0007").unwrap();
+        let release = engine::ReleaseName::new("v2").unwrap();
+        let (since, until, hosts) = (Timestamp(1), Timestamp(9), Vec::new());
+        state.armed = Some(engine::Armed { operation, release, hosts, since, until });
+        assert_eq!(stands(&state, 5), TriggerStands::Blind);
+        assert_eq!(stands(&state, 9), TriggerStands::Off);
+    }
+
+    #[test]
+    fn what_came_and_went_between_two_looks_and_a_clock_put_back_begin_the_quiet_anew() {
+        let fleet = FleetName::new("prod").unwrap();
+        let id = OperationId::new("dp-0007").unwrap();
+        let mut quiet = BTreeMap::new();
+        let mut since = |result: Option<RunResult>, gate: Option<usize>, now: i64| {
+            let after = (Some((id.clone(), result)), gate);
+            quiet_since(&mut quiet, &fleet, &after, Timestamp(now)).0
+        };
+        assert_eq!(since(None, Some(4), 1_000), 1_000);
+        assert_eq!(since(None, Some(4), 9_000), 1_000);
+        assert_eq!(since(None, Some(5), 10_000), 10_000, "another weight");
+        assert_eq!(since(Some(RunResult::PutBack), None, 20_000), 20_000, "taken back at once");
+        assert_eq!(since(Some(RunResult::PutBack), None, 90_000), 20_000);
+        assert_eq!(since(Some(RunResult::PutBack), None, 5_000), 5_000, "the clock was put back");
+        assert_eq!(since(Some(RunResult::PutBack), None, 6_000), 5_000);
+    }
 }

@@ -327,3 +327,35 @@ async fn what_the_agents_own_samples_say_is_what_a_trigger_measures() {
     assert_eq!((proposal.by.as_str(), proposal.to_release.as_str()), ("trigger payment", "v1"));
     assert!(proposal.why.contains('%'), "{}", proposal.why);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_approves_and_who_rejects_in_the_same_moment_are_not_both_told_yes() {
+    let mut fleet = fleet(v1::Then::Propose).await;
+    fleet.deploys(&[]).await;
+    fleet.stands(TriggerState::Well).await;
+    fleet.pays(false);
+    let operation = fleet.proposed().await.operation;
+    let approve =
+        v1::ApproveOperationRequest { operation: operation.clone(), reason: "go".to_owned() };
+    let reject =
+        v1::RejectOperationRequest { operation: operation.clone(), reason: "wait".to_owned() };
+    let (mut first, mut second) = (fleet.client.clone(), fleet.client.clone());
+    let (approved, rejected) =
+        tokio::join!(first.approve_operation(approve), second.reject_operation(reject));
+    let decided = fleet.proposals().await.into_iter().find(|row| row.operation == operation);
+    let decided = decided.unwrap().state();
+    match (&approved, &rejected) {
+        (Ok(_), Err(refused)) => {
+            assert_eq!(decided, ProposalState::Approved);
+            assert!(refused.message().contains("approved by mira already"), "{refused:?}");
+            fleet.ended(&operation).await;
+        }
+        (Err(refused), Ok(_)) => {
+            assert_eq!(decided, ProposalState::Rejected);
+            assert!(refused.message().contains("rejected by mira already"), "{refused:?}");
+            assert_eq!(fleet.view().await.operation, "", "nothing has begun");
+            assert!(fleet.live().iter().all(|live| live == "v2"), "{:?}", fleet.live());
+        }
+        (Ok(_), Ok(_)) | (Err(_), Err(_)) => panic!("{approved:?} {rejected:?}"),
+    }
+}

@@ -112,15 +112,31 @@ fn armed(operation: &Operation, state: &FleetState, at: Timestamp) -> Option<Fle
         OperationKind::Rollback | OperationKind::Undo(_) => {
             return if on_target(operation).is_empty() { None } else { disarmed() };
         }
-        OperationKind::Switch
-        | OperationKind::Snapshot
-        | OperationKind::Check
-        | OperationKind::Fetch => return None,
+        // The traffic left what went forward: whoever moved it has taken it back.
+        OperationKind::Switch => {
+            operation.mitigated()?;
+            let stays = state.armed.as_ref().map(|armed| &armed.release) == plan.to.as_ref();
+            return if stays { None } else { disarmed() };
+        }
+        OperationKind::Snapshot | OperationKind::Check | OperationKind::Fetch => return None,
     }
-    let (hosts, release) = (on_target(operation), plan.to.clone()?);
+    let (mut hosts, release) = (on_target(operation), plan.to.clone()?);
     let id = operation.id().clone();
-    if hosts.is_empty() || state.armed.as_ref().is_some_and(|armed| armed.operation == id) {
+    if hosts.is_empty() {
         return None;
+    }
+    // Hosts that got the release before are no control group of those that get it now; late hosts come to the rest.
+    let before = state.armed.as_ref().filter(|armed| armed.release == release && armed.until > at);
+    let known = before.map_or(&[][..], |armed| &armed.hosts);
+    let late = hosts.iter().any(|host| !known.contains(host));
+    hosts.extend(known.iter().filter(|host| !hosts.contains(host)).cloned().collect::<Vec<_>>());
+    match state.armed.as_ref().filter(|armed| armed.operation == id) {
+        Some(armed) if late && before.is_some() => {
+            let armed = Armed { hosts, ..armed.clone() };
+            return Some(FleetEvent::Armed { armed: Some(armed), at });
+        }
+        Some(_) => return None,
+        None => {}
     }
     let canary = state.fleet.as_ref().and_then(|fleet| fleet.canary.as_ref());
     let for_ms = canary.map_or(ARMED_FOR_MS, |canary| canary.armed_for_ms);

@@ -207,6 +207,8 @@ pub enum FleetError {
     NoBatches,
     #[error("`rollback.deadline` is 0")]
     NoDeadline,
+    #[error("canary: {0}")]
+    Canary(String),
 }
 
 impl Fleet {
@@ -243,7 +245,28 @@ impl Fleet {
         if self.rollback.deadline_ms == 0 {
             return Err(FleetError::NoDeadline);
         }
+        if let Some(canary) = &self.canary {
+            self.check_canary(canary).map_err(FleetError::Canary)?;
+        }
         self.ordered().map(|_| ())
+    }
+
+    fn check_canary(&self, canary: &Canary) -> Result<(), String> {
+        let Canary { group, steps, .. } = canary;
+        if !self.groups.iter().any(|known| known.name == *group) {
+            return Err(format!("group {group} does not exist"));
+        }
+        if let Some(traffic) = &self.traffic
+            && (traffic.edge == *group || traffic.slots.contains(group))
+        {
+            return Err(format!("group {group} is a slot or the edge: a canary is neither"));
+        }
+        let weights: Vec<u32> = steps.iter().map(|step| step.weight).collect();
+        let rise = weights.windows(2).all(|pair| pair[0] < pair[1]);
+        if weights.is_empty() || !rise || weights.iter().any(|weight| !(1..=100).contains(weight)) {
+            return Err(format!("its weights have to rise, from 1 to 100: {weights:?}"));
+        }
+        Ok(())
     }
 
     /// All hosts with their groups, in the file's order.

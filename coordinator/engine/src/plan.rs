@@ -335,6 +335,45 @@ impl Plan {
         &self.hash[..8]
     }
 
+    /// The hosts on which it can change what is live, each once.
+    pub fn moved_hosts(&self) -> Vec<HostName> {
+        let of_host = |track: &&Track| {
+            let mut steps = track.steps.iter();
+            steps.any(|step| step.verb.cuts() && step.component.as_str() != Step::TRAFFIC)
+        };
+        let tracks = self.draft.stages.iter().flat_map(Stage::tracks).filter(of_host);
+        let hosts: std::collections::BTreeSet<&HostName> =
+            tracks.map(|track| &track.host).collect();
+        hosts.into_iter().cloned().collect()
+    }
+
+    /// The hosts that run what it goes to, or are about to, when the stages before this one have ended.
+    pub fn on_target_before(&self, stage: usize) -> Vec<HostName> {
+        let on_component = |track: &&Track| {
+            let moves = |step: &Step| match step.verb {
+                Verb::Switch | Verb::Start | Verb::Verify | Verb::Reload => {
+                    step.component.as_str() != Step::TRAFFIC
+                }
+                Verb::Preflight
+                | Verb::Snapshot
+                | Verb::Stage
+                | Verb::Stop
+                | Verb::Discard
+                | Verb::Check
+                | Verb::Hook
+                | Verb::Fetch
+                | Verb::SetWeights
+                | Verb::Drain => false,
+            };
+            track.steps.iter().any(moves)
+        };
+        let stages = self.draft.stages.iter().take(stage);
+        let tracks = stages.flat_map(Stage::tracks).filter(on_component);
+        let hosts: std::collections::BTreeSet<&HostName> =
+            tracks.map(|track| &track.host).collect();
+        hosts.into_iter().cloned().collect()
+    }
+
     /// The fleet is where it should be already.
     pub fn nothing_to_do(&self) -> bool {
         self.draft.stages.is_empty()

@@ -127,7 +127,10 @@ impl From<StartError> for Status {
                 let mend = format!("ctl watch {holder}");
                 status(StatusKind::Busy, Code::FailedPrecondition, &what, &[], &mend)
             }
-            StartError::Nothing(_) => {
+            StartError::Decided { .. } => {
+                status(StatusKind::Refused, Code::FailedPrecondition, &what, &[], "ctl proposals")
+            }
+            StartError::Nothing(_) | StartError::ActedBefore(_) | StartError::NotAutomatic(_) => {
                 status(StatusKind::Refused, Code::FailedPrecondition, &what, &[], "ctl status")
             }
             StartError::Fenced(_) => {

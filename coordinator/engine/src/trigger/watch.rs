@@ -76,6 +76,18 @@ pub struct Fired {
     pub sentence: String,
 }
 
+impl Fired {
+    /// The same, with what the hosts without the release have at the same time; by the same bound, and on as many
+    /// requests as are enough to judge.
+    pub fn against(self, trigger: &Trigger, control: Option<&Reading>) -> Self {
+        let counts = trigger.source == TriggerSource::Probes;
+        let control = control.filter(|read| !counts || read.requests >= trigger.min_requests);
+        let control = control.and_then(|read| read.known().ok());
+        let control_as_bad = control.map(|value| trigger.breach.passes(value, self.bound));
+        Self { control, control_as_bad, ..self }
+    }
+}
+
 /// One trigger and how it stands.
 #[derive(Clone, Debug)]
 pub struct Watch {
@@ -259,20 +271,12 @@ impl Watch {
         let stands = self.stands_breached();
         self.enter(stands, at, sentence.clone());
         fires.then(|| {
-            let control = control.and_then(|control| control.known().ok());
-            let control_as_bad = control.and_then(|control| self.as_bad(control));
-            Fired { at, since: bad.since, value, bound, control, control_as_bad, sentence }
-        })
-    }
-
-    /// Whether the control group passes the bound by itself. Where the bound is a multiple of its own value it cannot.
-    fn as_bad(&self, control: f64) -> Option<bool> {
-        let bound = self.trigger.breach.bound(Some(control))?;
-        Some(match &self.trigger.breach {
-            Breach::Measured { bound: Bound::TimesBaseline(_), .. } => false,
-            Breach::Measured { bound: Bound::Number(_), .. } | Breach::Fails => {
-                self.trigger.breach.passes(control, bound)
-            }
+            let (since, none) = (bad.since, None);
+            let fired =
+                Fired { at, since, value, bound, control: none, control_as_bad: None, sentence };
+            // What it was like before is no word on the hosts without the release.
+            let control = control.filter(|_| !self.trigger.breach.is_of_baseline());
+            fired.against(&self.trigger, control)
         })
     }
 

@@ -417,3 +417,104 @@ fn a_rollback_that_went_through_settles_what_was_proposed() {
     state.apply(&FleetEvent::Proposed { proposal: proposal("rb-0201") });
     assert_eq!(consequences(&run.operation, &state, Timestamp(101)), Vec::<FleetEvent>::new());
 }
+
+#[test]
+fn the_slot_that_waits_for_the_traffic_has_the_release_while_the_canary_is_tried() {
+    let run = at_five(&world(true));
+    let tried = run.operation.plan().on_target_before(run.operation.gate_in_force().unwrap());
+    assert_eq!(tried, [host("c1"), host("g1"), host("g2")], "none of them is a control group");
+    let run = at_five(&world(false));
+    let tried = run.operation.plan().on_target_before(run.operation.gate_in_force().unwrap());
+    assert_eq!(tried, [host("c1")], "the rest comes later");
+    let moved = run.operation.plan().moved_hosts();
+    assert_eq!(
+        moved,
+        [host("b1"), host("b2"), host("c1")],
+        "an edge that only divides is not moved"
+    );
+}
+
+#[test]
+fn hosts_that_got_the_release_before_stay_armed_and_late_ones_come_to_them() {
+    let world = world(true);
+    let mut run = at_five(&world);
+    run.ask(Ask::Promote { to_stage: stage_of(&run, 50) + 1 });
+    run.until("");
+    let all = |release: &str, hosts: &[&str], by: &str, until: i64| {
+        let mut state = opened(&world);
+        state.armed = Some(engine::Armed {
+            operation: operation(by),
+            release: crate::worlds::release(release),
+            hosts: hosts.iter().map(|name| host(name)).collect(),
+            since: Timestamp(1),
+            until: Timestamp(until),
+        });
+        for event in consequences(&run.operation, &state.clone(), Timestamp(100)) {
+            state.apply(&event);
+        }
+        let armed = state.armed.unwrap();
+        let mut hosts: Vec<String> = armed.hosts.iter().map(ToString::to_string).collect();
+        hosts.sort();
+        (hosts.join(" "), armed.since)
+    };
+    let none = (String::from("c1 g1 g2"), Timestamp(100));
+    assert_eq!(all("v2", &["b1"], "dp-0100", 1_000), none, "another release");
+    assert_eq!(all("v3", &["b1"], "dp-0100", 99), none, "its time was over");
+    let both = String::from("b1 c1 g1 g2");
+    assert_eq!(all("v3", &["b1"], "dp-0100", 1_000), (both, Timestamp(100)));
+    // The operation itself, once more: a host has told late.
+    assert_eq!(all("v3", &["g1"], "rb-0200", 1_000), (none.0, Timestamp(1)));
+}
+
+#[test]
+fn a_person_who_moves_the_traffic_off_the_release_leaves_nothing_to_take_back() {
+    let world = world(true);
+    let mut run = Run::of(planner::switch(&world.inventory(), &group("green")).unwrap());
+    run.until("");
+    assert!(run.operation.mitigated().is_some());
+    for (armed, stays) in [("v3", false), ("v2", true)] {
+        let mut state = opened(&world);
+        state.armed = Some(engine::Armed {
+            operation: operation("dp-0100"),
+            release: release(armed),
+            hosts: vec![host("b1")],
+            since: Timestamp(1),
+            until: Timestamp(1_000),
+        });
+        for event in consequences(&run.operation, &state.clone(), Timestamp(100)) {
+            state.apply(&event);
+        }
+        assert_eq!(state.armed.is_some(), stays, "{armed}");
+    }
+}
+
+#[test]
+fn a_canary_that_could_not_be_one_is_refused_by_whoever_applies_it() {
+    let good = world(true).state.fleet.unwrap();
+    let with = |change: fn(&mut Canary)| {
+        let mut fleet = good.clone();
+        change(fleet.canary.as_mut().unwrap());
+        fleet.check().unwrap_err().to_string()
+    };
+    let said = [
+        with(|canary| canary.group = group("canaries")),
+        with(|canary| canary.group = group("green")),
+        with(|canary| canary.group = group("edge")),
+        with(|canary| canary.steps.clear()),
+        with(|canary| canary.steps.swap(0, 1)),
+        with(|canary| canary.steps[0].weight = 0),
+        with(|canary| canary.steps[2].weight = 101),
+    ];
+    assert_eq!(
+        said,
+        [
+            "canary: group canaries does not exist",
+            "canary: group green is a slot or the edge: a canary is neither",
+            "canary: group edge is a slot or the edge: a canary is neither",
+            "canary: its weights have to rise, from 1 to 100: []",
+            "canary: its weights have to rise, from 1 to 100: [50, 5, 100]",
+            "canary: its weights have to rise, from 1 to 100: [0, 50, 100]",
+            "canary: its weights have to rise, from 1 to 100: [5, 50, 101]",
+        ]
+    );
+}

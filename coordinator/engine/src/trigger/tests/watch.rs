@@ -164,6 +164,8 @@ fn the_control_group_is_measured_by_the_same_bound() {
         (Some(read(1, 0.01)), Some(0.01), Some(false)),
         (Some(read(1, 0.2)), Some(0.2), Some(true)),
         (Some(none(1, "no host answers")), None, None),
+        // Nobody is known to be well by a handful of requests.
+        (Some(Reading { requests: 99, ..read(1, 0.0) }), None, None),
         (None, None, None),
     ] {
         let mut watch =
@@ -187,7 +189,12 @@ fn a_multiple_of_the_baseline_needs_the_baseline() {
     assert_eq!(stands(&watch).0, TriggerStands::Well);
     let fired = watch.take(&read(4, 412.0), Some(&read(4, 180.0)), None).unwrap();
     assert_eq!(fired.sentence, "p95 412 ms (bound 270 ms, 1.5 times the baseline), for 0 s");
-    assert_eq!(fired.control_as_bad, Some(false));
+    // That it was better before says nothing of the hosts without the release.
+    assert_eq!(fired.control_as_bad, None);
+    let slow = trigger(TriggerSource::Probes, Some("p95 > 1.5 * baseline"), 0);
+    assert_eq!(fired.clone().against(&slow, Some(&read(4, 180.0))).control_as_bad, Some(false));
+    assert_eq!(fired.clone().against(&slow, Some(&read(4, 400.0))).control_as_bad, Some(true));
+    assert_eq!(fired.against(&slow, None).control_as_bad, None);
 }
 
 #[test]

@@ -37,6 +37,11 @@ pub(crate) fn gateway() -> String {
     told(&["gateway"]).trim().to_owned()
 }
 
+/// Whatever a signal has stopped on a host runs again; where it is not up nothing has to.
+pub(crate) fn go_on(name: &str) {
+    rig(&["raw", name, "kill", "-CONT", "-1"]);
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Host {

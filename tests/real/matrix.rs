@@ -80,7 +80,7 @@ const fn bad(fault: &'static str, found_by: Option<&'static str>, on_edge: &'sta
 #[ignore = "needs root and systemd-nspawn"]
 fn p03_whatever_is_wrong_with_v2_the_whole_of_v1_comes_back() {
     let wanted =
-        Wanted { edge: Edge::Plain, ready_within: "4s", ..Wanted::hosts(3, Runs::Systemd) };
+        Wanted { edge: Edge::Plain, ready_within: "8s", ..Wanted::hosts(3, Runs::Systemd) };
     let fleet = Fleet::start("matrix", wanted);
     let lb = fleet.edge();
     assert_users_get(lb, GOOD, &fleet.hosts);

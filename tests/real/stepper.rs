@@ -17,12 +17,14 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::hosts::Host;
+use crate::hosts::{self, Host};
 
 /// Everything that makes something durable, or changes a name.
 const CALLS: &str = "fsync,fdatasync,syncfs,renameat,renameat2,unlinkat,linkat,symlinkat,mkdirat";
 /// How long nothing is heard before the agent is told once more to go on.
 const SILENCE: Duration = Duration::from_millis(50);
+/// How long strace may take to let go.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// How long it may take until what is waited for has happened.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -39,6 +41,8 @@ pub(crate) struct Stop {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Stepper {
+    /// Its name.
+    host: String,
     strace: Child,
     lines: Receiver<String>,
     agent: Pid,
@@ -67,7 +71,8 @@ impl Stepper {
             }
         });
         let agent = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
-        let stepper = Self { strace, lines, agent, hold: host.path("/var/lib/lastgood/hold/crm") };
+        let hold = host.path("/var/lib/lastgood/hold/crm");
+        let stepper = Self { host: host.name.clone(), strace, lines, agent, hold };
         crate::fleet::eventually("strace has the agent", || {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
             let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
@@ -152,11 +157,18 @@ impl Stepper {
 
 impl Drop for Stepper {
     fn drop(&mut self) {
-        // Asked to end, strace lets go of the agent.
+        // Asked to end, strace lets go of the agent. Of one that was killed it may wait for ever.
         if let Ok(strace) = i32::try_from(self.strace.id()) {
             Pid::from_raw(strace).map(|pid| kill_process(pid, Signal::TERM).ok());
         }
-        self.strace.wait().ok();
-        self.go_on();
+        let asked = Instant::now();
+        while matches!(self.strace.try_wait(), Ok(None)) {
+            if asked.elapsed() > ENDS_WITHIN {
+                self.strace.kill().ok();
+            }
+            std::thread::sleep(SILENCE);
+        }
+        // So that nothing stands still that the agent has started meanwhile.
+        hosts::go_on(&self.host);
     }
 }

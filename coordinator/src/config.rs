@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use proto::span::Span;
 
-use crate::registrar::LIFETIME_DEFAULT;
+use crate::{measure::Credentials, registrar::LIFETIME_DEFAULT};
 
 /// A host that is switched off over a weekend and a holiday still finds its certificate good.
 const LIFETIME_MIN: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -55,6 +55,15 @@ pub struct Config {
     /// The bearer token that alerts have to come with.
     #[arg(long, env = "LASTGOOD_ALERTS_TOKEN_FILE", value_name = "FILE")]
     pub alerts_token_file: Option<PathBuf>,
+    /// What a Prometheus wants to know who asks: a file with one line, a bearer token or `user:password`. It goes to that
+    /// server only, whatever a fleet file says. Several: once each, or with commas.
+    #[arg(
+        long,
+        env = "LASTGOOD_PROMETHEUS_CREDENTIALS",
+        value_name = "URL=FILE",
+        value_delimiter = ','
+    )]
+    pub prometheus_credentials: Vec<Credentials>,
     /// Logs as JSON lines.
     #[arg(long)]
     pub log_json: bool,

@@ -22,7 +22,7 @@ use tokio::{task::JoinSet, time::MissedTickBehavior};
 
 use crate::{
     host::wall,
-    measure::{CountersReader, Samples},
+    measure::{CountersReader, Samples, Servers},
     operations::Operations,
     runner::RunnerHandle,
 };
@@ -35,6 +35,7 @@ const LOOKS_EVERY: Duration = Duration::from_millis(500);
 pub struct Judging {
     operations: Arc<Operations>,
     samples: Arc<Samples>,
+    servers: Servers,
     newest: Mutex<BTreeMap<OperationId, Ruling>>,
 }
 
@@ -64,8 +65,8 @@ struct Eye {
 }
 
 impl Judging {
-    pub fn new(operations: Arc<Operations>, samples: Arc<Samples>) -> Self {
-        Self { operations, samples, newest: Mutex::default() }
+    pub fn new(operations: Arc<Operations>, samples: Arc<Samples>, servers: Servers) -> Self {
+        Self { operations, samples, servers, newest: Mutex::default() }
     }
 
     /// What the judge says now of an operation's canary.
@@ -99,7 +100,9 @@ impl Judging {
                 if !desk.look.is_empty() {
                     continue;
                 }
-                if let Some(watch) = desk.watch.take().or_else(|| Watch::of(&operation, stage)) {
+                if let Some(watch) =
+                    desk.watch.take().or_else(|| Watch::of(&operation, stage, &self.servers))
+                {
                     desk.look.spawn(self.clone().look(runner, stage, watch));
                 }
             }
@@ -123,10 +126,10 @@ impl Judging {
 }
 
 impl Watch {
-    fn of(operation: &Operation, stage: usize) -> Option<Self> {
+    fn of(operation: &Operation, stage: usize, servers: &Servers) -> Option<Self> {
         let gate = operation.plan().stages.get(stage)?.gate.as_ref()?;
         let since = wall();
-        let eye = |side| Eye::new(operation, gate, side);
+        let eye = |side| Eye::new(operation, gate, side, servers);
         Some(Self {
             judge: Judge::new(&gate.analysis, since),
             canary: eye(Side::Canary),
@@ -150,7 +153,7 @@ impl Watch {
 }
 
 impl Eye {
-    fn new(operation: &Operation, gate: &Gate, side: Side) -> Self {
+    fn new(operation: &Operation, gate: &Gate, side: Side, servers: &Servers) -> Self {
         let plan = operation.plan();
         let before = plan.weights_before.as_ref();
         let hosts = plan.hosts.iter().filter(|row| match side {
@@ -162,7 +165,7 @@ impl Eye {
             MetricSource::Probes => None,
             MetricSource::Prometheus(counters) => {
                 let stale_after = Duration::from_millis(gate.analysis.stale_after_ms);
-                Some(CountersReader::new(counters, &hosts).stale_after(stale_after))
+                Some(CountersReader::new(servers, counters, &hosts).stale_after(stale_after))
             }
         };
         // What is older than the weight is left out by the judge.

@@ -58,7 +58,7 @@ use crate::{
     identities::{Failures, Identities},
     journal::{Journal, SledJournal},
     judging::Judging,
-    measure::Samples,
+    measure::{Samples, Servers},
     operations::Operations,
     proposals::Proposals,
     registrar::{LIFETIME_DEFAULT, Registrar},
@@ -96,6 +96,13 @@ pub struct Coordinator {
     stop: tokio::sync::watch::Sender<bool>,
 }
 
+/// Who else has a word with the coordinator, beside agents and operators.
+#[derive(Debug)]
+struct Outside {
+    alerts: Option<AlertsConfig>,
+    servers: Servers,
+}
+
 impl Coordinator {
     /// Opens the journal, goes on with what was open, and listens.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
@@ -104,7 +111,9 @@ impl Coordinator {
         let lifetime = config.agent_certificates.0;
         let alerts = config.alerts_listen.zip(config.alerts_token_file.clone());
         let alerts = alerts.map(|(listen, token_file)| AlertsConfig { listen, token_file });
-        Self::start_as(config.listen, &identity, Arc::new(journal), (lifetime, alerts)).await
+        let servers = Servers::new(config.prometheus_credentials.iter().cloned());
+        let outside = Outside { alerts, servers };
+        Self::start_as(config.listen, &identity, Arc::new(journal), (lifetime, outside)).await
     }
 
     /// The same on a journal of the caller's.
@@ -114,14 +123,15 @@ impl Coordinator {
         journal: Arc<dyn Journal>,
         alerts: Option<AlertsConfig>,
     ) -> anyhow::Result<Self> {
-        Self::start_as(listen, identity, journal, (LIFETIME_DEFAULT.0, alerts)).await
+        let outside = Outside { alerts, servers: Servers::default() };
+        Self::start_as(listen, identity, journal, (LIFETIME_DEFAULT.0, outside)).await
     }
 
     async fn start_as(
         listen: SocketAddr,
         identity: &IdentityDir,
         journal: Arc<dyn Journal>,
-        (lifetime, alerts): (Duration, Option<AlertsConfig>),
+        (lifetime, Outside { alerts, servers }): (Duration, Outside),
     ) -> anyhow::Result<Self> {
         let epoch = journal.epoch().clone();
         tracing::info!(epoch = epoch.counter, instance = epoch.instance, "a new term begins");
@@ -149,12 +159,12 @@ impl Coordinator {
             registrar: registrar.clone(),
             samples: samples.clone(),
         };
-        let judging = Arc::new(Judging::new(operations.clone(), samples.clone()));
+        let judging = Arc::new(Judging::new(operations.clone(), samples.clone(), servers.clone()));
         let proposals = Proposals { fleets: fleets.clone(), operations: operations.clone() };
         let triggers = Arc::new(Triggers::new(
             operations.clone(),
             (fleets.clone(), sessions.clone()),
-            samples,
+            (samples, servers.clone()),
             proposals.clone(),
         ));
         let mut keepers = JoinSet::new();
@@ -182,6 +192,7 @@ impl Coordinator {
             judging,
             triggers,
             proposals,
+            servers,
         };
         let router = router(agents, operators, RoleLayer::new(identities))?;
         let server = tokio::spawn(async move {

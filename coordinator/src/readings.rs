@@ -15,7 +15,7 @@ use engine::{
 
 use crate::{
     host::wall,
-    measure::{self, Samples},
+    measure::{Samples, Servers},
     sessions::Sessions,
 };
 
@@ -42,6 +42,7 @@ pub struct Read {
 pub struct Readings {
     pub samples: Arc<Samples>,
     pub sessions: Arc<Sessions>,
+    pub servers: Servers,
 }
 
 impl Sides {
@@ -115,7 +116,7 @@ impl Readings {
                 Read { fleet, control: (!sides.control.is_empty()).then_some(control) }
             }
             TriggerSource::Prometheus { url, query } => {
-                let fleet = match measure::number(url, query).await {
+                let fleet = match self.servers.number(url, query).await {
                     Ok(value) => told(value, u64::MAX),
                     Err(error) => unknown(error.to_string()),
                 };

@@ -31,7 +31,7 @@ use crate::{
     fleets::{Fleets, FleetsError},
     grpc::canary,
     host::wall,
-    measure::Samples,
+    measure::{Samples, Servers},
     operations::{Operations, Request, StartError, Word, inventory},
     proposals::{Proposals, Proposed},
     readings::{Readings, Sides},
@@ -153,10 +153,10 @@ impl Triggers {
     pub fn new(
         operations: Arc<Operations>,
         (fleets, sessions): (Arc<Fleets>, Arc<Sessions>),
-        samples: Arc<Samples>,
+        (samples, servers): (Arc<Samples>, Servers),
         proposals: Proposals,
     ) -> Self {
-        let readings = Readings { samples, sessions: sessions.clone() };
+        let readings = Readings { samples, sessions: sessions.clone(), servers };
         Self { operations, fleets, sessions, readings, proposals, inner: Mutex::default() }
     }
 
@@ -180,8 +180,11 @@ impl Triggers {
                     }
                 }
             }
-            // What has begun to act goes on to its end.
-            looks.retain(|key, looks| wanted.contains(key) || !looks.is_empty());
+            looks.retain(|key, looks| {
+                while looks.try_join_next().is_some() {}
+                // What has begun to act goes on to its end.
+                wanted.contains(key) || !looks.is_empty()
+            });
             let hosts: BTreeSet<String> = self.fleets.hosts().await.into_iter().collect();
             self.readings.samples.keep_only(|host| hosts.contains(host.as_str()));
             if let Err(error) = self.proposals.expire().await {

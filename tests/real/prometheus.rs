@@ -15,7 +15,7 @@ use std::{
 use coordinator::{
     grpc::from_proto,
     host::wall,
-    measure::{Ask, CountersReader, Fault, Prometheus, PrometheusError, number, try_sources},
+    measure::{Ask, CountersReader, Fault, Prometheus, PrometheusError, Servers, try_sources},
 };
 use engine::{
     Counters, HostName, Timestamp,
@@ -110,7 +110,7 @@ fn free_address() -> SocketAddr {
 
 /// Once the app was scraped with so many requests.
 async fn scraped(server: &Scraper, requests: u64) {
-    let has = async || number(&server.url(), "sum(requests_total)").await.ok();
+    let has = async || Servers::default().number(&server.url(), "sum(requests_total)").await.ok();
     eventually("a scrape", || async { has().await.filter(|found| *found == requests as f64) })
         .await;
 }
@@ -128,7 +128,7 @@ fn reader(server: &Scraper) -> CountersReader {
     let v1::PrometheusCounters { url, requests, errors, latency } = queries(server);
     let queries = Counters { url, requests, errors, latency: Some(latency) };
     let hosts = ["web-1.ace", "web-2.ace"].map(|name| HostName::new(name).expect("a name"));
-    CountersReader::new(&queries, &hosts)
+    CountersReader::new(&Servers::default(), &queries, &hosts)
 }
 
 #[tokio::test]
@@ -138,8 +138,9 @@ async fn prometheus_answers_and_its_troubles_are_told_in_its_own_words() {
     let mut server = Scraper::start(&[(app.address, None)]);
     scraped(&server, 100).await;
 
-    let fault =
-        async |query: &str| number(&server.url(), query).await.expect_err("no number").fault;
+    let fault = async |query: &str| {
+        Servers::default().number(&server.url(), query).await.expect_err("no number").fault
+    };
     let refused = fault("sum(").await;
     let Fault::Refused { kind, words } = refused else { panic!("{refused}") };
     assert_eq!(kind, "bad_data");
@@ -152,9 +153,12 @@ async fn prometheus_answers_and_its_troubles_are_told_in_its_own_words() {
     assert!(matches!(fault("\"words\"").await, Fault::Kind { .. }));
     // Its own pages, and an app that is none.
     let ours = format!("http://{}", app.address);
-    let error = number(&format!("{}/graph", server.url()), "1").await.expect_err("its own page");
+    let error = Servers::default()
+        .number(&format!("{}/graph", server.url()), "1")
+        .await
+        .expect_err("its own page");
     assert!(matches!(error.fault, Fault::NotPrometheus { .. }), "{error}");
-    let error = number(&ours, "1").await.expect_err("no Prometheus");
+    let error = Servers::default().number(&ours, "1").await.expect_err("no Prometheus");
     assert!(matches!(error.fault, Fault::NotPrometheus { .. }), "{error}");
 
     app.count(200, 0);
@@ -172,7 +176,10 @@ async fn prometheus_answers_and_its_troubles_are_told_in_its_own_words() {
     assert_eq!(none.expect_err("no data").fault, Fault::NoData);
 
     server.kill();
-    let error = number(&server.url(), "sum(requests_total)").await.expect_err("it is dead");
+    let error = Servers::default()
+        .number(&server.url(), "sum(requests_total)")
+        .await
+        .expect_err("it is dead");
     let expected =
         format!("Prometheus at {}: it cannot be reached: connection refused", server.url());
     assert_eq!(error.to_string(), expected);
@@ -232,14 +239,18 @@ async fn prometheus_counters_become_samples_and_a_restart_is_no_sample() {
     let third = next(&mut reader).await.expect("a sample");
     assert_eq!((third.good, third.bad), (12, 1));
 
-    let rows = try_sources(&fleet(&server)).await;
+    let rows = try_sources(&Servers::default(), &fleet(&server)).await;
     let rows: Vec<_> = rows.iter().map(|row| (row.ok, row.detail.as_str())).collect();
     assert_eq!(rows, [(true, "20"), (true, "1"), (true, "a histogram of 2 buckets")]);
 }
 
 /// Why the app's counter is not there.
 async fn reader_fault(server: &Scraper) -> Option<Fault> {
-    number(&server.url(), "sum(requests_total)").await.err().map(|error| error.fault)
+    Servers::default()
+        .number(&server.url(), "sum(requests_total)")
+        .await
+        .err()
+        .map(|error| error.fault)
 }
 
 /// A fleet whose canary's requests this server counts.

@@ -26,7 +26,7 @@ use crate::{
     fleets::{Fleets, FleetsError},
     host::{live_release, wall},
     judging::Judging,
-    measure,
+    measure::{Servers, try_sources},
     operations::{Operations, StartError, inventory},
     proposals::Proposals,
     registrar::{Registrar, RegistrarError},
@@ -53,6 +53,7 @@ pub struct OperatorService {
     pub judging: Arc<Judging>,
     pub triggers: Arc<Triggers>,
     pub proposals: Proposals,
+    pub servers: Servers,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -283,7 +284,7 @@ impl v1::operator_service_server::OperatorService for OperatorService {
             readiness.ok_or_else(|| Status::not_found("the fleet is not known"))?;
         let control = self.fleets.read(&fleet, |state| state.fleet.clone()).await.flatten();
         if let Some(control) = &control {
-            readiness.findings.extend(doctor::sources(&measure::try_sources(control).await));
+            readiness.findings.extend(doctor::sources(&try_sources(&self.servers, control).await));
         }
         let expected_ms = last.map_or(0, |view| view.operation.last().0);
         let answer = to_proto::readiness(&fleet, readiness, expected_ms);
@@ -527,7 +528,7 @@ impl v1::operator_service_server::OperatorService for OperatorService {
         let control = request.into_inner().control;
         let control = control.ok_or_else(|| Status::invalid_argument("`control` is missing"))?;
         let fleet = from_proto::fleet(control)?;
-        let sources = measure::try_sources(&fleet).await;
+        let sources = try_sources(&self.servers, &fleet).await;
         Ok(Response::new(v1::TrySourcesResponse { sources }))
     }
 }

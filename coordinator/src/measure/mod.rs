@@ -11,6 +11,7 @@ mod prometheus;
 mod samples;
 
 pub use prometheus::{
-    Ask, CountersReader, Fault, Point, Prometheus, PrometheusError, Series, number, try_sources,
+    Ask, CountersReader, Credentials, Fault, Point, Prometheus, PrometheusError, Series, Servers,
+    try_sources,
 };
 pub use samples::{CheckNow, Samples, Told};

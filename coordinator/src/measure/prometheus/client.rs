@@ -4,14 +4,20 @@
 //! Invariant: an answer is whole within its deadline and its size, and comes from the server that was named: no proxy, no
 //! redirect.
 
-use std::{error::Error, sync::LazyLock, time::Duration};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+    time::Duration,
+};
 
 use engine::Timestamp;
 use reqwest::{
-    Response, Url,
+    Response, StatusCode, Url,
     header::{CONTENT_TYPE, DATE, LOCATION},
     redirect,
 };
+use tokio::io::AsyncReadExt as _;
 
 use super::{
     answer::{self, Series, Told, Wanted},
@@ -21,6 +27,8 @@ use crate::host::wall;
 
 /// The longest answer: some ten thousand series.
 const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The longest secret.
+const SECRET_BYTES_MAX: u64 = 64 * 1024;
 /// How long a connection may take, whatever the whole answer may.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 
@@ -46,6 +54,8 @@ pub struct Prometheus {
     address: Url,
     /// As it may be shown.
     shown: String,
+    /// Has one line: a bearer token, or `user:password`.
+    credentials: Option<PathBuf>,
 }
 
 impl Prometheus {
@@ -63,9 +73,16 @@ impl Prometheus {
         };
         let shown = shown(&address);
         match (address.scheme(), address.has_host()) {
-            ("http" | "https", true) => Ok(Self { address, shown }),
+            ("http" | "https", true) => Ok(Self { address, shown, credentials: None }),
             (scheme, _) => failed(shown, format!("it begins with `{scheme}:`")),
         }
+    }
+
+    /// It is told who asks, by what stands in this file: it may be another one by the next request.
+    #[must_use]
+    pub fn with_credentials(mut self, file: PathBuf) -> Self {
+        self.credentials = Some(file);
+        self
     }
 
     /// What a query says at a moment of the server's clock, or now.
@@ -161,11 +178,23 @@ impl Prometheus {
         form.query_pairs_mut().clear().extend_pairs(parameters);
         let body = form.query().unwrap_or_default().to_owned();
         let client = CLIENT.as_ref().map_err(|why| Fault::NotReached(why.clone()))?;
-        let asked = client.post(url).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+        let mut asked = client.post(url).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+        if let Some(file) = &self.credentials {
+            // A token has no colon in it (RFC 6750, 2.1).
+            let secret = secret(file).await?;
+            asked = match secret.split_once(':') {
+                Some((user, password)) => asked.basic_auth(user, Some(password)),
+                None => asked.bearer_auth(&secret),
+            };
+        }
         let lost = |error: reqwest::Error| Fault::NotReached(words(&error.without_url()));
         let mut response = asked.body(body).send().await.map_err(lost)?;
         if response.status().is_redirection() {
             return Err(Fault::Redirect(self.leads_to(&response)));
+        }
+        if let status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) = response.status() {
+            let (status, file) = (status.as_u16(), self.credentials.clone());
+            return Err(Fault::Credentials { status, file });
         }
         let (status, kind) = (response.status().as_u16(), kind_of(&response));
         let now = server_now(&response);
@@ -209,6 +238,28 @@ fn builder() -> reqwest::ClientBuilder {
         .pool_max_idle_per_host(0)
         .connect_timeout(CONNECT_WITHIN)
         .user_agent(concat!("lastgood-coordinator/", env!("CARGO_PKG_VERSION")))
+}
+
+/// Scheme, host and port: whom a secret is for.
+pub(super) fn origin(url: &str) -> Result<String, String> {
+    let address: Url = url.parse().map_err(|error| words(&error))?;
+    let origin = address.origin();
+    match (origin.is_tuple(), address.scheme()) {
+        (true, "http" | "https") => Ok(origin.ascii_serialization()),
+        (_, scheme) => Err(format!("it begins with `{scheme}:`")),
+    }
+}
+
+async fn secret(file: &Path) -> Result<String, Fault> {
+    let unread = |why: String| Fault::Unread { file: file.to_owned(), why };
+    let open = tokio::fs::File::open(file).await.map_err(|error| unread(words(&error)))?;
+    let (mut text, mut open) = (String::new(), open.take(SECRET_BYTES_MAX));
+    open.read_to_string(&mut text).await.map_err(|error| unread(words(&error)))?;
+    let line = text.trim_end_matches(['\r', '\n']);
+    if line.is_empty() || line.contains(char::is_control) {
+        return Err(unread("one line is wanted: a token, or `user:password`".to_owned()));
+    }
+    Ok(line.to_owned())
 }
 
 /// An address without user, password, query and fragment.

@@ -22,6 +22,7 @@ use super::{
     answer::{Series, finite, one},
     client::{Ask, Prometheus},
     error::{Fault, PrometheusError},
+    servers::Servers,
 };
 use crate::host::wall;
 
@@ -52,9 +53,9 @@ enum Last {
 
 impl CountersReader {
     /// A reader of what is counted from now on.
-    pub fn new(queries: &Queries, hosts: &[HostName]) -> Self {
+    pub fn new(servers: &Servers, queries: &Queries, hosts: &[HostName]) -> Self {
         Self {
-            server: Prometheus::new(&queries.url),
+            server: servers.at(&queries.url),
             queries: Queries {
                 url: queries.url.clone(),
                 requests: for_side(&queries.requests, hosts),

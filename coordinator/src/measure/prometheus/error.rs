@@ -1,6 +1,9 @@
 //! Why a Prometheus server has not told what was asked.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use engine::judge::Gap;
 
@@ -28,6 +31,10 @@ pub enum Fault {
     Redirect(String),
     #[error("status {status} with {what}, which is no answer of Prometheus; is the address right?")]
     NotPrometheus { status: u16, what: String },
+    #[error("{}", refused(*status, file.as_deref()))]
+    Credentials { status: u16, file: Option<PathBuf> },
+    #[error("what it knows the coordinator by cannot be read from {}: {why}", file.display())]
+    Unread { file: PathBuf, why: String },
     #[error("its answer is longer than {0} bytes; ask for fewer series")]
     TooLong(usize),
     /// Its `errorType` and `error`.
@@ -66,6 +73,8 @@ impl PrometheusError {
             | Fault::TimedOut(_)
             | Fault::Redirect(_)
             | Fault::NotPrometheus { .. }
+            | Fault::Credentials { .. }
+            | Fault::Unread { .. }
             | Fault::TooLong(_)
             | Fault::Refused { .. }
             | Fault::NoData
@@ -76,6 +85,17 @@ impl PrometheusError {
             | Fault::NoBound(_)
             | Fault::NoHosts => Gap::NoAnswer(self.to_string()),
         }
+    }
+}
+
+fn refused(status: u16, file: Option<&Path>) -> String {
+    match file {
+        Some(file) => {
+            format!("status {status}: it does not take what stands in {}", file.display())
+        }
+        None => format!(
+            "status {status}: it wants to know who asks; start the coordinator with `--prometheus-credentials URL=FILE`"
+        ),
     }
 }
 

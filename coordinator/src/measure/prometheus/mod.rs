@@ -7,11 +7,13 @@
 //!
 //! Invariant: no answer, no data, an old value and what is no number are errors, each with its own word; none is a zero.
 //! Invariant: an error says which server, and has the server's own words; no user, password or query of a URL is in it.
+//! Invariant: a secret goes only to the server that the coordinator's owner named it for.
 
 mod answer;
 mod client;
 mod counters;
 mod error;
+mod servers;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -20,12 +22,5 @@ pub use answer::{Point, Series};
 pub use client::{Ask, Prometheus};
 pub use counters::CountersReader;
 pub use error::{Fault, PrometheusError};
+pub use servers::{Credentials, Servers};
 pub use sources::try_sources;
-
-/// The one number that a query answers with.
-///
-/// # Errors
-/// No answer, or none that is one number, of late.
-pub async fn number(url: &str, query: &str) -> Result<f64, PrometheusError> {
-    Prometheus::new(url)?.number(query, &Ask::default()).await
-}

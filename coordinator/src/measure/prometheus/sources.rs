@@ -8,9 +8,10 @@ use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
 use super::{
     answer::{Series, one},
-    client::{Ask, Prometheus},
+    client::Ask,
     counters::{SIDE, buckets, for_side},
     error::{Fault, PrometheusError},
+    servers::Servers,
 };
 
 /// How long all of it may take: a call is answered within half a minute.
@@ -37,7 +38,7 @@ enum Wanted {
 }
 
 /// One row for each query of the fleet, in the order of its file; `$side` stands for the canary's hosts.
-pub async fn try_sources(fleet: &Fleet) -> Vec<v1::SourceTried> {
+pub async fn try_sources(servers: &Servers, fleet: &Fleet) -> Vec<v1::SourceTried> {
     let end = Instant::now() + WITHIN;
     let canary = fleet.canary.as_ref().map(|canary| &canary.group);
     let hosts = fleet.hosts().filter(|(_, group)| canary == Some(*group));
@@ -45,11 +46,11 @@ pub async fn try_sources(fleet: &Fleet) -> Vec<v1::SourceTried> {
     let seats = Arc::new(Semaphore::new(AT_ONCE));
     let mut tries = JoinSet::new();
     for (number, source) in sources(fleet).into_iter().enumerate() {
-        let (seats, hosts) = (seats.clone(), hosts.clone());
+        let (servers, seats, hosts) = (servers.clone(), seats.clone(), hosts.clone());
         tries.spawn(async move {
             let asked = async {
                 let _seat = seats.acquire().await;
-                tried(&source, &hosts).await
+                tried(&servers, &source, &hosts).await
             };
             let late = || Err("it was not asked: the others took too long".to_owned());
             let answer = tokio::time::timeout_at(end, asked).await.unwrap_or_else(|_| late());
@@ -93,8 +94,8 @@ fn sources(fleet: &Fleet) -> Vec<Source> {
 }
 
 /// What it answers, or why that is of no use.
-async fn tried(source: &Source, hosts: &[HostName]) -> Result<String, String> {
-    let server = Prometheus::new(&source.url).map_err(|error| error.to_string())?;
+async fn tried(servers: &Servers, source: &Source, hosts: &[HostName]) -> Result<String, String> {
+    let server = servers.at(&source.url).map_err(|error| error.to_string())?;
     if source.of_side && !source.query.contains(SIDE) {
         let why = "it does not hold `$side`: canary and baseline would be the same";
         return Err(format!("{why}; write it like `instance=~\"($side):.*\"`"));

@@ -212,7 +212,7 @@ async fn one_number_is_told_and_whatever_else_there_is_has_its_own_word() {
 #[tokio::test]
 async fn one_that_is_away_or_hangs_is_told_in_time() {
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let error = number(&format!("http://{address}"), "x").await.unwrap_err();
+    let error = Servers::default().number(&format!("http://{address}"), "x").await.unwrap_err();
     let expected =
         format!("Prometheus at http://{address}: it cannot be reached: connection refused");
     assert_eq!(error.to_string(), expected);
@@ -222,7 +222,7 @@ async fn one_that_is_away_or_hangs_is_told_in_time() {
     let error = silent.prometheus().number("x", &ask).await.unwrap_err();
     assert_eq!(error.fault, Fault::TimedOut(ask.within));
     for address in ["prometheus:9090", "ftp://hunter2@host/", "/metrics", "http://"] {
-        let error = number(address, "x").await.unwrap_err().to_string();
+        let error = Servers::default().number(address, "x").await.unwrap_err().to_string();
         assert!(
             error.contains("this is no address to ask") && !error.contains("hunter2"),
             "{error}"
@@ -294,7 +294,7 @@ fn reader(server: &Server) -> CountersReader {
         latency: Some("latency".to_owned()),
     };
     let hosts = ["web-1.a", "web-2"].map(|name| HostName::new(name).unwrap());
-    CountersReader::new(&queries, &hosts)
+    CountersReader::new(&Servers::default(), &queries, &hosts)
 }
 
 #[tokio::test]
@@ -375,13 +375,19 @@ async fn a_side_without_hosts_and_a_histogram_without_bounds_are_told() {
         _ => vector(&[("", "1")]),
     })
     .await;
-    let error = CountersReader::new(&queries("twice", &server), &[]).read().await.unwrap_err();
+    let error = CountersReader::new(&Servers::default(), &queries("twice", &server), &[])
+        .read()
+        .await
+        .unwrap_err();
     assert_eq!(error.fault, Fault::NoHosts);
     let hosts = [HostName::new("a").unwrap()];
     for (query, expected) in
         [("unbound", "series {job=\"a\"} has no `le`"), ("twice", "2 series where one")]
     {
-        let error = CountersReader::new(&queries(query, &server), &hosts).read().await.unwrap_err();
+        let error = CountersReader::new(&Servers::default(), &queries(query, &server), &hosts)
+            .read()
+            .await
+            .unwrap_err();
         assert!(error.fault.to_string().starts_with(expected), "{error}");
     }
 }
@@ -452,7 +458,7 @@ async fn every_query_of_a_fleet_is_asked_once_and_each_says_what_it_is_worth() {
         },
         &[("slow", &url, one), ("many", &url, "latency"), ("away", &away, "x")],
     );
-    let rows = try_sources(&fleet).await;
+    let rows = try_sources(&Servers::default(), &fleet).await;
     let rows: Vec<_> =
         rows.iter().map(|row| (row.place.as_str(), row.ok, row.detail.as_str())).collect();
     let many = format!(
@@ -473,4 +479,75 @@ async fn every_query_of_a_fleet_is_asked_once_and_each_says_what_it_is_worth() {
         ]
     );
     assert_eq!(server.asked.lock().unwrap().len(), 4, "each once");
+}
+
+/// A server that answers to this header only.
+async fn guarded(wanted: &'static str) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepting = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            while !String::from_utf8_lossy(&request).contains("query=") {
+                assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
+            }
+            let text = String::from_utf8_lossy(&request).to_lowercase();
+            let answer = match text.contains(&format!("authorization: {wanted}\r\n").to_lowercase())
+            {
+                true => vector(&[("", "7")]),
+                false => with("401 Unauthorized", "Content-Type: text/plain\r\n", "Unauthorized\n"),
+            };
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    Server { address, asked: Arc::default(), accepting: accepting.abort_handle() }
+}
+
+#[tokio::test]
+async fn a_secret_is_read_for_each_request_and_goes_only_to_the_server_that_it_is_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("secret");
+    let shown = file.display().to_string();
+    let (bearer, basic) =
+        (guarded("Bearer s3cret").await, guarded("Basic bWlyYTpodW50ZXI6Mg==").await);
+    let given = |address: SocketAddr| {
+        Servers::new([format!("http://{address}={shown}").parse::<Credentials>().unwrap()])
+    };
+    let said = async |servers: &Servers, at: SocketAddr| {
+        let number = servers.number(&format!("http://{at}/prom"), "x").await;
+        number.map(|value| value.to_string()).unwrap_or_else(|error| error.fault.to_string())
+    };
+    let own = given(bearer.address);
+    let unread = format!("what it knows the coordinator by cannot be read from {shown}: ");
+    assert_eq!(said(&own, bearer.address).await, format!("{unread}no such file or directory"));
+    for (text, told) in [
+        ("s3cret\n", "7".to_owned()),
+        ("other", format!("status 401: it does not take what stands in {shown}")),
+        ("\n", format!("{unread}one line is wanted: a token, or `user:password`")),
+        ("s3\ncret", format!("{unread}one line is wanted: a token, or `user:password`")),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(said(&own, bearer.address).await, told, "{text:?}");
+    }
+    std::fs::write(&file, "mira:hunter:2").unwrap();
+    assert_eq!(said(&given(basic.address), basic.address).await, "7");
+    let none = "status 401: it wants to know who asks; start the coordinator with `--prometheus-credentials URL=FILE`";
+    assert_eq!(said(&own, basic.address).await, none, "it is another server's");
+    let gap = own.number(&format!("http://{}", basic.address), "x").await.unwrap_err().gap();
+    assert!(matches!(gap, Gap::NoAnswer(_)), "{gap:?}");
+}
+
+#[test]
+fn whose_secret_it_is_has_to_be_an_address() {
+    let said = |text: &str| text.parse::<Credentials>().unwrap_err();
+    let form = "write it like `https://prometheus:9090=/etc/lastgood/prometheus-token`";
+    assert_eq!(said("https://prom:9090"), form);
+    assert_eq!(said("ftp://prom=/etc/token"), format!("it begins with `ftp:`; {form}"));
+    assert_eq!(said("prom=/etc/token"), format!("relative URL without a base; {form}"));
+    assert_eq!(said("http://prom=token"), format!("the file's whole path is wanted; {form}"));
+    let same = |one: &str, other: &str| {
+        one.parse::<Credentials>().unwrap() == other.parse::<Credentials>().unwrap()
+    };
+    assert!(same("https://prom:443/x=/t", "https://PROM=/t"), "scheme, host and port alone");
+    assert!(!same("https://prom=/t", "http://prom=/t"));
 }

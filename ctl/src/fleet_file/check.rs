@@ -21,6 +21,9 @@ use proto::policy::{
 
 use super::{Component, FleetFile, policy::component_on};
 
+/// How a Prometheus is given what is secret.
+const AT_THE_COORDINATOR: &str = "the coordinator's `--prometheus-credentials`";
+
 /// Checks a fleet file that was read from the document at `at`. Fails with every problem, in the order of the file.
 pub(super) fn check(fleet: &FleetFile, at: At<'_>) -> Result<(), Vec<Problem>> {
     let mut report = Report::default();

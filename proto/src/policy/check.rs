@@ -612,7 +612,7 @@ fn names_a_secret(name: &str) -> bool {
 }
 
 fn http(probe: &HttpProbe, at: At<'_>, report: &mut Report) {
-    url(&probe.http, at.key("http"), report);
+    url(&probe.http, "`bearer_file`", at.key("http"), report);
     const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     if let Some(method) = &probe.method
         && !METHODS.contains(&method.as_str())
@@ -717,8 +717,8 @@ fn header(name: &str, at: At<'_>, report: &mut Report) {
     }
 }
 
-/// Checks a URL of HTTP. It is not repeated: a password may stand in it.
-pub fn url(text: &str, at: At<'_>, report: &mut Report) {
+/// Checks a URL of HTTP, to which what is secret is given by `secret`. It is not repeated: a password may stand in it.
+pub fn url(text: &str, secret: &str, at: At<'_>, report: &mut Report) {
     let Ok(uri) = text.parse::<Uri>() else {
         return report.add(at, "this is not a URL", "write it like `http://127.0.0.1:5000/health`");
     };
@@ -733,7 +733,7 @@ pub fn url(text: &str, at: At<'_>, report: &mut Report) {
         report.add(
             at,
             "a user or password stands in this URL",
-            "take it out; give a token by `bearer_file`",
+            format!("take it out; give a token by {secret}"),
         );
     }
 }

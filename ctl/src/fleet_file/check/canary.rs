@@ -7,7 +7,7 @@ use proto::policy::{
     yaml::{At, Report},
 };
 
-use super::{group, text};
+use super::{AT_THE_COORDINATOR, group, text};
 use crate::fleet_file::{Canary, CanarySource, Component, Counters, FleetFile, Hold, Measure};
 
 /// What stands for the hosts of one side in a query.
@@ -147,7 +147,7 @@ fn analysis(canary: &Canary, at: At<'_>, report: &mut Report) {
 }
 
 fn counters(canary: &Canary, counters: &Counters, at: At<'_>, report: &mut Report) {
-    check::url(&counters.url, at.key("prometheus"), report);
+    check::url(&counters.url, AT_THE_COORDINATOR, at.key("prometheus"), report);
     let queries = [
         ("requests", Some(&counters.requests)),
         ("errors", Some(&counters.errors)),

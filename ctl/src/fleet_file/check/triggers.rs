@@ -5,7 +5,7 @@ use proto::policy::{
     yaml::{At, Report, meant, mend_word},
 };
 
-use super::text;
+use super::{AT_THE_COORDINATOR, text};
 use crate::fleet_file::{FleetFile, Source, Trigger};
 
 /// What the agents' probes tell of a fleet.
@@ -38,7 +38,7 @@ fn source(fleet: &FleetFile, source: &Source, at: At<'_>, report: &mut Report) {
     match source {
         Source::Probes => {}
         Source::Prometheus { url, query } => {
-            check::url(url, at.key("prometheus"), report);
+            check::url(url, AT_THE_COORDINATOR, at.key("prometheus"), report);
             text(query, at.key("query"), report);
         }
         Source::Alert(name) => text(name, at.key("alert"), report),

@@ -232,6 +232,11 @@ const EDITS: &[(&str, &str, &str)] = &[
         "canary: { steps",
         "canary: { source: { prometheus: prom, requests: 'sum(r)', errors: 'sum(e{host=~\"$side\"})' }, steps",
     ),
+    (
+        "a password in the address of a Prometheus",
+        "canary: { steps",
+        "canary: { source: { prometheus: \"http://me:hunter2@prom\", requests: 'sum(r{h=~\"$side\"})', errors: 'sum(e{h=~\"$side\"})' }, steps",
+    ),
     ("a canary that falls", "weight: 50 }", "weight: 3 }"),
     ("a canary of too much", "weight: 50 }", "weight: 101 }"),
     ("slots that are not groups", "slots: [blue, green]", "slots: [blue, red]"),

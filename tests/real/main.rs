@@ -13,6 +13,7 @@ mod faults;
 mod fleet;
 mod fleet_file;
 mod hosts;
+mod lease;
 mod matrix;
 mod power;
 mod process;

@@ -7,8 +7,8 @@ use proto::policy::GitSource;
 use super::*;
 
 /// A repository with one commit, tagged `v1` on the branch `main`.
-struct Repo {
-    path: PathBuf,
+pub(super) struct Repo {
+    pub(super) path: PathBuf,
 }
 
 /// The user that this test runs as.
@@ -20,7 +20,7 @@ fn own_user() -> String {
 }
 
 impl Repo {
-    fn new(bed: &Bed, format: &str) -> Self {
+    pub(super) fn new(bed: &Bed, format: &str) -> Self {
         let path = bed.root.join("code");
         let repo = Self { path };
         fs::create_dir(&repo.path).unwrap();
@@ -75,7 +75,7 @@ impl Repo {
         self.head()
     }
 
-    fn head(&self) -> String {
+    pub(super) fn head(&self) -> String {
         format!("git:{}", self.git(&["rev-parse", "HEAD"]))
     }
 

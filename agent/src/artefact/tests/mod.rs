@@ -5,6 +5,7 @@ mod git;
 mod hostile;
 mod https;
 mod sources;
+mod ssh;
 mod tars;
 
 use std::{

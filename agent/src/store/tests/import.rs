@@ -3,7 +3,7 @@
 use super::*;
 
 /// The layout of the procedure that people follow by hand: the tree's contents, the env file as a backup.
-fn previous(world: &World) -> PathBuf {
+pub(super) fn previous(world: &World) -> PathBuf {
     let dir = world.root.join("backups/previous");
     fs::create_dir_all(dir.join("bin")).unwrap();
     fs::create_dir_all(dir.join("uploads")).unwrap();
@@ -21,7 +21,13 @@ fn previous(world: &World) -> PathBuf {
 }
 
 fn backup(world: &World, owner: BackupOwner) -> Backup {
-    let dir = previous(world);
+    previous(world);
+    made(world, owner)
+}
+
+/// The backup that was made of it.
+pub(super) fn made(world: &World, owner: BackupOwner) -> Backup {
+    let dir = world.root.join("backups/previous");
     let files = vec![
         (world.root.join("srv/app"), dir.clone()),
         (world.root.join("srv/portal"), world.root.join("backups/portal")),

@@ -42,6 +42,12 @@ fn real_p08_a_snapshot_that_is_killed_at_any_call() {
 
 #[test]
 #[ignore = "real: needs strace"]
+fn real_p08_an_import_that_is_killed_at_any_call() {
+    killed_everywhere(Work::Import, Mode::Exchange, 50);
+}
+
+#[test]
+#[ignore = "real: needs strace"]
 fn real_p04_a_stage_that_is_killed_at_any_call() {
     killed_everywhere(Work::Stage, Mode::Exchange, 100);
     killed_everywhere(Work::Reuse, Mode::Exchange, 100);

@@ -18,7 +18,10 @@ use std::{os::unix::process::ExitStatusExt as _, process::Command, sync::atomic:
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use super::*;
+use super::{
+    import::{made, previous},
+    *,
+};
 
 /// Tells a re-executed test what to do; unset in the usual run.
 const CHILD: &str = "LASTGOOD_TEST_STORE_CHILD";
@@ -39,6 +42,8 @@ const END: &str = "end";
 enum Work {
     /// The second release is taken while it is live.
     Snapshot,
+    /// A third one is taken from a directory, as a fetch does with what it unpacked.
+    Import,
     /// The first one is built beside it from objects.
     Stage,
     /// It is built from a third one that stands staged.
@@ -57,7 +62,7 @@ impl Work {
     fn directions(self) -> &'static [bool] {
         match self {
             Self::Switch | Self::Undo | Self::Stage | Self::Reuse => &[true, false],
-            Self::Snapshot | Self::After => &[true],
+            Self::Snapshot | Self::Import | Self::After => &[true],
         }
     }
 }
@@ -118,6 +123,7 @@ impl Scene {
         let store = world.store();
         match work {
             Work::Snapshot | Work::Switch => {}
+            Work::Import => drop(previous(&world)),
             Work::Stage => drop(store.discard(&world.files(), first).unwrap()),
             Work::Reuse => {
                 // The first release stands staged; the third one is live, and the second one is wanted.
@@ -246,6 +252,7 @@ fn child() {
     let store = world.store();
     match (task.work, task.from, task.to) {
         (Work::Snapshot, ..) => drop(store.snapshot(&files, label("v2")).unwrap()),
+        (Work::Import, ..) => import(&store, &world),
         (Work::Stage | Work::Reuse, _, Some(to)) => drop(store.stage(&files, to).unwrap()),
         (Work::Switch | Work::Undo, Some(from), Some(to)) => {
             store.switch(&files, from, to).unwrap();
@@ -253,6 +260,11 @@ fn child() {
         (Work::After, ..) => after(&store, &files),
         (work, ..) => panic!("{work:?} of what?"),
     }
+}
+
+fn import(store: &Store, world: &World) {
+    let backup = made(world, BackupOwner::Found);
+    store.import(&world.files(), &backup, label("v3")).unwrap();
 }
 
 /// What an agent does once the new release runs.
@@ -304,6 +316,13 @@ impl Scene {
                 assert_eq!(world.picture(), self.second_picture, "{case}");
                 let taken = store.snapshot(&files, label("v2")).unwrap().exact;
                 (taken, first)
+            }
+            (Work::Import, Some(from), Some(to)) => {
+                assert_eq!(world.picture(), self.second_picture, "{case}");
+                import(&store, world);
+                let known = store.list().unwrap();
+                assert!(known.iter().any(|row| row.release == "v3"), "{case}: {known:?}");
+                (from, to)
             }
             (Work::Stage | Work::Reuse, Some(from), Some(to)) => {
                 assert_eq!(world.picture(), self.second_picture, "{case}");
@@ -378,7 +397,7 @@ impl Scene {
     fn is(&self, exact: Hash) -> bool {
         // The first one is what a switch goes to, and what an undo goes from.
         let first = match self.work {
-            Work::Switch | Work::Stage | Work::Reuse | Work::Snapshot => self.to,
+            Work::Switch | Work::Stage | Work::Reuse | Work::Import | Work::Snapshot => self.to,
             Work::Undo | Work::After => self.from,
         };
         self.release_of_disk() == Some(usize::from(first != Some(exact)))

@@ -118,6 +118,12 @@ fn real_p08_the_power_goes_at_any_call_of_a_snapshot() {
 
 #[test]
 #[ignore = "real: needs root, mkfs.ext4, loop devices, perl and strace"]
+fn real_p08_the_power_goes_at_any_call_of_an_import() {
+    cut_everywhere(Work::Import, Mode::Exchange, 50);
+}
+
+#[test]
+#[ignore = "real: needs root, mkfs.ext4, loop devices, perl and strace"]
 fn real_p04_the_power_goes_at_any_call_of_a_stage() {
     cut_everywhere(Work::Stage, Mode::Exchange, 100);
     cut_everywhere(Work::Reuse, Mode::Exchange, 100);

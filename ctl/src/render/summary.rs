@@ -383,7 +383,8 @@ impl Told<'_> {
                 paint(
                     DIM,
                     &format!(
-                        "and {hidden} more: {restored} restored, {} skipped",
+                        "and {hidden} more: {restored} {}, {} skipped",
+                        words::outcome_of(self.plan.kind(), "restored"),
                         hidden - restored
                     )
                 )
@@ -417,14 +418,8 @@ impl Told<'_> {
         ]
     }
 
-    /// `restored` is a word for what goes back; a host that goes forward, or only looks, is done.
     fn outcome(&self, host: &v1::HostOutcome) -> String {
-        let back =
-            matches!(self.plan.kind(), v1::OperationKind::Rollback | v1::OperationKind::Undo);
-        if !back && host.outcome() == v1::Outcome::Restored {
-            return "done".to_owned();
-        }
-        words::outcome(host.outcome)
+        words::outcome_of(self.plan.kind(), &words::outcome(host.outcome)).to_owned()
     }
 
     /// Where the host came from and went to, as far as that is known.

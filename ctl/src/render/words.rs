@@ -103,6 +103,12 @@ pub fn outcome(outcome: i32) -> String {
     word.to_owned()
 }
 
+/// The same for a person: `restored` is a word for what goes back; a host that goes forward, or only looks, is `done`.
+pub fn outcome_of(kind: v1::OperationKind, outcome: &str) -> &str {
+    let back = matches!(kind, v1::OperationKind::Rollback | v1::OperationKind::Undo);
+    if outcome == "restored" && !back { "done" } else { outcome }
+}
+
 /// `verified`, `mixed`, …
 pub fn result(result: i32) -> String {
     let word = match v1::OperationResult::try_from(result) {

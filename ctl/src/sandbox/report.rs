@@ -1,6 +1,7 @@
 //! How a scenario went: the document, and the same for people.
 
 use clap::ValueEnum as _;
+use proto::v1;
 use serde::Serialize;
 
 use super::{
@@ -9,7 +10,7 @@ use super::{
 };
 use crate::{
     out::Document,
-    render::{View, table::Table},
+    render::{View, table::Table, words},
 };
 
 /// The document of `-o json`. Names are a contract: added to, never changed.
@@ -93,6 +94,17 @@ impl Document for Report {
 /// The same for people.
 pub(super) fn text(view: &View, report: &Report) -> String {
     let mut table = Table::new(["HOST", "GROUP", "OUTCOME", "ANSWERS", "OUTAGE", "NOTE"]);
+    let kind = match report.scenario {
+        Scenario::CanaryAbort | Scenario::CanaryPromote | Scenario::DependencyOutage => {
+            v1::OperationKind::Deploy
+        }
+        Scenario::Rollback
+        | Scenario::BlueGreen
+        | Scenario::CoordinatorCrash
+        | Scenario::AgentCrash
+        | Scenario::HostLost
+        | Scenario::BadTarget => v1::OperationKind::Rollback,
+    };
     for row in &report.hosts {
         let outage = match row.outage_ms {
             Some(ms) => format!("{ms} ms"),
@@ -103,7 +115,7 @@ pub(super) fn text(view: &View, report: &Report) -> String {
         table.row([
             row.host.clone().into(),
             row.group.clone().into(),
-            row.outcome.clone().into(),
+            words::outcome_of(kind, &row.outcome).into(),
             observed.into(),
             outage.into(),
             row.reason.clone().into(),

@@ -164,6 +164,7 @@ impl Watcher for Live<'_> {
             .as_ref()
             .and_then(|progress| watch::line(&view, progress, event, verbose));
         if let Some(line) = line {
+            let line = if self.out.redraws() { watch::wrapped(&view, &line) } else { line };
             self.erase();
             self.say(&line);
             self.draw();

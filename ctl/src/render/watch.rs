@@ -11,6 +11,7 @@ use super::{
     progress::{Host, HostState, Progress},
     traffic, visible,
     words::{self, between_ms, clean, clock, count, duration_ms, or_dash, some_of},
+    wrap,
 };
 
 /// The height of the live view.
@@ -19,6 +20,8 @@ pub const ROWS_MAX: usize = 8;
 const ROWS_OTHER: usize = 5;
 const ROWS_CANARY: usize = 2;
 const BAR_WIDTH: usize = 20;
+/// A time of day, and what keeps it from the text.
+const CLOCK_WIDTH: usize = 10;
 const SPINNER: [&str; 8] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧"];
 
 /// The connection to the coordinator, as the watcher sees it.
@@ -107,6 +110,16 @@ pub fn line(
 ) -> Option<String> {
     let text = event_words(progress, response.event.as_ref()?, verbose)?;
     Some(format!("{}  {text}\n", clock(view, response.at_unix_ms)))
+}
+
+/// The same on a terminal, whose own breaks would be in the middle of a word: under itself, beside the time.
+pub fn wrapped(view: &View, line: &str) -> String {
+    let Some((time, text)) = line.split_at_checked(CLOCK_WIDTH) else { return line.to_owned() };
+    let lines = wrap(text, view.width.saturating_sub(CLOCK_WIDTH));
+    let beside = |(index, text): (usize, &String)| {
+        format!("{:CLOCK_WIDTH$}{text}\n", if index == 0 { time } else { "" })
+    };
+    lines.iter().enumerate().map(beside).collect()
 }
 
 /// What is said where nothing has happened for a while.
@@ -561,7 +574,8 @@ pub(crate) mod tests {
         let mut text = String::new();
         for (index, event) in (1..).zip(canary_events()) {
             progress.apply(&event);
-            text += &line(&view(), &progress, &event, false).unwrap_or_default();
+            let said = line(&view(), &progress, &event, false).unwrap_or_default();
+            text += &wrapped(&view(), &said);
             if [4, 6, 11].contains(&index) {
                 text += &screen(&progress, &Link::Up, 20 * index + 10);
             }

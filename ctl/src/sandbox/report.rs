@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     out::Document,
-    render::{View, table::Table, words},
+    render::{View, labelled, table::Table, words},
 };
 
 /// The document of `-o json`. Names are a contract: added to, never changed.
@@ -128,7 +128,7 @@ pub(super) fn text(view: &View, report: &Report) -> String {
     text += &match report.scenario {
         Scenario::BlueGreen => forward(report),
         Scenario::CanaryAbort | Scenario::CanaryPromote | Scenario::DependencyOutage => {
-            canary(report)
+            canary(view, report)
         }
         Scenario::Rollback
         | Scenario::CoordinatorCrash
@@ -153,10 +153,11 @@ fn forward(report: &Report) -> String {
     deployed + &back + &users(&report.users)
 }
 
-fn canary(report: &Report) -> String {
+fn canary(view: &View, report: &Report) -> String {
     let mut text = String::new();
     for verdict in &report.verdicts {
-        text += &format!("  {:>2} %: {}: {}\n", verdict.weight, verdict.verdict, verdict.sentence);
+        let said = format!("{}: {}", verdict.verdict, verdict.sentence);
+        text += &labelled(view, &format!("{:>3} %", verdict.weight), 6, &said);
     }
     if let Some(ms) = report.mitigated_ms {
         text += &format!(

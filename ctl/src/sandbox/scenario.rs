@@ -217,7 +217,7 @@ async fn up(layout: &Layout, session: &mut Session) -> anyhow::Result<Running> {
     })
     .await?;
     session.out.talk(&format!(
-        "✓ 1 coordinator, {} agents over mTLS: 2 blue, 2 green, 1 canary with three services each, 1 edge before them\n",
+        "✓ 1 coordinator, {} agents over mTLS: 2 blue, 2 green, 1 canary, 1 edge\n",
         layout.hosts.len()
     ));
     Ok(running)

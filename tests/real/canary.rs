@@ -17,6 +17,7 @@ use tests::load::{Failure, Load, Plan, Report};
 
 use crate::{
     app::{self, Runs},
+    figures,
     fleet::{Edge, Fleet, Told, Wanted, eventually},
     hosts::Host,
     proxies::{PORTS, Proxy},
@@ -61,7 +62,7 @@ fn a_release_that_fails_is_taken_back_by_the_judge_each_time() {
         fleet.serves(GOOD);
         runs.push(taken_back(&went, &report, began));
     }
-    tell(&mut runs);
+    tell(&runs);
     // What was found to be bad is not brought out again.
     let again = fleet.ctl(&confirmed(&["canary", "start", "--release", "v2.0.1"]));
     assert_eq!(again.code, 10, "{again:?}");
@@ -310,22 +311,13 @@ fn taken_back(went: &Went, report: &Report, began: Timestamp) -> TakenBack {
     }
 }
 
-/// Figures to look at (`--nocapture`), never any to pass or fail by.
 #[expect(clippy::print_stderr, reason = "for the person who measures")]
-fn tell(runs: &mut [TakenBack]) {
-    for run in &*runs {
+fn tell(runs: &[TakenBack]) {
+    for run in runs {
         let TakenBack { judged, last_bad, no_share, sentence } = run;
         eprintln!(
             "first bad answer → fail {judged:.1?} → last bad {last_bad:.1?}, 0 % {no_share:.1?}: {sentence}"
         );
     }
-    runs.sort_by_key(|run| run.no_share);
-    let at = |percent: usize| runs[(runs.len() * percent).div_ceil(100).max(1) - 1].no_share;
-    eprintln!(
-        "from the first bad answer to 0 %: median {:.1?}, p95 {:.1?}, min {:.1?}, max {:.1?}",
-        at(50),
-        at(95),
-        at(0),
-        at(100)
-    );
+    figures::tell("from the first bad answer to 0 %", runs.iter().map(|run| run.no_share));
 }

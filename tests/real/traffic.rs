@@ -8,10 +8,7 @@
 //!
 //! Invariant: what users get is told by the load, never by Lastgood.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::process::Command;
 
 use tests::load::{Load, Plan, Report};
 
@@ -102,27 +99,16 @@ fn deploy_switch_and_rollback(test: &str, proxy: Proxy) {
     users_get(&load, GOOD, blue);
     assert_done(&fleet.ctl(&confirmed(&["switch", "--to", "green"])));
     users_get(&load, NEXT, green);
-    let asked = Instant::now();
     let told = fleet.rollback(&["--reason", "5xx after the deploy"]);
     assert_done(&told);
     users_get(&load, GOOD, blue);
-    let last = load.so_far().last_of(NEXT).expect("users had it");
-    tell(proxy, last.saturating_duration_since(asked));
     // Both sides are on it in the end, the one that was left too.
     fleet.serves(GOOD);
     assert_nobody_noticed(proxy, &load.stop(), 4);
 }
 
-/// A figure to look at (`--nocapture`), never one to pass or fail by.
-#[expect(clippy::print_stderr, reason = "for the person who measures")]
-fn tell(proxy: Proxy, last_bad: Duration) {
-    eprintln!(
-        "{proxy:?}: the last answer of {NEXT} came {last_bad:.0?} after `ctl rollback` was typed"
-    );
-}
-
 /// Two hosts on each side, all on the good release; all traffic on blue.
-fn divided(test: &str, proxy: Proxy, edges: usize) -> Fleet {
+pub(crate) fn divided(test: &str, proxy: Proxy, edges: usize) -> Fleet {
     let wanted =
         Wanted { edge: Edge::Divides(proxy, edges), files: 200, ..Wanted::hosts(4, Runs::Process) };
     let fleet = Fleet::start(test, wanted);

@@ -315,7 +315,7 @@ impl Hands for ScriptedHands {
     fn ask<'a>(&'a self, _: &'a Sampled) -> Doing<'a, Option<Answered>> {
         let good = !self.lock().sick;
         let took = Some(std::time::Duration::from_millis(1));
-        Box::pin(async move { Some(Answered { good, took }) })
+        Box::pin(async move { Some(Answered { good, took, gauges: Vec::new() }) })
     }
 
     fn about(&self) -> About {

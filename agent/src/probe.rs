@@ -102,7 +102,7 @@ impl Prober {
                 requests::ask_one(&self.http, probe, check.timeout.0).await
             }
             (ProbePolicy::Http(_) | ProbePolicy::Tcp(_) | ProbePolicy::Command(_), _) => {
-                Answered { good: false, took: None }
+                Answered::NONE
             }
         }
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! runners at a gate ─▶ who is canary, who is baseline (the plan) ─▶ samples since the weight was set ─▶ Judge ─▶ Input::Judged
 //!                                                     agents' probes, or Prometheus ──┘                    └─▶ newest, for status
+//! what the apps of both sides say of themselves ──────────────────────────────────────────────────────────────────▶ for status
 //! ```
 //!
 //! Invariant: a judge lives for one weight; a coordinator that was started anew begins to look anew.
@@ -22,7 +23,7 @@ use tokio::{task::JoinSet, time::MissedTickBehavior};
 
 use crate::{
     host::wall,
-    measure::{CountersReader, Samples, Servers},
+    measure::{Compared, CountersReader, Gauges, Samples, Servers},
     operations::Operations,
     runner::RunnerHandle,
 };
@@ -37,6 +38,7 @@ pub struct Judging {
     samples: Arc<Samples>,
     servers: Servers,
     newest: Mutex<BTreeMap<OperationId, Ruling>>,
+    compared: Mutex<BTreeMap<OperationId, Compared>>,
 }
 
 /// Where a canary at a weight is looked at: whoever looks takes the watch along and brings it back.
@@ -66,12 +68,21 @@ struct Eye {
 
 impl Judging {
     pub fn new(operations: Arc<Operations>, samples: Arc<Samples>, servers: Servers) -> Self {
-        Self { operations, samples, servers, newest: Mutex::default() }
+        let (newest, compared) = (Mutex::default(), Mutex::default());
+        Self { operations, samples, servers, newest, compared }
     }
 
     /// What the judge says now of an operation's canary.
     pub fn newest(&self, operation: &OperationId) -> Option<Ruling> {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner).get(operation).cloned()
+    }
+
+    /// What the apps of both sides say of themselves at an operation's weight; nothing where none is set. The judge does
+    /// not get it.
+    pub fn gauges(&self, operation: &OperationId) -> Vec<Gauges> {
+        let compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner);
+        let compared = compared.get(operation).cloned();
+        compared.map_or_else(Vec::new, |compared| compared.gauges(&self.samples, wall))
     }
 
     /// Looks for as long as the coordinator lives.
@@ -100,15 +111,23 @@ impl Judging {
                 if !desk.look.is_empty() {
                     continue;
                 }
-                if let Some(watch) =
-                    desk.watch.take().or_else(|| Watch::of(&operation, stage, &self.servers))
-                {
+                if let Some(watch) = desk.watch.take().or_else(|| self.watch(&operation, stage)) {
                     desk.look.spawn(self.clone().look(runner, stage, watch));
                 }
             }
             let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
             newest.retain(|id, _| desks.contains_key(id));
+            let mut compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner);
+            compared.retain(|id, _| desks.contains_key(id));
         }
+    }
+
+    /// Begins to look at a weight.
+    fn watch(&self, operation: &Operation, stage: usize) -> Option<Watch> {
+        let (watch, compared) = Watch::of(operation, stage, &self.servers)?;
+        let mut all = self.compared.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(operation.id().clone(), compared);
+        Some(watch)
     }
 
     /// One look; answers who looked, for the next one.
@@ -126,15 +145,19 @@ impl Judging {
 }
 
 impl Watch {
-    fn of(operation: &Operation, stage: usize, servers: &Servers) -> Option<Self> {
+    /// Also who is compared, for those who only look on.
+    fn of(operation: &Operation, stage: usize, servers: &Servers) -> Option<(Self, Compared)> {
         let gate = operation.plan().stages.get(stage)?.gate.as_ref()?;
         let since = wall();
         let eye = |side| Eye::new(operation, gate, side, servers);
-        Some(Self {
-            judge: Judge::new(&gate.analysis, since),
-            canary: eye(Side::Canary),
-            baseline: eye(Side::Baseline),
-        })
+        let (canary, baseline) = (eye(Side::Canary), eye(Side::Baseline));
+        let compared = Compared {
+            canary: canary.hosts.clone(),
+            baseline: baseline.hosts.clone(),
+            since,
+            stale_after_ms: gate.analysis.stale_after_ms,
+        };
+        Some((Self { judge: Judge::new(&gate.analysis, since), canary, baseline }, compared))
     }
 
     async fn look(&mut self, samples: &Samples) -> Ruling {

@@ -8,10 +8,11 @@ use agent::{
     host::VERBS,
     ledger::{Found, StepResult},
     local::{Import, Imported, Shape},
-    order::{Before, Evidence, Step, Verb},
+    order::{Before, Evidence, Step, Verb, Weights},
+    probe::Prober,
     retention::{Ask, Report},
     sampler::{Answered, Sampled},
-    status::{CheckStatus, ComponentStatus, HostStatus, Problem, Snapshot},
+    status::{CheckStatus, ComponentStatus, HostStatus, Problem, Snapshot, TrafficStatus},
 };
 use proto::policy::{
     CheckPolicy, ProbePolicy, TcpProbe, default_every, default_pass, default_timeout,
@@ -44,6 +45,10 @@ struct State {
     /// Its check `payment` fails.
     sick: bool,
     sampled: bool,
+    /// An app that really is there is asked this all the time.
+    asks: Option<CheckPolicy>,
+    /// It is an edge, and divides the traffic so.
+    divides: Option<Weights>,
 }
 
 /// The exact hash that stands for a release here.
@@ -68,6 +73,8 @@ impl ScriptedHands {
             problems: Vec::new(),
             sick: false,
             sampled: false,
+            asks: None,
+            divides: None,
         };
         Arc::new(Self { state: Mutex::new(state), gate: Semaphore::new(0) })
     }
@@ -86,6 +93,17 @@ impl ScriptedHands {
     /// Its check `payment` is asked all the time, where this is called before an agent uses it.
     pub fn is_sampled(&self) {
         self.lock().sampled = true;
+    }
+
+    /// Its app is a real one, which is asked this all the time, where this is called before an agent uses it.
+    pub fn asks(&self, check: CheckPolicy) {
+        self.lock().asks = Some(check);
+    }
+
+    /// It is an edge, and all its traffic goes to this group.
+    pub fn divides(&self, group: &str) {
+        let groups = [(group.to_owned(), 100)].into();
+        self.lock().divides = Some(Weights { groups, out: [].into() });
     }
 
     /// Whether its check `payment` passes from now on.
@@ -144,7 +162,14 @@ impl ScriptedHands {
             return Err(why);
         }
         state.performed.push(step.verb.to_string());
-        let mut evidence = Evidence { component: COMPONENT.to_owned(), ..Evidence::default() };
+        let mut evidence = Evidence { component: step.component.clone(), ..Evidence::default() };
+        if step.component == Step::TRAFFIC {
+            if step.verb == Verb::SetWeights {
+                state.divides.clone_from(&step.weights);
+            }
+            evidence.weights.clone_from(&state.divides);
+            return Ok(evidence);
+        }
         match step.verb {
             Verb::Stop => state.running = false,
             Verb::Start => state.running = true,
@@ -173,7 +198,8 @@ impl ScriptedHands {
 
 impl Hands for ScriptedHands {
     fn forbidden(&self, step: &Step) -> Option<String> {
-        (step.component != COMPONENT).then(|| format!("component `{}` is not here", step.component))
+        let here = if self.lock().divides.is_some() { Step::TRAFFIC } else { COMPONENT };
+        (step.component != here).then(|| format!("component `{}` is not here", step.component))
     }
 
     fn look<'a>(&'a self, step: &'a Step, _: Option<String>) -> Doing<'a, Result<Before, String>> {
@@ -184,6 +210,7 @@ impl Hands for ScriptedHands {
                     Before::Running(if state.running { vec!["app".to_owned()] } else { Vec::new() })
                 }
                 Verb::Switch => Before::Live(state.live.clone()),
+                Verb::SetWeights => Before::Weights(state.divides.clone()),
                 Verb::Preflight
                 | Verb::Snapshot
                 | Verb::Stage
@@ -193,7 +220,6 @@ impl Hands for ScriptedHands {
                 | Verb::Reload
                 | Verb::Hook
                 | Verb::Fetch
-                | Verb::SetWeights
                 | Verb::Drain => Before::Nothing,
             })
         })
@@ -253,6 +279,7 @@ impl Hands for ScriptedHands {
                     state.running = !running.is_empty()
                 }
                 (Verb::Switch, Before::Live(live)) => live.clone_into(&mut state.live),
+                (Verb::SetWeights, Before::Weights(before)) => state.divides.clone_from(before),
                 (_, _) => {}
             }
             state.performed.push(format!("undo {}", step.verb));
@@ -263,6 +290,15 @@ impl Hands for ScriptedHands {
     fn status(&self) -> Doing<'_, HostStatus> {
         Box::pin(async move {
             let state = self.lock().clone();
+            if let Some(divides) = state.divides {
+                let traffic = TrafficStatus {
+                    driver: "scripted".to_owned(),
+                    asked: Some(divides.clone()),
+                    observed: Some(divides),
+                    problems: Vec::new(),
+                };
+                return HostStatus { traffic: Some(traffic), ..HostStatus::default() };
+            }
             let component = ComponentStatus {
                 component: COMPONENT.to_owned(),
                 release: state.live.clone(),
@@ -304,18 +340,27 @@ impl Hands for ScriptedHands {
     }
 
     fn sampled(&self) -> Vec<Sampled> {
-        let probe = ProbePolicy::Tcp(TcpProbe { tcp: String::new() });
-        let (every, pass, timeout) = (default_every(), default_pass(), default_timeout());
-        let check = CheckPolicy { name: "payment".to_owned(), probe, every, pass, timeout };
         let every = std::time::Duration::from_millis(50);
+        if let Some(check) = self.lock().asks.clone() {
+            return vec![Sampled { component: COMPONENT.to_owned(), check, every }];
+        }
+        let probe = ProbePolicy::Tcp(TcpProbe { tcp: String::new() });
+        let (beat, pass, timeout) = (default_every(), default_pass(), default_timeout());
+        let check = CheckPolicy { name: "payment".to_owned(), probe, every: beat, pass, timeout };
         let sampled = Sampled { component: COMPONENT.to_owned(), check, every };
         if self.lock().sampled { vec![sampled] } else { Vec::new() }
     }
 
-    fn ask<'a>(&'a self, _: &'a Sampled) -> Doing<'a, Option<Answered>> {
+    fn ask<'a>(&'a self, sampled: &'a Sampled) -> Doing<'a, Option<Answered>> {
+        if self.lock().asks.is_some() {
+            return Box::pin(async move {
+                let prober = Prober::new().expect("a client");
+                Some(prober.ask_once(&sampled.check).await)
+            });
+        }
         let good = !self.lock().sick;
         let took = Some(std::time::Duration::from_millis(1));
-        Box::pin(async move { Some(Answered { good, took }) })
+        Box::pin(async move { Some(Answered { good, took, gauges: Vec::new() }) })
     }
 
     fn about(&self) -> About {

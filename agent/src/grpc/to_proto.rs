@@ -9,7 +9,7 @@ use crate::{
     local::{self, LocalOperation},
     order::{End, Evidence, Fence, Goal, Order, TrackKey, Verb, Weights},
     retention,
-    sampler::Sample,
+    sampler::{Gauge, Sample},
     status::{ComponentStatus, HostStatus, Problem, Snapshot, TrafficStatus},
     store::Fate,
     text::shortened,
@@ -68,6 +68,12 @@ pub fn pruned(id: u64, done: Result<retention::Report, String>) -> v1::Pruned {
 pub fn samples(samples: Vec<Sample>) -> v1::Samples {
     let bucket =
         |(bound, count): (Option<u64>, u64)| v1::Bucket { up_to_us: bound.unwrap_or(0), count };
+    let gauge = |gauge: Gauge| v1::Gauge {
+        pointer: gauge.pointer,
+        value: gauge.value,
+        at_most: gauge.at_most,
+        at_least: gauge.at_least,
+    };
     let sample = |sample: Sample| v1::Sample {
         component: sample.component,
         check: sample.check,
@@ -75,6 +81,7 @@ pub fn samples(samples: Vec<Sample>) -> v1::Samples {
         good: sample.good,
         bad: sample.bad,
         latency: sample.latency.into_iter().map(bucket).collect(),
+        gauges: sample.gauges.into_iter().map(gauge).collect(),
     };
     v1::Samples { samples: samples.into_iter().map(sample).collect() }
 }

@@ -3,14 +3,21 @@
 //! Invariant: pure. What was not asked for is not looked at.
 //! Invariant: what the app sent is quoted only short, and only with every secret that it was sent taken out first.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use proto::policy::HttpExpect;
 use serde_json::Value;
 
 use super::Seen;
-use crate::http::Answer;
+use crate::{http::Answer, sampler::Gauge};
 
 /// How much of a value that an app sent is quoted.
 pub(super) const QUOTED_CHARS: usize = 120;
+
+/// Gauges of one answer: a policy with more bounds tells the first.
+const GAUGES_MAX: usize = 16;
+/// Of a JSON pointer that is told.
+const POINTER_BYTES_MAX: usize = 128;
 
 /// An answer and what is needed to speak of it.
 pub(super) struct Judge<'a> {
@@ -40,6 +47,25 @@ impl Judge<'_> {
             version: version.map(|version| self.quote_text(&version)),
             times: None,
         }
+    }
+
+    /// The numbers that stand where the check has a bound, whatever else the answer is; none that shows a secret.
+    pub(super) fn gauges(&self) -> Vec<Gauge> {
+        let HttpExpect { at_most, at_least, .. } = self.expect;
+        if at_most.is_empty() && at_least.is_empty() {
+            return Vec::new();
+        }
+        let body: Value = serde_json::from_slice(&self.answer.body).unwrap_or_default();
+        let pointers: BTreeSet<&String> = at_most.keys().chain(at_least.keys()).collect();
+        let gauge = |pointer: &String| {
+            let found = body.pointer(pointer).filter(|_| pointer.len() <= POINTER_BYTES_MAX)?;
+            let shown = found.to_string();
+            let value = found.as_f64().filter(|_| self.without_secrets(&shown) == shown)?;
+            let bound = |bounds: &BTreeMap<String, f64>| bounds.get(pointer).copied();
+            let (at_most, at_least) = (bound(at_most), bound(at_least));
+            Some(Gauge { pointer: pointer.clone(), value, at_most, at_least })
+        };
+        pointers.into_iter().filter_map(gauge).take(GAUGES_MAX).collect()
     }
 
     fn status_and_speed(&self) -> Result<(), String> {

@@ -97,13 +97,12 @@ pub(super) async fn try_all(
 
 /// One request by itself.
 pub(super) async fn ask_one(client: &Client, probe: &HttpProbe, within: Duration) -> Answered {
-    let Ok(sent) = Sent::read(probe).await else { return Answered { good: false, took: None } };
-    let Ok(answer) = ask(client, probe, &sent, within).await else {
-        return Answered { good: false, took: None };
-    };
+    let Ok(sent) = Sent::read(probe).await else { return Answered::NONE };
+    let Ok(answer) = ask(client, probe, &sent, within).await else { return Answered::NONE };
     let (secrets, expect) = (&sent.secrets, &probe.expect);
     let judge = Judge { what: "", answer: &answer, expect, wanted_version: None, secrets };
-    Answered { good: judge.judge().verdict.is_ok(), took: Some(answer.took) }
+    let good = judge.judge().verdict.is_ok();
+    Answered { good, took: Some(answer.took), gauges: judge.gauges() }
 }
 
 async fn ask(

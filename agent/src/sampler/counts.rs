@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Answered, Sample, Sampled, latency::Latency};
+use super::{Answered, Gauge, Sample, Sampled, latency::Latency};
 
 #[derive(Debug)]
 pub(super) struct Counts {
@@ -10,11 +10,12 @@ pub(super) struct Counts {
     good: u64,
     bad: u64,
     latency: Latency,
+    gauges: Vec<Gauge>,
 }
 
 impl Counts {
     pub(super) fn new(since: Instant) -> Self {
-        Self { since, good: 0, bad: 0, latency: Latency::new() }
+        Self { since, good: 0, bad: 0, latency: Latency::new(), gauges: Vec::new() }
     }
 
     pub(super) fn add(&mut self, answered: Answered) {
@@ -26,11 +27,15 @@ impl Counts {
         if let Some(took) = answered.took {
             self.latency.add(took);
         }
+        for gauge in answered.gauges {
+            self.gauges.retain(|before| before.pointer != gauge.pointer);
+            self.gauges.push(gauge);
+        }
     }
 
     /// What was counted since, and begins the next interval; nothing where nothing was counted.
     pub(super) fn take(&mut self, sampled: &Sampled, now: Instant) -> Option<Sample> {
-        let Self { since, good, bad, latency } = std::mem::replace(self, Self::new(now));
+        let Self { since, good, bad, latency, gauges } = std::mem::replace(self, Self::new(now));
         (good + bad > 0).then(|| Sample {
             component: sampled.component.clone(),
             check: sampled.check.name.clone(),
@@ -38,6 +43,7 @@ impl Counts {
             good,
             bad,
             latency: latency.rows(),
+            gauges,
         })
     }
 }

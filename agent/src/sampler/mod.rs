@@ -10,6 +10,7 @@
 //!
 //! Invariant: intervals of one check do not overlap, and each answer is counted in one of them or in none.
 //! Invariant: what was asked, answered or counted while this agent is at work on the component is in no sample.
+//! Invariant: a gauge is a number that the app sent in the interval; where there was none, none is sent.
 //! Invariant: it never waits for whoever takes its samples, and never asks more at once than [`IN_FLIGHT_MAX`] a check.
 
 mod counts;
@@ -47,15 +48,32 @@ pub struct Sampled {
 }
 
 /// How one request went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Answered {
     pub good: bool,
     /// How long the answer took, where there was one.
     pub took: Option<Duration>,
+    /// What the app said of itself, good or bad.
+    pub gauges: Vec<Gauge>,
+}
+
+/// A number that the app reckons itself, over a time that it alone knows, where the check has a bound.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gauge {
+    /// Where in the answer: a JSON pointer.
+    pub pointer: String,
+    pub value: f64,
+    pub at_most: Option<f64>,
+    pub at_least: Option<f64>,
+}
+
+impl Answered {
+    /// There was no answer, or it could not be asked for.
+    pub const NONE: Self = Self { good: false, took: None, gauges: Vec::new() };
 }
 
 /// Counts of one interval.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     pub component: String,
     pub check: String,
@@ -66,6 +84,8 @@ pub struct Sample {
     /// How many answers took at most so many microseconds, and longer than the bound before; no bound for what is longer
     /// than all of them. Bounds rise; one without answers only says where the next begins.
     pub latency: Vec<(Option<u64>, u64)>,
+    /// What the app said last of itself.
+    pub gauges: Vec<Gauge>,
 }
 
 /// Asks for as long as it is held.

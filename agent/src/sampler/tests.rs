@@ -116,12 +116,12 @@ impl Hands for App {
 
 fn good(ms: u64) -> (Answered, Duration) {
     let took = Duration::from_millis(ms);
-    (Answered { good: true, took: Some(took) }, took)
+    (Answered { good: true, took: Some(took), gauges: Vec::new() }, took)
 }
 
 fn bad(ms: u64) -> (Answered, Duration) {
     let took = Duration::from_millis(ms);
-    (Answered { good: false, took: Some(took) }, took)
+    (Answered { good: false, took: Some(took), gauges: Vec::new() }, took)
 }
 
 /// A sampler, what it sends, and the ledger that it heeds.
@@ -212,6 +212,56 @@ async fn intervals_are_disjoint_and_lose_nothing() {
     }
     // In beats of 20 ms, but for what jitter and rounding up cost.
     assert!((1200..=1650).contains(&counted), "{counted}");
+}
+
+/// What an app says of its error rate, in a bad answer; nothing where it has no number.
+fn says(value: Option<f64>) -> (Answered, Duration) {
+    let (answered, after) = bad(1);
+    let gauge = |value| Gauge {
+        pointer: "/errorRate".to_owned(),
+        value,
+        at_most: Some(0.05),
+        at_least: None,
+    };
+    (Answered { gauges: value.map(gauge).into_iter().collect(), ..answered }, after)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_app_said_last_goes_with_the_interval_and_is_not_said_again() {
+    // Ten or so in a second; of a second's, the last one has no number. Later on none has.
+    let app = App::new(100, |number| match number {
+        0..40 => says((number % 2 == 0).then_some(f64::from(u32::try_from(number).unwrap()))),
+        _ => says(None),
+    });
+    let mut running = Running::start(&app);
+    let mut last = -1.0;
+    loop {
+        let (_, answered, sample) = running.sent.recv().await.unwrap();
+        assert_eq!(sample.good, 0, "what a bad answer says is said too");
+        if answered - sample.bad >= 39 {
+            assert_eq!(sample.gauges, [], "no answer of it had a number");
+            break;
+        }
+        let [gauge] = &sample.gauges[..] else { panic!("{sample:?}") };
+        assert_eq!((gauge.pointer.as_str(), gauge.at_most), ("/errorRate", Some(0.05)));
+        assert!(gauge.value > last, "{last}, then {gauge:?}");
+        last = gauge.value;
+        // The newest number of those that were answered; what comes later was not asked for.
+        let newest = (0..answered.min(40)).rev().find(|number| number % 2 == 0).unwrap();
+        assert_eq!(last, f64::from(u32::try_from(newest).unwrap()));
+    }
+    assert_eq!(last, 38.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_release_before_said_of_itself_is_gone_with_it() {
+    let app = App::new(100, |_| says(Some(0.5)));
+    let mut running = Running::start(&app);
+    assert_eq!(running.sent.recv().await.unwrap().2.gauges.len(), 1);
+    *app.reply.lock().unwrap() = Box::new(|_| says(None));
+    running.record(&[accepted("crm", Verb::Stop, 1), ended(1)]);
+    let (_, _, sample) = running.sent.recv().await.unwrap();
+    assert_eq!(sample.gauges, [], "{sample:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,7 +13,11 @@ use proto::{
 use tonic::{Code, Status};
 
 use super::from_proto::{Wire, WireError, field};
-use crate::{host::wall, runner::View};
+use crate::{
+    host::wall,
+    measure::{Gauges, SideSays},
+    runner::View,
+};
 
 /// A fleet's canary, checked.
 pub fn canary(message: v1::Canary) -> Wire<Canary> {
@@ -191,7 +195,30 @@ pub fn canary_view(
             Waits::Nothing => v1::CanaryWaits::Nothing,
         }
         .into(),
+        gauges: Vec::new(),
     })
+}
+
+/// What the app says of itself, on both sides.
+pub fn gauges(row: Gauges) -> v1::CanaryGauge {
+    let hosts = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let side = |side: SideSays| v1::GaugeSide {
+        lowest: side.lowest,
+        median: side.median,
+        highest: side.highest,
+        hosts: hosts(side.hosts),
+        of_hosts: hosts(side.of_hosts),
+        oldest_unix_ms: side.oldest.0,
+    };
+    v1::CanaryGauge {
+        component: row.component.to_string(),
+        check: row.check,
+        pointer: row.pointer,
+        canary: row.canary.map(side),
+        baseline: row.baseline.map(side),
+        at_most: row.at_most,
+        at_least: row.at_least,
+    }
 }
 
 /// The stage that a promotion opens the way to: the next weight, the one that is named, or all.

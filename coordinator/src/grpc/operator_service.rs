@@ -692,6 +692,10 @@ impl OperatorService {
         let now = self.operations.runner(id).map(|runner| runner.now());
         let newest = self.judging.newest(view.operation.id());
         operation.canary = canary::canary_view(&view, now, newest.as_ref());
+        if let Some(shown) = &mut operation.canary {
+            let gauges = self.judging.gauges(view.operation.id());
+            shown.gauges = gauges.into_iter().map(canary::gauges).collect();
+        }
         Ok(operation)
     }
 }

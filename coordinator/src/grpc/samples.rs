@@ -1,6 +1,7 @@
 //! What an agent tells of its probes, from the wire.
 //!
 //! Invariant: whatever is sent, it is taken or refused with a reason; what is taken is small.
+//! Invariant: what is only shown costs nothing that is counted: a gauge that cannot be shown is left out by itself.
 
 use engine::{
     ComponentName, Timestamp,
@@ -8,7 +9,7 @@ use engine::{
 };
 use proto::v1;
 
-use crate::measure::Told;
+use crate::measure::{Gauge, Told};
 
 /// Checks of which one message tells.
 const SAMPLES_MAX: usize = 256;
@@ -21,6 +22,9 @@ const ASKED_BEFORE_MAX: u64 = 16;
 const BUCKETS_MAX: usize = 320;
 /// Of a check's name.
 const NAME_BYTES_MAX: usize = 63;
+/// Gauges of one check, and the length of their pointers: agents tell no more.
+const GAUGES_MAX: usize = 16;
+const POINTER_BYTES_MAX: usize = 128;
 
 /// What a host's probes counted in intervals that ended now.
 ///
@@ -35,7 +39,7 @@ pub(super) fn told(message: v1::Samples, now: Timestamp) -> Result<Vec<Told>, St
 }
 
 fn one(message: v1::Sample, now: Timestamp) -> Result<Told, String> {
-    let v1::Sample { component, check, length_ms, good, bad, latency } = message;
+    let v1::Sample { component, check, length_ms, good, bad, latency, gauges } = message;
     let component = ComponentName::new(component).map_err(|error| error.to_string())?;
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-';
     if check.is_empty() || check.len() > NAME_BYTES_MAX || !check.chars().all(plain) {
@@ -53,7 +57,23 @@ fn one(message: v1::Sample, now: Timestamp) -> Result<Told, String> {
     };
     let latency = histogram(&latency, requests)?;
     let from = Timestamp(now.0.saturating_sub(length));
-    Ok(Told { component, check, sample: Sample { from, to: now, good, bad, latency } })
+    let sample = Sample { from, to: now, good, bad, latency };
+    let gauges = gauges.into_iter().filter_map(gauge).take(GAUGES_MAX).collect();
+    Ok(Told { component, check, sample, gauges })
+}
+
+/// None where it is no number with a bound, or not short.
+fn gauge(message: v1::Gauge) -> Option<Gauge> {
+    let v1::Gauge { pointer, value, at_most, at_least } = message;
+    let is_short = pointer.len() <= POINTER_BYTES_MAX && !pointer.chars().any(char::is_control);
+    let mut bounds = at_most.iter().chain(&at_least).peekable();
+    let is_bound = bounds.peek().is_some() && bounds.all(|bound| bound.is_finite());
+    (is_short && is_bound && value.is_finite()).then_some(Gauge {
+        pointer,
+        value,
+        at_most,
+        at_least,
+    })
 }
 
 fn histogram(buckets: &[v1::Bucket], requests: u64) -> Result<Latency, String> {
@@ -85,6 +105,7 @@ mod tests {
             good,
             bad,
             latency: Vec::new(),
+            gauges: Vec::new(),
         }
     }
 
@@ -109,6 +130,36 @@ mod tests {
         assert_eq!((told.latency.surely_above(459), told.latency.surely_above(500)), (3, 1));
         // A policy's shortest beat for the whole second, and four that were asked before.
         assert!(taken(sample(1000, 56, 4)).is_ok());
+    }
+
+    #[test]
+    fn a_gauge_that_cannot_be_shown_costs_no_count() {
+        let gauge = |pointer: &str, value, at_most| v1::Gauge {
+            pointer: pointer.to_owned(),
+            value,
+            at_most,
+            at_least: None,
+        };
+        let fine = gauge("/errorRate", 0.2, Some(0.05));
+        let nonsense = [
+            gauge("/a", f64::NAN, Some(1.0)),
+            gauge("/b", f64::INFINITY, Some(1.0)),
+            gauge("/c", 1.0, Some(f64::NAN)),
+            gauge("/d", 1.0, None),
+            gauge("/e\n", 1.0, Some(1.0)),
+            gauge(&"/".repeat(129), 1.0, Some(1.0)),
+        ];
+        let told_of = |gauges: Vec<v1::Gauge>| {
+            let samples = vec![v1::Sample { gauges, ..sample(1000, 3, 2) }];
+            told(v1::Samples { samples }, Timestamp(5000)).unwrap().remove(0)
+        };
+        let taken = told_of(nonsense.into_iter().chain([fine]).collect());
+        assert_eq!((taken.sample.good, taken.sample.bad), (3, 2));
+        let [kept] = &taken.gauges[..] else { panic!("{taken:?}") };
+        assert_eq!((kept.pointer.as_str(), kept.value), ("/errorRate", 0.2));
+        assert_eq!((kept.at_most, kept.at_least), (Some(0.05), None));
+        let many = (0..1000).map(|number| gauge(&format!("/{number}"), 1.0, Some(1.0)));
+        assert_eq!(told_of(many.collect()).gauges.len(), GAUGES_MAX);
     }
 
     #[test]

@@ -7,11 +7,13 @@
 //!
 //! Invariant: a time here is the coordinator's own: hosts' clocks may be wrong.
 
+mod gauges;
 mod prometheus;
 mod samples;
 
+pub use gauges::{Compared, Gauges, SideSays};
 pub use prometheus::{
     Ask, CountersReader, Credentials, Fault, Point, Prometheus, PrometheusError, Series, Servers,
     try_sources,
 };
-pub use samples::{CheckNow, Samples, Told};
+pub use samples::{CheckNow, Gauge, GaugeNow, Samples, Told};

@@ -7,6 +7,7 @@
 //!
 //! Invariant: memory is bounded, whatever an agent sends: so many checks a host, so many rows and buckets a check, for so long.
 //! Invariant: an interval has ended when it came, and began no later than its length before that.
+//! Invariant: of what an app says of itself the newest is kept, with its interval; it is in no count.
 //! Invariant: who reads by number gets each interval once; what was made coarse before he came is not given in parts.
 
 use std::{
@@ -28,6 +29,8 @@ const CHECKS_MAX: usize = 64;
 const ROWS_MAX: usize = 660;
 /// Buckets that are kept of one check, in all of its intervals.
 const BUCKETS_MAX: usize = 16 * 1024;
+/// Gauges that are kept of one check.
+const GAUGES_MAX: usize = 16;
 /// An interval that overlaps the one before by more than this share has been under way for long: it is older than it looks.
 const OVERLAP_MAX: f64 = 0.5;
 
@@ -37,6 +40,31 @@ pub struct Told {
     pub component: ComponentName,
     pub check: String,
     pub sample: Sample,
+    /// What the app said last of itself.
+    pub gauges: Vec<Gauge>,
+}
+
+/// A number that an app reckons itself, over a time that it alone knows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gauge {
+    /// Where in the answer: a JSON pointer.
+    pub pointer: String,
+    pub value: f64,
+    /// The bounds of the host's own check.
+    pub at_most: Option<f64>,
+    pub at_least: Option<f64>,
+}
+
+/// What the app of a host said last of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GaugeNow {
+    pub host: HostName,
+    pub component: ComponentName,
+    pub check: String,
+    pub gauge: Gauge,
+    /// The interval in which it said so.
+    pub from: Timestamp,
+    pub to: Timestamp,
 }
 
 /// See the module. Shared by all who read.
@@ -60,6 +88,15 @@ struct Check {
     coarse: usize,
     buckets: usize,
     failing_since: Option<Timestamp>,
+    /// Newest first.
+    gauges: VecDeque<Said>,
+}
+
+#[derive(Debug)]
+struct Said {
+    gauge: Gauge,
+    from: Timestamp,
+    to: Timestamp,
 }
 
 #[derive(Debug)]
@@ -152,6 +189,25 @@ impl Samples {
         hosts.iter().filter_map(of).flat_map(of_host).collect()
     }
 
+    /// What the apps of these hosts said last of themselves, each with its interval: how old it is, who reads has to see.
+    pub fn gauges(&self, hosts: &[HostName]) -> Vec<GaugeNow> {
+        let inner = self.lock();
+        let mut rows = Vec::new();
+        for host in hosts {
+            for ((component, check), state) in inner.hosts.get(host).into_iter().flatten() {
+                rows.extend(state.gauges.iter().map(|said| GaugeNow {
+                    host: host.clone(),
+                    component: component.clone(),
+                    check: check.clone(),
+                    gauge: said.gauge.clone(),
+                    from: said.from,
+                    to: said.to,
+                }));
+            }
+        }
+        rows
+    }
+
     /// Forgets hosts that left their fleets.
     pub fn keep_only(&self, is_known: impl Fn(&HostName) -> bool) {
         let mut inner = self.lock();
@@ -171,7 +227,7 @@ impl Inner {
     }
 
     fn take(&mut self, host: &HostName, told: Told) {
-        let Told { component, check, sample } = told;
+        let Told { component, check, sample, gauges } = told;
         let checks = self.hosts.entry(host.clone()).or_default();
         let oldest = sample.to.0.saturating_sub(KEPT_MS);
         checks.retain(|_, check| check.rows.back().is_some_and(|row| row.sample.to.0 >= oldest));
@@ -184,7 +240,9 @@ impl Inner {
             return;
         }
         self.next += 1;
+        let (from, to) = (sample.from, sample.to);
         check.add(Row { first: self.next, last: self.next, sample });
+        check.says(gauges, from, to);
     }
 }
 
@@ -223,6 +281,14 @@ impl Check {
             self.buckets -= gone.sample.latency.buckets();
             self.coarse = self.coarse.saturating_sub(1);
         }
+    }
+
+    fn says(&mut self, gauges: Vec<Gauge>, from: Timestamp, to: Timestamp) {
+        for gauge in gauges {
+            self.gauges.retain(|said| said.gauge.pointer != gauge.pointer);
+            self.gauges.push_front(Said { gauge, from, to });
+        }
+        self.gauges.truncate(GAUGES_MAX);
     }
 
     /// Adds up what ended before `until`.
@@ -270,7 +336,7 @@ mod tests {
         let (from, to) = (Timestamp(to - 1000), Timestamp(to));
         let sample = Sample { from, to, good, bad, ..Sample::default() };
         let component = ComponentName::new("crm").unwrap();
-        Told { component, check: "contacts".to_owned(), sample }
+        Told { component, check: "contacts".to_owned(), sample, gauges: Vec::new() }
     }
 
     /// Host `a` tells each second, from second 1 on, what these seconds had: good and bad.
@@ -387,6 +453,37 @@ mod tests {
         assert_eq!(now.failing_since, Some(Timestamp(4000)), "it still fails");
     }
 
+    fn saying(pointer: &str, value: f64) -> Gauge {
+        Gauge { pointer: pointer.to_owned(), value, at_most: Some(0.05), at_least: None }
+    }
+
+    #[test]
+    fn what_an_app_said_last_is_kept_with_its_interval() {
+        let samples = Samples::default();
+        let hosts = [host("a")];
+        let tell = |at, gauges| samples.take(&hosts[0], Told { gauges, ..told(at, 1, 0) });
+        let kept = || -> Vec<(String, f64, i64, i64)> {
+            let rows = samples.gauges(&hosts).into_iter();
+            rows.map(|row| (row.gauge.pointer, row.gauge.value, row.from.0, row.to.0)).collect()
+        };
+        tell(1000, vec![saying("/errorRate", 0.1), saying("/queue", 3.0)]);
+        tell(2000, vec![saying("/errorRate", 0.2)]);
+        // It said nothing of the kind: what it said before is as old as it was.
+        tell(3000, Vec::new());
+        let rows =
+            [("/errorRate".to_owned(), 0.2, 1000, 2000), ("/queue".to_owned(), 3.0, 0, 1000)];
+        assert_eq!(kept(), rows);
+        // What was stuck on its way says nothing new either.
+        tell(3100, vec![saying("/errorRate", 0.9)]);
+        assert_eq!(kept(), rows);
+        assert_eq!(samples.gauges(&[host("b")]), []);
+        // Our clock was set back: it is not known any more how old that is.
+        tell(500, vec![saying("/queue", 4.0)]);
+        assert_eq!(kept(), [("/queue".to_owned(), 4.0, -500, 500)]);
+        samples.keep_only(|_| false);
+        assert_eq!(kept(), []);
+    }
+
     #[test]
     fn memory_is_bounded_whatever_comes() {
         let samples = Samples::default();
@@ -398,6 +495,7 @@ mod tests {
             // As often as anything can be told.
             let mut row = told(number, 16, 0);
             row.sample.from = Timestamp(number - 1);
+            row.gauges = vec![saying(&format!("/{number}"), 1.0)];
             samples.take(&host("b"), row);
         }
         let inner = samples.lock();
@@ -409,7 +507,8 @@ mod tests {
             assert!(check.rows.len() <= ROWS_MAX && buckets <= BUCKETS_MAX);
             assert!(check.coarse <= check.rows.len());
         }
-        assert_eq!(of("b").next().unwrap().rows.len(), ROWS_MAX);
+        let b = of("b").next().unwrap();
+        assert_eq!((b.rows.len(), b.gauges.len()), (ROWS_MAX, GAUGES_MAX));
         drop(inner);
         // What is too old goes with the next that comes.
         seconds(&samples, [(KEPT_MS, 1, 0)]);

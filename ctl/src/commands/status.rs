@@ -125,6 +125,7 @@ fn shape(
     let canary = operation.and_then(|operation| operation.canary.clone()).map(|mut canary| {
         canary.ruling =
             canary.ruling.map(|said| v1::Ruling { verdict: said.verdict, ..v1::Ruling::default() });
+        canary.gauges.clear();
         canary
     });
     (fleet, canary)

@@ -12,7 +12,7 @@ use anstyle::Style;
 use proto::v1;
 
 use super::{
-    BAD, BOLD, DIM, GOOD, View, WARN, field, paint,
+    BAD, BOLD, DIM, GOOD, View, WARN, field, gauges, paint,
     plan::fleet_and_app,
     table::{Table, styled},
     words::{self, clean, clock, day_and_time, duration_ms, or_dash},
@@ -184,6 +184,7 @@ pub fn status(view: &View, now: &Now<'_>, ctl: &str) -> String {
     text += &field(view, "Weight", &weight_words(now));
     text += &field(view, "Steps", &steps(now));
     text += &judge(view, now.canary);
+    text += &gauges::gauges(view, now.canary);
     text += &field(view, "Waits for", &waits_words(view, now, ctl));
     text + &next(now, &plan.fleet, ctl)
 }
@@ -361,6 +362,7 @@ pub(crate) mod tests {
                 )),
                 hold_until_unix_ms: now + 360_000,
                 waits: v1::CanaryWaits::Hold.into(),
+                gauges: vec![gauges::tests::example()],
             }),
             ..v1::Operation::default()
         }
@@ -393,6 +395,7 @@ pub(crate) mod tests {
             stage: 0,
             ..with(|canary| {
                 (canary.step, canary.ruling) = (None, None);
+                canary.gauges.clear();
                 canary.waits = v1::CanaryWaits::Steps.into();
             })
         };
@@ -407,6 +410,7 @@ pub(crate) mod tests {
         let promoted = v1::Operation {
             stage: 4,
             ..with(|canary| {
+                canary.gauges.clear();
                 (canary.step, canary.waits) = (None, v1::CanaryWaits::Steps.into());
             })
         };
@@ -441,6 +445,7 @@ pub(crate) mod tests {
             .collect();
         let canary = operation.canary.as_mut().unwrap();
         (canary.step, canary.waits) = (None, v1::CanaryWaits::Nothing.into());
+        canary.gauges.clear();
         change(&mut operation);
         operation
     }

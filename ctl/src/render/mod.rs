@@ -12,6 +12,7 @@ pub mod canary;
 pub mod difference;
 pub mod doctor;
 pub mod failure;
+mod gauges;
 pub mod json;
 pub mod lists;
 pub mod plan;

@@ -1,6 +1,7 @@
 //! Headers, bounds, and tries of many requests.
 
 use super::*;
+use crate::sampler::Gauge;
 
 fn bounds(pointer: &str, bound: f64) -> BTreeMap<String, f64> {
     BTreeMap::from([(pointer.to_owned(), bound)])
@@ -38,6 +39,54 @@ async fn numbers_are_held_to_their_bounds() {
     let expect = HttpExpect { at_most, ..HttpExpect::default() };
     let why = failure(HttpProbe { expect, ..silent.probe() }).await;
     assert!(why.ends_with("the answer is not JSON"), "{why}");
+}
+
+/// What the app says of itself, as pointer and number.
+async fn gauges(probe: HttpProbe) -> Vec<(String, f64)> {
+    let answered = prober().ask_once(&check(ProbePolicy::Http(probe))).await;
+    answered.gauges.into_iter().map(|gauge| (gauge.pointer, gauge.value)).collect()
+}
+
+#[tokio::test]
+async fn what_the_app_says_of_itself_is_told_where_a_bound_is_and_a_number_stands() {
+    let body = json!({ "errorRate": 0.4, "workers": 4, "text": "0.0", "other": 7 });
+    let server = Server::saying(503, body).await;
+    let mut probe = server.probe();
+    probe.expect.at_most =
+        ["/errorRate", "/text", "/none"].map(|pointer| (pointer.to_owned(), 0.1)).into();
+    probe.expect.at_least = bounds("/workers", 2.0);
+    let answered = prober().ask_once(&check(ProbePolicy::Http(probe.clone()))).await;
+    assert!(!answered.good, "whatever it says of itself");
+    let gauge = |pointer: &str, value, at_most, at_least| Gauge {
+        pointer: pointer.to_owned(),
+        value,
+        at_most,
+        at_least,
+    };
+    let told = [gauge("/errorRate", 0.4, Some(0.1), None), gauge("/workers", 4.0, None, Some(2.0))];
+    assert_eq!(answered.gauges, told);
+    // Both bounds of one number.
+    probe.expect.at_least = bounds("/errorRate", 0.0);
+    let both = prober().ask_once(&check(ProbePolicy::Http(probe.clone()))).await;
+    assert_eq!(both.gauges, [gauge("/errorRate", 0.4, Some(0.1), Some(0.0))]);
+    // Without a bound, or without an answer, there is none.
+    probe.expect = HttpExpect::default();
+    assert_eq!(gauges(probe).await, []);
+    let silent = Server::start(|_| Reply::Now(200, "fine".into())).await;
+    let expect = HttpExpect { at_most: bounds("/errorRate", 1.0), ..HttpExpect::default() };
+    assert_eq!(gauges(HttpProbe { expect, ..silent.probe() }).await, []);
+}
+
+#[tokio::test]
+async fn p11_a_number_that_is_a_secret_is_no_gauge() {
+    let server = Server::saying(200, json!({ "token": 20262026, "errorRate": 0.5 })).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("key");
+    std::fs::write(&file, "20262026\n").unwrap();
+    let mut probe = server.probe();
+    probe.header_files.insert("X-Key".into(), file);
+    probe.expect.at_most = ["/token", "/errorRate"].map(|at| (at.to_owned(), 1.0)).into();
+    assert_eq!(gauges(probe).await, [("/errorRate".to_owned(), 0.5)]);
 }
 
 #[tokio::test]

@@ -29,6 +29,35 @@ pub struct Canary {
     pub waits: String,
     pub hold_until: Option<Timestamp>,
     pub ruling: Option<Ruling>,
+    /// What the app says of itself; the judge does not compare it.
+    pub gauges: Vec<Gauge>,
+}
+
+/// One number of the app's own, on both sides; over what time, it alone knows.
+#[derive(Clone, Debug, Serialize)]
+pub struct Gauge {
+    pub component: String,
+    pub check: String,
+    /// Where in the answer: a JSON pointer.
+    pub pointer: String,
+    /// Null where no host of the side has said it of late.
+    pub canary: Option<GaugeSide>,
+    pub baseline: Option<GaugeSide>,
+    /// The tightest of the hosts' bounds.
+    pub at_most: Option<f64>,
+    pub at_least: Option<f64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct GaugeSide {
+    pub lowest: f64,
+    pub median: f64,
+    pub highest: f64,
+    /// Hosts that have said it of late, and how many the side has.
+    pub hosts: u32,
+    pub of_hosts: u32,
+    /// When the oldest of these numbers came.
+    pub oldest: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -96,6 +125,29 @@ impl From<&canary::Now<'_>> for Canary {
             waits: canary::waits(view.waits),
             hold_until: words::instant(view.hold_until_unix_ms),
             ruling: view.ruling.as_ref().map(Ruling::from),
+            gauges: view.gauges.iter().map(Gauge::from).collect(),
+        }
+    }
+}
+
+impl From<&v1::CanaryGauge> for Gauge {
+    fn from(row: &v1::CanaryGauge) -> Self {
+        let side = |side: v1::GaugeSide| GaugeSide {
+            lowest: side.lowest,
+            median: side.median,
+            highest: side.highest,
+            hosts: side.hosts,
+            of_hosts: side.of_hosts,
+            oldest: words::instant(side.oldest_unix_ms),
+        };
+        Self {
+            component: row.component.clone(),
+            check: row.check.clone(),
+            pointer: row.pointer.clone(),
+            canary: row.canary.map(side),
+            baseline: row.baseline.map(side),
+            at_most: row.at_most,
+            at_least: row.at_least,
         }
     }
 }

@@ -10,9 +10,10 @@
 //!
 //! Abort with restore. What is in work turns round at once. What is done is taken back last stage first, so that an
 //! edge is back before the apps that it needs; within a stage, as many at once as its budget lets out. A host that is
-//! unknown holds up nobody. The order also holds for hosts that come back when the run has ended: what they had done
-//! or still do is taken back, what they had not begun is left alone. Abort with leave, and a halt, leave late hosts as
-//! they are, and tell.
+//! unknown holds up nobody but itself: what it did in earlier stages is taken back when it has told how the later one
+//! stands, or the later undo would put its own beginning in place again. The order also holds for hosts that come back
+//! when the run has ended: what they had done or still do is taken back, what they had not begun is left alone. Abort
+//! with leave, and a halt, leave late hosts as they are, and tell.
 //!
 //! Halt, and abort with leave. What a stage did only for those after it - hosts taken out of the traffic, writers
 //! stopped, a part of the edges - is taken back when nothing is in work any more; on a host
@@ -45,6 +46,8 @@ use crate::{
 pub const BY_THE_JUDGE: &str = "judge";
 /// Who aborts a canary that cannot go on.
 pub const BY_ITSELF: &str = "lastgood";
+/// Why what was out of reach has nothing to take back.
+pub(crate) const NOTHING_BEGUN: &str = "it was out of reach; nothing was begun there";
 
 /// What the world told.
 #[derive(Clone, Debug, PartialEq)]
@@ -189,7 +192,8 @@ fn told_end(
     let moved = matches!(ending.end, TrackEnd::Done | TrackEnd::Left);
     let mut events = Vec::new();
     let taken_back = restoring(operation) || is_left_held(operation, &host, stage);
-    if over && forward && moved && !slot.looks && cuts(operation, stage) && taken_back {
+    let this = forward && moved && !slot.looks && cuts(operation, stage) && taken_back;
+    if over && (this || has_more_to_take_back(operation, &host, stage)) {
         let host = host.clone();
         events.push(Event::SeenInWork { host, stage, attempt, at });
     }
@@ -203,6 +207,14 @@ fn cuts(operation: &Operation, stage: usize) -> bool {
 
 fn restoring(operation: &Operation) -> bool {
     operation.aborted() == Some(Abort::Restore)
+}
+
+/// Whether a host's earlier stages wait only for this one to be taken back.
+fn has_more_to_take_back(operation: &Operation, host: &HostName, stage: usize) -> bool {
+    let Some(state) = operation.hosts().get(host) else { return false };
+    let mut earlier = state.tracks.range(..stage).filter(|(index, _)| cuts(operation, **index));
+    let finished = |slot: &Slot| matches!(slot.state, TrackState::Done | TrackState::Left { .. });
+    restoring(operation) && earlier.any(|(_, slot)| finished(slot))
 }
 
 /// A session begins: the agent's ledger is a fresh observation, and only that leads out of unknown.
@@ -226,6 +238,14 @@ fn back(operation: &Operation, host: HostName, seen: Vec<SeenTrack>, at: Elapsed
             // Undo orders that never arrived are sent again: they only take back.
             (Some(_), _) | (None, Goal::Undo) => {
                 events.push(Event::SeenInWork { host: host.clone(), stage, attempt, at });
+            }
+            (None, Goal::Forward)
+                if matches!(operation.phase(), Phase::Ended(_))
+                    && has_more_to_take_back(operation, &host, stage) =>
+            {
+                let (end, reason) = (TrackEnd::Refused, NOTHING_BEGUN.to_owned());
+                let ending = TrackEnding { end, reason, steps: Vec::new(), evidence: Vec::new() };
+                events.extend(told_end(operation, host.clone(), stage, slot, ending, at));
             }
             (None, Goal::Forward) => {
                 let again = try_late(operation, slot);
@@ -515,6 +535,7 @@ fn restore(operation: &Operation, now: Elapsed) -> Vec<Event> {
     }
     for (index, stage) in cuts() {
         let Begun { mut finished, back, .. } = Begun::of(operation, index);
+        finished.retain(|host| !is_unknown_after(operation, host, index));
         let count = Count::of(operation, index);
         let taken = count.failed + count.unknown + count.down + back;
         let room = stage.budget.out.saturating_sub(taken);
@@ -530,6 +551,13 @@ fn restore(operation: &Operation, now: Elapsed) -> Vec<Event> {
         }
     }
     end_if_idle(operation, now)
+}
+
+/// Whether it is not known what a host did in a later stage, which goes back first.
+fn is_unknown_after(operation: &Operation, host: &HostName, stage: usize) -> bool {
+    let Some(state) = operation.hosts().get(host) else { return false };
+    let mut later = state.tracks.range(stage + 1..).filter(|(index, _)| cuts(operation, **index));
+    later.any(|(_, slot)| !slot.looks && matches!(slot.state, TrackState::Unknown { .. }))
 }
 
 /// What was meant only for stages that will not come any more, or that did not do their part on a host, is taken back,

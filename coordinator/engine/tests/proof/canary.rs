@@ -11,7 +11,7 @@ use engine::{
 };
 
 use crate::{
-    edge_runs::Run,
+    edge_runs::{Run, seen},
     worlds::{World, group, host, operation, release, show},
 };
 
@@ -234,6 +234,51 @@ fn fifty_percent_go_back_step_by_step_to_none() {
     assert_eq!(run.orders(), format!("lb/{five}←"));
     run.until("");
     assert_eq!(run.operation.phase(), Phase::Ended(RunResult::PutBack));
+}
+
+#[test]
+fn an_edge_that_is_unknown_at_a_weight_goes_back_from_it_before_the_weights_below() {
+    let at_fifty = || {
+        let mut run = at_five(&world(true));
+        let fifty = stage_of(&run, 50);
+        run.ask(Ask::Promote { to_stage: fifty });
+        run.until(&format!("lb/{fifty}→"));
+        run.lost("lb");
+        // Whatever else goes back meanwhile: to take back 5 % now, and then 50 %, would leave it at 5 %.
+        assert!(!run.orders().contains("lb/"), "{}", run.orders());
+        run
+    };
+    let [five, fifty] = [5, 50].map(|weight| stage_of(&at_five(&world(true)), weight));
+    let tells = [
+        (vec![seen(five, Some(TrackEnd::Done)), seen(fifty, Some(TrackEnd::Done))], fifty),
+        (vec![seen(five, Some(TrackEnd::Done)), seen(fifty, None)], fifty),
+        (vec![seen(five, Some(TrackEnd::Done)), seen(fifty, Some(TrackEnd::Undone))], five),
+        (vec![seen(five, Some(TrackEnd::Done))], five),
+    ];
+    for (told, first) in tells {
+        for over in [false, true] {
+            let mut run = at_fifty();
+            if over {
+                run.until("");
+                assert_eq!(run.result(), RunResult::Mixed, "{told:?}");
+            }
+            run.back("lb", told.clone());
+            let mut went = Vec::new();
+            while let Some(to) = run.operation.outstanding().into_iter().next() {
+                let edge =
+                    run.orders().split(' ').find(|to| to.starts_with("lb/")).map(str::to_owned);
+                let next = edge.as_ref().map_or(to.host.as_str(), |_| "lb").to_owned();
+                went.extend(edge);
+                run.end(&next, TrackEnd::Undone, "");
+            }
+            let mut wanted = vec![format!("lb/{five}←")];
+            if first == fifty {
+                wanted.insert(0, format!("lb/{fifty}←"));
+            }
+            assert_eq!(went, wanted, "over: {over}, {told:?}");
+            assert_eq!(run.result(), RunResult::PutBack, "over: {over}, {told:?}");
+        }
+    }
 }
 
 #[test]

@@ -106,4 +106,27 @@ pub(crate) enum Mutant {
     IgnoresRoot,
     /// A switch that was half done counts as done.
     HalfIsDone,
+    /// The coordinator takes what the judge said before it was started again.
+    TakesTheOldVerdict,
+    /// The coordinator takes the judge's word on any stage for one on the stage that stands.
+    HearsOfAnyStage,
+    /// The coordinator orders the weight of the next gate.
+    WeighsAhead,
+}
+
+impl Mutant {
+    /// Whether it can only be seen where a release is tried on a few hosts first.
+    pub(crate) fn is_of_a_canary(self) -> bool {
+        match self {
+            Self::TakesTheOldVerdict | Self::HearsOfAnyStage | Self::WeighsAhead => true,
+            Self::AgentTellsFirst
+            | Self::CoordinatorSendsFirst
+            | Self::SkipsTheLook
+            | Self::IgnoresTheFence
+            | Self::ForgetsTheWelcome
+            | Self::LostIsDone
+            | Self::IgnoresRoot
+            | Self::HalfIsDone => false,
+        }
+    }
 }

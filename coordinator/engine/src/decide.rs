@@ -17,7 +17,7 @@
 //!
 //! Halt, and abort with leave. What a stage did only for those after it - hosts taken out of the traffic, writers
 //! stopped, a part of the edges - is taken back when nothing is in work any more; on a host
-//! that tells late, when it tells.
+//! that is unknown in a later stage, or tells late, when it tells.
 //!
 //! Retry. Only the hosts that were named go on, and those that come back late; hosts that had not begun wait for a
 //! retry that names them. Edges move the traffic again, all of them or none. Hosts that only look, look again: what
@@ -193,7 +193,7 @@ fn told_end(
     let mut events = Vec::new();
     let taken_back = restoring(operation) || is_left_held(operation, &host, stage);
     let this = forward && moved && !slot.looks && cuts(operation, stage) && taken_back;
-    if over && (this || has_more_to_take_back(operation, &host, stage)) {
+    if over && (this || has_more_to_take_back(operation, &host, stage, ending.end)) {
         let host = host.clone();
         events.push(Event::SeenInWork { host, stage, attempt, at });
     }
@@ -209,12 +209,22 @@ fn restoring(operation: &Operation) -> bool {
     operation.aborted() == Some(Abort::Restore)
 }
 
-/// Whether a host's earlier stages wait only for this one to be taken back.
-fn has_more_to_take_back(operation: &Operation, host: &HostName, stage: usize) -> bool {
+/// Whether what a host did in earlier stages waits to be taken back until it is known that this one ended there like that.
+fn has_more_to_take_back(
+    operation: &Operation,
+    host: &HostName,
+    stage: usize,
+    end: TrackEnd,
+) -> bool {
     let Some(state) = operation.hosts().get(host) else { return false };
-    let mut earlier = state.tracks.range(..stage).filter(|(index, _)| cuts(operation, **index));
-    let finished = |slot: &Slot| matches!(slot.state, TrackState::Done | TrackState::Left { .. });
-    restoring(operation) && earlier.any(|(_, slot)| finished(slot))
+    let waits = |index: usize, slot: &Slot| {
+        let finished = matches!(slot.state, TrackState::Done | TrackState::Left { .. });
+        let until = operation.plan().stages[index].held_until;
+        let kept = end == TrackEnd::Done && until == Some(stage);
+        let held = is_left_held(operation, host, index) && !kept;
+        finished && cuts(operation, index) && (restoring(operation) || held)
+    };
+    state.tracks.range(..stage).any(|(index, slot)| waits(*index, slot))
 }
 
 /// A session begins: the agent's ledger is a fresh observation, and only that leads out of unknown.
@@ -241,7 +251,7 @@ fn back(operation: &Operation, host: HostName, seen: Vec<SeenTrack>, at: Elapsed
             }
             (None, Goal::Forward)
                 if matches!(operation.phase(), Phase::Ended(_))
-                    && has_more_to_take_back(operation, &host, stage) =>
+                    && has_more_to_take_back(operation, &host, stage, TrackEnd::Refused) =>
             {
                 let (end, reason) = (TrackEnd::Refused, NOTHING_BEGUN.to_owned());
                 let ending = TrackEnding { end, reason, steps: Vec::new(), evidence: Vec::new() };
@@ -570,6 +580,7 @@ fn give_back(operation: &Operation, now: Elapsed) -> Vec<Event> {
     for (stage, until) in stages.filter_map(|(index, stage)| Some((index, stage.held_until?))) {
         let mut hosts = Begun::of(operation, stage).finished;
         hosts.retain(|host| is_held(operation, host, until));
+        hosts.retain(|host| !is_unknown_after(operation, host, stage));
         if !hosts.is_empty() {
             return vec![Event::Dispatched { stage, hosts, goal: Goal::Undo, at: now }];
         }

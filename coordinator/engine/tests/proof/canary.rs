@@ -281,6 +281,29 @@ fn an_edge_that_is_unknown_at_a_weight_goes_back_from_it_before_the_weights_belo
     }
 }
 
+/// An abort that leaves takes back what was only held: there, too, the last weight first.
+#[test]
+fn an_abort_that_leaves_waits_as_well_for_an_edge_that_is_unknown_at_a_later_weight() {
+    for (end, first) in [(TrackEnd::Done, 50), (TrackEnd::Undone, 5)] {
+        let mut run = at_five(&world(true));
+        let (five, fifty) = (stage_of(&run, 5), stage_of(&run, 50));
+        run.ask(Ask::Promote { to_stage: fifty });
+        run.until(&format!("lb/{fifty}→"));
+        run.ask(Ask::Abort(Abort::Leave));
+        run.lost("lb");
+        assert_eq!((run.orders(), run.result()), (String::new(), RunResult::Mixed));
+        run.back("lb", vec![seen(five, Some(TrackEnd::Done)), seen(fifty, Some(end))]);
+        assert_eq!(run.orders(), format!("lb/{}←", stage_of(&run, first)), "{end:?}");
+        run.end("lb", TrackEnd::Undone, "");
+        if first == 50 {
+            assert_eq!(run.orders(), format!("lb/{five}←"));
+            run.end("lb", TrackEnd::Undone, "");
+        }
+        assert_eq!(run.orders(), "");
+        assert!(matches!(run.operation.phase(), Phase::Ended(_)), "{end:?}");
+    }
+}
+
 #[test]
 fn a_promotion_goes_over_time_and_judge_but_only_from_a_weight() {
     let mut run = Run::of(canary(&world(true)));

@@ -154,7 +154,17 @@ fn answer(operation: &Operation, input: Input, at: Elapsed) -> Vec<Event> {
         Input::Judged { stage, ruling } => {
             let now = operation.gate_in_force() == Some(stage) && !operation.is_promoted();
             let new = operation.verdict() != Some(ruling.verdict);
-            if now && new { vec![Event::Judged { stage, ruling, at }] } else { Vec::new() }
+            if !(now && new) {
+                return Vec::new();
+            }
+            let failed = ruling.verdict == Verdict::Fail;
+            let mut events = vec![Event::Judged { stage, ruling, at }];
+            if failed {
+                // At once: what is told in the same turn, another word of his or a promotion, comes after the abort.
+                let (ask, by) = (Ask::Abort(Abort::Restore), BY_THE_JUDGE.to_owned());
+                events.push(Event::Asked { ask, by, at });
+            }
+            events
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use engine::{
     Abort, Ask, BY_ITSELF, BY_THE_JUDGE, Canary, CanaryStep, Elapsed, FleetEvent, FleetState,
     Input, MetricSource, Outcome, Phase, Plan, RunResult, Standing, Timestamp, TrackEnd, Waits,
-    consequences,
+    consequences, decide,
     judge::{Analysis, Ruling, Verdict},
     planner::{self, Deploy, Refusal, Strategy},
 };
@@ -218,6 +218,26 @@ fn the_judges_fail_takes_the_traffic_back_first_and_then_the_hosts() {
         assert_eq!(bad, Standing::Bad);
         assert_eq!(state.armed, None);
         assert_eq!(consequences(&run.operation, &state, Timestamp(101)), Vec::<FleetEvent>::new());
+    }
+}
+
+#[test]
+fn nothing_that_is_told_together_with_a_fail_undoes_it() {
+    let at_once = at_five(&world(true));
+    let (five, fifty) = (stage_of(&at_once, 5), stage_of(&at_once, 50));
+    let judged = |verdict| Input::Judged { stage: five, ruling: ruling(verdict) };
+    let promote = || {
+        let ask = Ask::Promote { to_stage: fifty };
+        Input::Asked { ask, by: "ada".to_owned() }
+    };
+    for after in [vec![judged(Verdict::Hold)], vec![judged(Verdict::Pass)], vec![promote()]] {
+        let mut run = at_five(&world(true));
+        let told = [vec![judged(Verdict::Fail)], after.clone()].concat();
+        for event in decide(&run.operation, told, run.now.plus(HOLD_MS)) {
+            run.operation.apply(&event).unwrap();
+        }
+        assert_eq!(run.operation.aborted_by(), Some(BY_THE_JUDGE), "{after:?}");
+        assert_eq!(run.orders(), format!("lb/{five}←"), "{after:?}");
     }
 }
 

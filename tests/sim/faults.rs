@@ -45,6 +45,11 @@ impl Faults {
         Self { loss: 60, deaths: 40, old_term: 1_000, step_fails: 0, asks: 0, root: 0, ..self }
     }
 
+    /// Steps do as they should and root stays away: then all that waits for somebody is reached.
+    pub(crate) fn no_bad_step(self) -> Self {
+        Self { step_fails: 0, step_hangs: 0, root: 0, ..self }
+    }
+
     /// Some of everything; in each seed some of it much and some of it not at all.
     pub(crate) fn random(rng: &mut StdRng) -> Self {
         let mut some = |much: u32| match rng.random_range(0..4) {

@@ -49,7 +49,10 @@ pub(crate) struct Gates {
     aborted: Option<Abort>,
     /// The time of the last record.
     last: Elapsed,
+    /// When it ends at the latest where nobody lets it on; what a late host opens again has as long again.
     deadline: Elapsed,
+    lasts_ms: u64,
+    over: bool,
     /// A host was lost or did not do as it should.
     pub(crate) troubled: bool,
 }
@@ -96,6 +99,8 @@ impl Gates {
             aborted: None,
             last: Elapsed(0),
             deadline: Elapsed(plan.deadline_ms),
+            lasts_ms: plan.deadline_ms,
+            over: false,
             troubled: false,
         }
     }
@@ -175,14 +180,19 @@ impl Gates {
                     self.reached(*at);
                 }
                 Event::Ended { at, .. } => {
-                    self.stands = None;
+                    (self.stands, self.over) = (None, true);
+                    self.reached(*at);
+                }
+                Event::SeenInWork { at, .. } | Event::SeenIdle { at, again: true, .. } => {
+                    if std::mem::take(&mut self.over) {
+                        self.deadline = at.plus(self.lasts_ms);
+                    }
                     self.reached(*at);
                 }
                 Event::HostLost { at, .. }
                 | Event::HostBack { at, .. }
                 | Event::Dispatched { at, .. }
-                | Event::SeenInWork { at, .. }
-                | Event::SeenIdle { at, .. } => self.reached(*at),
+                | Event::SeenIdle { at, again: false, .. } => self.reached(*at),
                 Event::BecameUnknown { at, .. } | Event::Overtaken { at, .. } => {
                     self.troubled = true;
                     self.reached(*at);

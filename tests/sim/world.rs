@@ -229,16 +229,21 @@ impl World {
         let mut rng = StdRng::seed_from_u64(setup.seed);
         let fleet = if setup.canary { Draft::tried(&mut rng) } else { Draft::random(&mut rng) };
         let faults = Faults::random(&mut rng);
+        // A canary with a bad step soon goes back: half of them go on as far as they are let.
+        let well = setup.canary && rng.random_bool(0.5);
         let faults = match setup.mutant {
             _ if setup.calm => Faults::none(),
             Some(Mutant::ForgetsTheWelcome) => faults.two_terms(),
+            Some(_) | None if well => faults.no_bad_step(),
             Some(_) | None => faults,
         };
         let away = if setup.calm { 0 } else { fleet.away };
         let plan = fleet.plan(away);
         let machines = fleet.machines();
         let some = |rng: &mut StdRng, of: u32| {
-            (0..HOSTS).map(|_| rng.random_range(0..of) == 0 && !setup.calm).collect::<Vec<_>>()
+            (0..HOSTS)
+                .map(|_| rng.random_range(0..of) == 0 && !setup.calm && !well)
+                .collect::<Vec<_>>()
         };
         let (bad, unmendable) = (some(&mut rng, 8), some(&mut rng, 3));
         let opened = Event::Opened {

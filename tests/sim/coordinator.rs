@@ -80,7 +80,7 @@ impl Coordinator {
         }
     }
 
-    fn elapsed(&self, now: u64) -> Elapsed {
+    pub(crate) fn elapsed(&self, now: u64) -> Elapsed {
         self.base.plus(now - self.started)
     }
 
@@ -228,6 +228,7 @@ impl World {
             let crash = self.crash_at_append(Who::Coordinator);
             if crash != Some(false) {
                 self.coordinator.journal.extend(events.iter().cloned());
+                self.canary_recorded(&events);
             }
             if crash.is_some() {
                 return self.crash_coordinator();
@@ -285,6 +286,8 @@ impl World {
     fn order(&self, to: &Command, fence: Fence) -> Order {
         let operation = &self.coordinator.operation;
         let plan = operation.plan();
+        let ahead = self.mutant == Some(Mutant::WeighsAhead);
+        let steps = if ahead { next_weight(operation, to) } else { operation.steps(to).to_vec() };
         Order {
             key: TrackKey {
                 operation: operation.id().as_str().to_owned(),
@@ -297,7 +300,7 @@ impl World {
                 Goal::Forward => order::Goal::Forward,
                 Goal::Undo => order::Goal::Undo,
             },
-            steps: operation.steps(to).iter().map(step).collect(),
+            steps: steps.iter().map(step).collect(),
             on_failure: match plan.on_failure {
                 OnFailure::Restore => order::OnFailure::Restore,
                 OnFailure::Leave => order::OnFailure::Leave,
@@ -362,6 +365,8 @@ impl World {
         for host in 0..self.agents.len() {
             self.tell_coordinator(Input::AgentLost { host: host_name(host) });
         }
+        self.canary_restarted();
+        self.judge_begins_anew();
     }
 
     /// An agent reached the old term: it welcomes and sends what it had in flight, as if it were in charge.
@@ -411,6 +416,16 @@ impl World {
         };
         self.order_came(host, order);
     }
+}
+
+/// What a command orders, but with the weights of the gate after it.
+fn next_weight(operation: &Operation, to: &Command) -> Vec<engine::Step> {
+    let steps = operation.steps(to);
+    let stages = &operation.plan().stages;
+    let next = stages.get(to.stage + 1).filter(|next| next.gate.is_some());
+    let next = next.filter(|_| stages[to.stage].gate.is_some());
+    let track = next.and_then(|next| next.tracks().find(|track| track.host == to.host));
+    track.map_or_else(|| steps.to_vec(), |track| track.steps.clone())
 }
 
 fn instance(epoch: u64) -> String {

@@ -45,6 +45,11 @@ impl Faults {
         Self { loss: 60, deaths: 40, old_term: 1_000, step_fails: 0, asks: 0, root: 0, ..self }
     }
 
+    /// Steps do as they should and root stays away: then all that waits for somebody is reached.
+    pub(crate) fn no_bad_step(self) -> Self {
+        Self { step_fails: 0, step_hangs: 0, root: 0, ..self }
+    }
+
     /// Some of everything; in each seed some of it much and some of it not at all.
     pub(crate) fn random(rng: &mut StdRng) -> Self {
         let mut some = |much: u32| match rng.random_range(0..4) {
@@ -106,4 +111,27 @@ pub(crate) enum Mutant {
     IgnoresRoot,
     /// A switch that was half done counts as done.
     HalfIsDone,
+    /// The coordinator takes what the judge said before it was started again.
+    TakesTheOldVerdict,
+    /// The coordinator takes the judge's word on any stage for one on the stage that stands.
+    HearsOfAnyStage,
+    /// The coordinator orders the weight of the next gate.
+    WeighsAhead,
+}
+
+impl Mutant {
+    /// Whether it can only be seen where a release is tried on a few hosts first.
+    pub(crate) fn is_of_a_canary(self) -> bool {
+        match self {
+            Self::TakesTheOldVerdict | Self::HearsOfAnyStage | Self::WeighsAhead => true,
+            Self::AgentTellsFirst
+            | Self::CoordinatorSendsFirst
+            | Self::SkipsTheLook
+            | Self::IgnoresTheFence
+            | Self::ForgetsTheWelcome
+            | Self::LostIsDone
+            | Self::IgnoresRoot
+            | Self::HalfIsDone => false,
+        }
+    }
 }

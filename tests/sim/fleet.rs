@@ -1,19 +1,20 @@
 //! A fleet of eight, drawn: groups, components that need each other, budgets; and the real planner's plan for it.
 //! Mostly its edge carries a proxy that needs the apps and reloads; components may have hooks.
 //!
-//! Invariant: v1 is good and whole on every host, so that a bare rollback always has a way back.
+//! Invariant: v1 is good and whole on every host, so that a bare rollback always has a way back; a canary is of v3.
 
 use std::collections::BTreeMap;
 
 use engine::{
-    Component, ComponentName, Fleet, FleetEvent, FleetName, FleetState, Group, GroupName, Hook,
-    HookPoint, HostName, HostNow, Inventory, LateHosts, LiveNow, OnFailure, Plan, ReleaseName,
-    Rollback, SeenSnapshot, Share, SnapshotHash, SnapshotNow, Standing, Timestamp, Traffic,
-    Weights, planner,
+    Canary, Component, ComponentName, Fleet, FleetEvent, FleetName, FleetState, Group, GroupName,
+    Hook, HookPoint, HostName, HostNow, Inventory, LateHosts, LiveNow, OnFailure, Plan,
+    ReleaseName, Rollback, SeenSnapshot, Share, SnapshotHash, SnapshotNow, Standing, Timestamp,
+    Traffic, Weights, planner,
 };
 use rand::{RngExt as _, rngs::StdRng};
 
 use crate::{
+    canary,
     host::{Machine, Part, Tree},
     world::{HOSTS, host_name},
 };
@@ -29,8 +30,12 @@ pub(crate) struct Draft {
     there: Vec<bool>,
     /// What every component runs beside its steps.
     hooks: Vec<HookPoint>,
-    /// Whether its edge divides the traffic: all of it goes to blue.
+    /// Whether its edge divides the traffic.
     traffic: bool,
+    /// The groups that take turns, and what each gets before the operation.
+    slots: Vec<(&'static str, u32)>,
+    /// How a release is tried on a few hosts first, where the operation is such a deploy.
+    canary: Option<Canary>,
 }
 
 const GROUPS: [(&str, std::ops::Range<usize>); 4] =
@@ -42,7 +47,28 @@ const POINTS: [HookPoint; 4] =
     [HookPoint::BeforeStop, HookPoint::BeforeStart, HookPoint::AfterStart, HookPoint::AfterVerify];
 
 impl Draft {
+    /// A fleet to roll back.
     pub(crate) fn random(rng: &mut StdRng) -> Self {
+        Self::draw(rng, false)
+    }
+
+    /// A fleet on which a release is tried first: with a slot that is free for it, or without.
+    pub(crate) fn tried(rng: &mut StdRng) -> Self {
+        let mut draft = Self::draw(rng, true);
+        draft.slots = match rng.random_range(0..4) {
+            0 => vec![("blue", 100)],
+            1 => vec![("blue", 60), ("green", 40)],
+            _ => vec![("blue", 100), ("green", 0)],
+        };
+        draft.canary = Some(canary::config(rng));
+        draft.away = if rng.random_bool(0.2) { draft.away } else { 0 };
+        if draft.planned(draft.away).is_err() {
+            draft.away = 0;
+        }
+        draft
+    }
+
+    fn draw(rng: &mut StdRng, canary: bool) -> Self {
         let batches = match rng.random_range(0..4) {
             0 => vec![Share::Hosts(1)],
             1 => vec![Share::Hosts(1), Share::Hosts(2)],
@@ -64,7 +90,7 @@ impl Draft {
             unknown_after_ms: pick(rng, 2_000, 10_000),
             traffic_first: true,
         };
-        let edge = rng.random_bool(0.7);
+        let edge = rng.random_bool(0.7) || canary;
         let mut components = vec![("crm", vec!["canary", "blue", "green"])];
         if !edge {
             components[0].1.push("edge");
@@ -86,21 +112,19 @@ impl Draft {
         let hooks = POINTS.into_iter().filter(|_| rng.random_bool(0.3)).collect();
         // Where users are on the target already, there is no way back from what they have.
         let users_are_there = GROUPS[1].1.clone().all(|host| host < away || there[host]);
-        let traffic = rng.random_bool(0.5) && !users_are_there;
-        Self { strategy, components, away, there, hooks, traffic }
+        let traffic = rng.random_bool(0.5) && !users_are_there || canary;
+        let slots = vec![("blue", 100), ("green", 0)];
+        Self { strategy, components, away, there, hooks, traffic, slots, canary: None }
     }
 
     fn fleet(&self) -> Fleet {
         let group = |(name, hosts): (&str, std::ops::Range<usize>)| Group {
-            name: GroupName::new(name).expect("a fixed name is valid"),
+            name: group_name(name),
             hosts: hosts.map(host_name).collect(),
         };
         let component = |(index, (name, groups)): (usize, &(&str, Vec<&str>))| Component {
             name: component_name(name),
-            groups: groups
-                .iter()
-                .map(|name| GroupName::new(*name).expect("a fixed name is valid"))
-                .collect(),
+            groups: groups.iter().map(|name| group_name(name)).collect(),
             needs: self.components[..index]
                 .iter()
                 .map(|(other, _)| component_name(other))
@@ -122,22 +146,24 @@ impl Draft {
             rollback: self.strategy.clone(),
             policy_hashes: BTreeMap::new(),
             traffic: self.traffic.then(|| Traffic {
-                edge: GroupName::new("edge").expect("a fixed name is valid"),
-                slots: ["blue", "green"]
-                    .map(|name| GroupName::new(name).expect("a fixed name is valid"))
-                    .to_vec(),
+                edge: group_name("edge"),
+                slots: self.slots.iter().map(|(name, _)| group_name(name)).collect(),
                 drain_ms: 2_000,
                 warm_ms: 60_000,
             }),
-            canary: None,
+            canary: self.canary.clone(),
             triggers: Vec::new(),
         };
         fleet.check().expect("the drawn fleet is whole");
         fleet
     }
 
-    /// The real planner's plan of a bare rollback.
+    /// The real planner's plan of a bare rollback, or of the canary.
     pub(crate) fn plan(&self, away: usize) -> Plan {
+        self.planned(away).expect("a whole fleet has a way, back and forward")
+    }
+
+    fn planned(&self, away: usize) -> planner::Planned {
         let mut state = FleetState::default();
         let by = || "ada".to_owned();
         state.apply(&FleetEvent::Applied {
@@ -145,7 +171,7 @@ impl Draft {
             by: by(),
             at: Timestamp(0),
         });
-        for (release, age) in [("v1", 1), ("v2", 2)] {
+        for (release, age) in [("v1", 1), ("v2", 2), ("v3", 3)].into_iter().take(self.releases()) {
             for (host, component) in self.places() {
                 let seen = SeenSnapshot {
                     snapshot: SnapshotHash::new(snapshot(component, release)).expect("64 digits"),
@@ -174,24 +200,43 @@ impl Draft {
             };
             now.live.insert(component_name(component), row);
             let kept = SnapshotNow {
-                release: Some(release_name("v1")),
-                snapshot: hash("v1"),
+                release: Some(release_name(self.to())),
+                snapshot: hash(self.to()),
                 damage: None,
             };
             now.snapshots.entry(component_name(component)).or_default().push(kept);
         }
         for host in (away..HOSTS).filter(|host| self.divides(*host)) {
             let now = hosts.entry(host_name(host)).or_default();
-            now.weights =
-                Some(Weights::all_to(GroupName::new("blue").expect("a fixed name is valid")));
+            let shares = self.slots.iter().map(|(name, share)| (group_name(name), *share));
+            now.weights = Some(Weights::new(shares, []).expect("drawn to be whole"));
         }
         let inventory = Inventory { state: &state, hosts };
-        planner::rollback(&inventory, &planner::Request::default())
-            .expect("a whole fleet with a good release has a way back")
+        if self.canary.is_none() {
+            return planner::rollback(&inventory, &planner::Request::default());
+        }
+        let request = planner::Deploy {
+            release: release_name(self.to()),
+            strategy: planner::Strategy::Canary,
+            hosts: Vec::new(),
+            across_migrations: false,
+            give_up_warm: false,
+        };
+        planner::deploy(&inventory, &request, Timestamp(4))
+    }
+
+    /// The release that the operation goes to.
+    fn to(&self) -> &'static str {
+        if self.canary.is_some() { "v3" } else { "v1" }
+    }
+
+    /// How many releases there are.
+    fn releases(&self) -> usize {
+        if self.canary.is_some() { 3 } else { 2 }
     }
 
     fn live(&self, host: usize) -> &'static str {
-        if self.there[host] { "v1" } else { "v2" }
+        if self.there[host] { self.to() } else { "v2" }
     }
 
     fn divides(&self, host: usize) -> bool {
@@ -210,7 +255,7 @@ impl Draft {
         let mut machines: Vec<Machine> = (0..HOSTS)
             .map(|host| Machine {
                 parts: BTreeMap::new(),
-                weights: self.divides(host).then(weights),
+                weights: self.divides(host).then(|| self.weights()),
             })
             .collect();
         for (host, component) in self.places() {
@@ -227,18 +272,24 @@ impl Draft {
     }
 
     pub(crate) fn targets(&self) -> BTreeMap<String, String> {
-        let target = |(name, _): &(&str, Vec<&str>)| ((*name).to_owned(), snapshot(name, "v1"));
+        let target =
+            |(name, _): &(&str, Vec<&str>)| ((*name).to_owned(), snapshot(name, self.to()));
         self.components.iter().map(target).collect()
     }
-}
 
-fn weights() -> agent::order::Weights {
-    let groups = BTreeMap::from([("blue".to_owned(), 100)]);
-    agent::order::Weights { groups, out: Default::default() }
+    fn weights(&self) -> agent::order::Weights {
+        let shares = self.slots.iter().filter(|(_, share)| *share > 0);
+        let groups = shares.map(|(name, share)| ((*name).to_owned(), *share)).collect();
+        agent::order::Weights { groups, out: Default::default() }
+    }
 }
 
 fn hook(at: &HookPoint) -> Hook {
     Hook { name: format!("{at:?}"), at: *at, within_ms: 3_000 }
+}
+
+fn group_name(name: &str) -> GroupName {
+    GroupName::new(name).expect("a fixed name is valid")
 }
 
 fn component_name(name: &str) -> ComponentName {

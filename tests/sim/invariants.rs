@@ -221,6 +221,16 @@ impl Watch {
         }
     }
 
+    /// Whether root took a host.
+    pub(crate) fn is_taken(&self, host: usize) -> bool {
+        self.hosts[host].taken
+    }
+
+    /// Whether a host serves what it served before the operation; what cannot be compared with counts as that.
+    pub(crate) fn is_as_at_first(&self, host: usize, machine: &Machine) -> bool {
+        self.hosts[host].first.as_ref().is_none_or(|first| same_service(first, machine))
+    }
+
     /// The coordinator decided with the knowledge that root took these hosts.
     pub(crate) fn coordinator_knows(&mut self, hosts: Vec<usize>) {
         for host in hosts {
@@ -384,6 +394,8 @@ impl World {
         let verdict = self.p07_bounded_blast_radius();
         self.watch.judge(verdict);
         let verdict = self.p03_no_lies();
+        self.watch.judge(verdict);
+        let verdict = self.p07_no_traffic_that_nobody_allowed();
         self.watch.judge(verdict);
     }
 

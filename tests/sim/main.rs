@@ -9,14 +9,18 @@
 //! invariants: promises 1, 2, 3, 4, 6, 7, 8 after every event
 //! ```
 //!
+//! The operation is a rollback, or a canary: then a judge and a person speak as well, and the edges' weights are watched.
+//!
 //! `LASTGOOD_SIM_SEEDS=50000` runs more random seeds; `LASTGOOD_SIM_SEED=17` runs only this one.
 //!
 //! Invariant: a failure is told with its seed, the command that replays it, and the trace.
 
 mod agent;
+mod canary;
 mod coordinator;
 mod faults;
 mod fleet;
+mod gates;
 mod host;
 mod invariants;
 mod lease;
@@ -33,6 +37,9 @@ use world::{HOSTS, Run, Setup, run};
 const SEEDS: u64 = 2_000;
 /// Seeds within which each mutant has to be caught.
 const MUTANT_SEEDS: u64 = 1_000;
+/// Seeds of canaries, and how many of them are crashed at every append.
+const CANARY_SEEDS: u64 = 1_000;
+const CANARIES_CRASHED: u64 = 2;
 /// Runs without faults whose appends are crashed one by one.
 const SYSTEMATIC_SEEDS: u64 = 3;
 
@@ -50,6 +57,10 @@ fn explain(setup: Setup, broken: &str) -> ! {
     let again = run(Setup { trace: true, ..setup });
     let trace = again.trace.join("\n");
     let test = match setup.crash.map(|crash| crash.who) {
+        Some(Who::Coordinator) if setup.canary => "p08_a_canarys_coordinator",
+        Some(Who::Agent(_)) if setup.canary => "p02_a_canarys_agents",
+        None if setup.canary && setup.calm => "p06_a_calm_canary",
+        None if setup.canary => "p03_p07_no_canary",
         Some(Who::Coordinator) => "p08_a_coordinator",
         Some(Who::Agent(_)) => "p02_an_agent",
         None if setup.leases => "p12_a_host_on_trial",
@@ -176,6 +187,58 @@ fn p06_a_calm_run_is_verified() {
     }
 }
 
+/// A canary under random faults, verdicts and asks: it gets no traffic that nobody allowed, and leaves nothing behind.
+#[test]
+fn p03_p07_no_canary_gets_traffic_that_nobody_allowed() {
+    let seeds = seeds(number("LASTGOOD_SIM_SEEDS").unwrap_or(CANARY_SEEDS));
+    let many = seeds.clone().count() as u64 >= CANARY_SEEDS;
+    let setups = seeds.map(|seed| Setup { seed, canary: true, ..Setup::default() }).collect();
+    let mut results: BTreeMap<String, usize> = BTreeMap::new();
+    for done in all_hold(setups) {
+        *results.entry(format!("{:?}", done.result)).or_default() += 1;
+    }
+    println!("{results:?}");
+    assert!(!many || results.len() >= 3, "canaries end in every way: {results:?}");
+}
+
+/// A canary with one crash, at every append of the coordinator, before and after it is durable.
+#[test]
+fn p08_a_canarys_coordinator_may_die_at_every_append() {
+    for seed in seeds(CANARIES_CRASHED) {
+        let calm = Setup { seed, calm: true, canary: true, ..Setup::default() };
+        let appends = holds(calm).appends[&Who::Coordinator];
+        all_hold(crashes(calm, Who::Coordinator, appends));
+    }
+}
+
+/// A canary with one crash, at every append of every agent, before and after it is durable.
+#[test]
+fn p02_a_canarys_agents_may_die_at_every_append() {
+    for seed in seeds(CANARIES_CRASHED) {
+        let calm = Setup { seed, calm: true, canary: true, ..Setup::default() };
+        let appends = holds(calm).appends;
+        let setups = (0..HOSTS).flat_map(|host| {
+            let who = Who::Agent(host);
+            crashes(calm, who, appends.get(&who).copied().unwrap_or(0))
+        });
+        all_hold(setups.collect());
+    }
+}
+
+/// A canary in which nothing goes wrong is promoted where it is let on, and otherwise taken back.
+#[test]
+fn p06_a_calm_canary_ends_as_it_was_let_on() {
+    let mut results: BTreeMap<String, usize> = BTreeMap::new();
+    let seeds = seeds(60);
+    let many = seeds.clone().count() >= 60;
+    for seed in seeds {
+        let done = holds(Setup { seed, calm: true, canary: true, ..Setup::default() });
+        *results.entry(format!("{:?}", done.result)).or_default() += 1;
+    }
+    println!("{results:?}");
+    assert!(!many || results.len() == 2, "some are promoted, some taken back: {results:?}");
+}
+
 /// The simulator itself: equal seeds give equal runs, to the line.
 #[test]
 fn equal_seeds_give_equal_runs() {
@@ -199,10 +262,14 @@ fn every_mutant_is_caught() {
         (Mutant::LostIsDone, &["p03", "p07"]),
         (Mutant::IgnoresRoot, &["p03"]),
         (Mutant::HalfIsDone, &["p03", "p04"]),
+        (Mutant::TakesTheOldVerdict, &["p07"]),
+        (Mutant::HearsOfAnyStage, &["p07"]),
+        (Mutant::WeighsAhead, &["p07"]),
     ];
-    let first = |mutant| {
+    let first = |mutant: Mutant| {
         (0..MUTANT_SEEDS).find_map(|seed| {
-            let setup = Setup { seed, mutant: Some(mutant), ..Setup::default() };
+            let canary = mutant.is_of_a_canary();
+            let setup = Setup { seed, mutant: Some(mutant), canary, ..Setup::default() };
             run(setup).broken.map(|broken| (seed, broken))
         })
     };

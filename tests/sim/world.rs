@@ -12,15 +12,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use agent::order::{Fence, Order};
 use engine::{
     Abort, Ask, Event, HostName, Input, Operation, OperationId, Outcome, Phase, RunResult,
-    SeenTrack, StepReport, TrackEnding,
+    SeenTrack, StepReport, TrackEnding, judge::Verdict,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
     agent::{Agent, Instant},
+    canary::Tried,
     coordinator::{Coordinator, OldTerm},
     faults::{CrashAt, Faults, Mutant, Who},
     fleet::Draft,
+    gates::Gates,
     host::Machine,
     invariants::Watch,
 };
@@ -103,6 +105,8 @@ pub(crate) enum Due {
     HostileOrder { host: usize },
     RootActs { host: usize },
     LooksAtTrials { host: usize, life: u64 },
+    JudgeLooks { life: u64 },
+    JudgeSays { life: u64, stage: usize, verdict: Verdict },
     Heal,
 }
 
@@ -118,6 +122,8 @@ pub(crate) struct Setup {
     pub(crate) hostile: bool,
     /// What is put live is on trial.
     pub(crate) leases: bool,
+    /// A release is tried on a few hosts first.
+    pub(crate) canary: bool,
     /// Keep the lines of what happened.
     pub(crate) trace: bool,
 }
@@ -159,6 +165,9 @@ pub(crate) struct World {
     pub(crate) calm: bool,
     /// What is put live is on trial.
     pub(crate) leases: bool,
+    pub(crate) canary: Option<Tried>,
+    /// Nothing goes wrong but perhaps one crash; no person asks for anything but what waits for one.
+    pub(crate) peaceful: bool,
     /// Hosts on which the wanted release never verifies.
     pub(crate) bad: Vec<bool>,
     /// Hosts on which taking back fails as often as anything else.
@@ -186,6 +195,8 @@ pub(crate) fn run(setup: Setup) -> Run {
     }
     if world.watch.broken.is_none() {
         let verdict = world.p06_no_track_stays_open();
+        world.watch.judge(verdict);
+        let verdict = world.p03_a_canary_ends_as_it_says();
         world.watch.judge(verdict);
         let verdict = world.p12_what_fails_goes_back_and_what_holds_stays();
         world.watch.judge(verdict);
@@ -216,18 +227,23 @@ pub(crate) fn host_index(name: &HostName) -> usize {
 impl World {
     fn new(setup: Setup) -> Self {
         let mut rng = StdRng::seed_from_u64(setup.seed);
-        let fleet = Draft::random(&mut rng);
+        let fleet = if setup.canary { Draft::tried(&mut rng) } else { Draft::random(&mut rng) };
         let faults = Faults::random(&mut rng);
+        // A canary with a bad step soon goes back: half of them go on as far as they are let.
+        let well = setup.canary && rng.random_bool(0.5);
         let faults = match setup.mutant {
             _ if setup.calm => Faults::none(),
             Some(Mutant::ForgetsTheWelcome) => faults.two_terms(),
+            Some(_) | None if well => faults.no_bad_step(),
             Some(_) | None => faults,
         };
         let away = if setup.calm { 0 } else { fleet.away };
         let plan = fleet.plan(away);
         let machines = fleet.machines();
         let some = |rng: &mut StdRng, of: u32| {
-            (0..HOSTS).map(|_| rng.random_range(0..of) == 0 && !setup.calm).collect::<Vec<_>>()
+            (0..HOSTS)
+                .map(|_| rng.random_range(0..of) == 0 && !setup.calm && !well)
+                .collect::<Vec<_>>()
         };
         let (bad, unmendable) = (some(&mut rng, 8), some(&mut rng, 3));
         let opened = Event::Opened {
@@ -237,6 +253,8 @@ impl World {
         };
         let id = OperationId::new("rb-0001").expect("a fixed id is valid");
         let operation = Operation::open(id, &opened).expect("`Opened` opens");
+        let gates = setup.canary.then(|| Gates::of(operation.plan(), &machines));
+        let canary = gates.map(|gates| Tried::new(&mut rng, gates));
         let cuts = operation.plan().stages.iter().filter(|stage| stage.cuts_capacity);
         let budget = |stage: &engine::Stage| {
             let hosts = stage.tracks().map(|track| host_index(&track.host)).collect();
@@ -261,6 +279,8 @@ impl World {
             budgets,
             calm: setup.calm && setup.crash.is_none(),
             leases: setup.leases,
+            canary,
+            peaceful: setup.calm,
             bad,
             unmendable,
             healed: None,
@@ -305,6 +325,7 @@ impl World {
         }
         self.root_comes();
         self.later(self.faults.until_ms, Due::Heal);
+        self.judge_begins();
         self.tell_coordinator(Input::Tick);
     }
 
@@ -331,6 +352,8 @@ impl World {
             Due::HostileOrder { host } => self.hostile_order(host),
             Due::RootActs { host } => self.root_acts(host),
             Due::LooksAtTrials { host, life } => self.looks_at_trials(host, life),
+            Due::JudgeLooks { life } => self.judge_looks(life),
+            Due::JudgeSays { life, stage, verdict } => self.judge_says(life, stage, verdict),
             Due::Heal => self.heal(),
         }
     }
@@ -364,6 +387,7 @@ impl World {
     fn person_asks(&mut self) {
         let ask = match self.rng.random_range(0..8) {
             _ if self.healed.is_some() => Ask::Resume,
+            _ if self.canary.is_some() => self.ask_of_a_canary(),
             0 => Ask::Pause,
             1 | 2 => Ask::Resume,
             3 => Ask::Abort(Abort::Leave),
@@ -385,7 +409,7 @@ impl World {
             }
             ask @ (Ask::Pause | Ask::Resume | Ask::Abort(_) | Ask::Promote { .. }) => ask,
         };
-        self.tell_coordinator(Input::Asked { ask, by: "ada".to_owned() });
+        self.asks(ask);
     }
 
     fn is_quiet(&self) -> bool {
@@ -401,6 +425,8 @@ impl World {
             | Due::Turn { .. }
             | Due::HostileOrder { .. }
             | Due::RootActs { .. }
+            | Due::JudgeLooks { .. }
+            | Due::JudgeSays { .. }
             | Due::LooksAtTrials { .. } => false,
         };
         self.healed.is_some()

@@ -10,13 +10,14 @@
 //!
 //! Abort with restore. What is in work turns round at once. What is done is taken back last stage first, so that an
 //! edge is back before the apps that it needs; within a stage, as many at once as its budget lets out. A host that is
-//! unknown holds up nobody. The order also holds for hosts that come back when the run has ended: what they had done
-//! or still do is taken back, what they had not begun is left alone. Abort with leave, and a halt, leave late hosts as
-//! they are, and tell.
+//! unknown holds up nobody but itself: what it did in earlier stages is taken back when it has told how the later one
+//! stands, or the later undo would put its own beginning in place again. The order also holds for hosts that come back
+//! when the run has ended: what they had done or still do is taken back, what they had not begun is left alone. Abort
+//! with leave, and a halt, leave late hosts as they are, and tell.
 //!
 //! Halt, and abort with leave. What a stage did only for those after it - hosts taken out of the traffic, writers
 //! stopped, a part of the edges - is taken back when nothing is in work any more; on a host
-//! that tells late, when it tells.
+//! that is unknown in a later stage, or tells late, when it tells.
 //!
 //! Retry. Only the hosts that were named go on, and those that come back late; hosts that had not begun wait for a
 //! retry that names them. Edges move the traffic again, all of them or none. Hosts that only look, look again: what
@@ -45,6 +46,8 @@ use crate::{
 pub const BY_THE_JUDGE: &str = "judge";
 /// Who aborts a canary that cannot go on.
 pub const BY_ITSELF: &str = "lastgood";
+/// Why what was out of reach has nothing to take back.
+pub(crate) const NOTHING_BEGUN: &str = "it was out of reach; nothing was begun there";
 
 /// What the world told.
 #[derive(Clone, Debug, PartialEq)]
@@ -151,7 +154,17 @@ fn answer(operation: &Operation, input: Input, at: Elapsed) -> Vec<Event> {
         Input::Judged { stage, ruling } => {
             let now = operation.gate_in_force() == Some(stage) && !operation.is_promoted();
             let new = operation.verdict() != Some(ruling.verdict);
-            if now && new { vec![Event::Judged { stage, ruling, at }] } else { Vec::new() }
+            if !(now && new) {
+                return Vec::new();
+            }
+            let failed = ruling.verdict == Verdict::Fail;
+            let mut events = vec![Event::Judged { stage, ruling, at }];
+            if failed {
+                // At once: what is told in the same turn, another word of his or a promotion, comes after the abort.
+                let (ask, by) = (Ask::Abort(Abort::Restore), BY_THE_JUDGE.to_owned());
+                events.push(Event::Asked { ask, by, at });
+            }
+            events
         }
     }
 }
@@ -189,7 +202,8 @@ fn told_end(
     let moved = matches!(ending.end, TrackEnd::Done | TrackEnd::Left);
     let mut events = Vec::new();
     let taken_back = restoring(operation) || is_left_held(operation, &host, stage);
-    if over && forward && moved && !slot.looks && cuts(operation, stage) && taken_back {
+    let this = forward && moved && !slot.looks && cuts(operation, stage) && taken_back;
+    if over && (this || has_more_to_take_back(operation, &host, stage, ending.end)) {
         let host = host.clone();
         events.push(Event::SeenInWork { host, stage, attempt, at });
     }
@@ -203,6 +217,24 @@ fn cuts(operation: &Operation, stage: usize) -> bool {
 
 fn restoring(operation: &Operation) -> bool {
     operation.aborted() == Some(Abort::Restore)
+}
+
+/// Whether what a host did in earlier stages waits to be taken back until it is known that this one ended there like that.
+fn has_more_to_take_back(
+    operation: &Operation,
+    host: &HostName,
+    stage: usize,
+    end: TrackEnd,
+) -> bool {
+    let Some(state) = operation.hosts().get(host) else { return false };
+    let waits = |index: usize, slot: &Slot| {
+        let finished = matches!(slot.state, TrackState::Done | TrackState::Left { .. });
+        let until = operation.plan().stages[index].held_until;
+        let kept = end == TrackEnd::Done && until == Some(stage);
+        let held = is_left_held(operation, host, index) && !kept;
+        finished && cuts(operation, index) && (restoring(operation) || held)
+    };
+    state.tracks.range(..stage).any(|(index, slot)| waits(*index, slot))
 }
 
 /// A session begins: the agent's ledger is a fresh observation, and only that leads out of unknown.
@@ -226,6 +258,14 @@ fn back(operation: &Operation, host: HostName, seen: Vec<SeenTrack>, at: Elapsed
             // Undo orders that never arrived are sent again: they only take back.
             (Some(_), _) | (None, Goal::Undo) => {
                 events.push(Event::SeenInWork { host: host.clone(), stage, attempt, at });
+            }
+            (None, Goal::Forward)
+                if matches!(operation.phase(), Phase::Ended(_))
+                    && has_more_to_take_back(operation, &host, stage, TrackEnd::Refused) =>
+            {
+                let (end, reason) = (TrackEnd::Refused, NOTHING_BEGUN.to_owned());
+                let ending = TrackEnding { end, reason, steps: Vec::new(), evidence: Vec::new() };
+                events.extend(told_end(operation, host.clone(), stage, slot, ending, at));
             }
             (None, Goal::Forward) => {
                 let again = try_late(operation, slot);
@@ -515,6 +555,7 @@ fn restore(operation: &Operation, now: Elapsed) -> Vec<Event> {
     }
     for (index, stage) in cuts() {
         let Begun { mut finished, back, .. } = Begun::of(operation, index);
+        finished.retain(|host| !is_unknown_after(operation, host, index));
         let count = Count::of(operation, index);
         let taken = count.failed + count.unknown + count.down + back;
         let room = stage.budget.out.saturating_sub(taken);
@@ -532,6 +573,13 @@ fn restore(operation: &Operation, now: Elapsed) -> Vec<Event> {
     end_if_idle(operation, now)
 }
 
+/// Whether it is not known what a host did in a later stage, which goes back first.
+fn is_unknown_after(operation: &Operation, host: &HostName, stage: usize) -> bool {
+    let Some(state) = operation.hosts().get(host) else { return false };
+    let mut later = state.tracks.range(stage + 1..).filter(|(index, _)| cuts(operation, **index));
+    later.any(|(_, slot)| !slot.looks && matches!(slot.state, TrackState::Unknown { .. }))
+}
+
 /// What was meant only for stages that will not come any more, or that did not do their part on a host, is taken back,
 /// the last first, when nothing is in work.
 fn give_back(operation: &Operation, now: Elapsed) -> Vec<Event> {
@@ -542,6 +590,7 @@ fn give_back(operation: &Operation, now: Elapsed) -> Vec<Event> {
     for (stage, until) in stages.filter_map(|(index, stage)| Some((index, stage.held_until?))) {
         let mut hosts = Begun::of(operation, stage).finished;
         hosts.retain(|host| is_held(operation, host, until));
+        hosts.retain(|host| !is_unknown_after(operation, host, stage));
         if !hosts.is_empty() {
             return vec![Event::Dispatched { stage, hosts, goal: Goal::Undo, at: now }];
         }

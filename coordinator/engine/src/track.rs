@@ -17,7 +17,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{event::TrackEnd, time::Elapsed};
+use crate::{decide::NOTHING_BEGUN, event::TrackEnd, time::Elapsed};
 
 /// Which way an order goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,9 +109,7 @@ impl TrackState {
                 Ok(Self::Waiting)
             }
             (Self::Unknown { goal: Goal::Forward, .. }, TrackEvent::SeenIdle { again: false }) => {
-                Ok(Self::Undone {
-                    reason: "it was out of reach; nothing was begun there".to_owned(),
-                })
+                Ok(Self::Undone { reason: NOTHING_BEGUN.to_owned() })
             }
             (
                 Self::Waiting

@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use engine::{
     Abort, Ask, BY_ITSELF, BY_THE_JUDGE, Canary, CanaryStep, Elapsed, FleetEvent, FleetState,
     Input, MetricSource, Outcome, Phase, Plan, RunResult, Standing, Timestamp, TrackEnd, Waits,
-    consequences,
+    consequences, decide,
     judge::{Analysis, Ruling, Verdict},
     planner::{self, Deploy, Refusal, Strategy},
 };
 
 use crate::{
-    edge_runs::Run,
+    edge_runs::{Run, seen},
     worlds::{World, group, host, operation, release, show},
 };
 
@@ -222,6 +222,26 @@ fn the_judges_fail_takes_the_traffic_back_first_and_then_the_hosts() {
 }
 
 #[test]
+fn nothing_that_is_told_together_with_a_fail_undoes_it() {
+    let at_once = at_five(&world(true));
+    let (five, fifty) = (stage_of(&at_once, 5), stage_of(&at_once, 50));
+    let judged = |verdict| Input::Judged { stage: five, ruling: ruling(verdict) };
+    let promote = || {
+        let ask = Ask::Promote { to_stage: fifty };
+        Input::Asked { ask, by: "ada".to_owned() }
+    };
+    for after in [vec![judged(Verdict::Hold)], vec![judged(Verdict::Pass)], vec![promote()]] {
+        let mut run = at_five(&world(true));
+        let told = [vec![judged(Verdict::Fail)], after.clone()].concat();
+        for event in decide(&run.operation, told, run.now.plus(HOLD_MS)) {
+            run.operation.apply(&event).unwrap();
+        }
+        assert_eq!(run.operation.aborted_by(), Some(BY_THE_JUDGE), "{after:?}");
+        assert_eq!(run.orders(), format!("lb/{five}←"), "{after:?}");
+    }
+}
+
+#[test]
 fn fifty_percent_go_back_step_by_step_to_none() {
     let mut run = at_five(&world(true));
     let (five, fifty) = (stage_of(&run, 5), stage_of(&run, 50));
@@ -234,6 +254,74 @@ fn fifty_percent_go_back_step_by_step_to_none() {
     assert_eq!(run.orders(), format!("lb/{five}←"));
     run.until("");
     assert_eq!(run.operation.phase(), Phase::Ended(RunResult::PutBack));
+}
+
+#[test]
+fn an_edge_that_is_unknown_at_a_weight_goes_back_from_it_before_the_weights_below() {
+    let at_fifty = || {
+        let mut run = at_five(&world(true));
+        let fifty = stage_of(&run, 50);
+        run.ask(Ask::Promote { to_stage: fifty });
+        run.until(&format!("lb/{fifty}→"));
+        run.lost("lb");
+        // Whatever else goes back meanwhile: to take back 5 % now, and then 50 %, would leave it at 5 %.
+        assert!(!run.orders().contains("lb/"), "{}", run.orders());
+        run
+    };
+    let [five, fifty] = [5, 50].map(|weight| stage_of(&at_five(&world(true)), weight));
+    let tells = [
+        (vec![seen(five, Some(TrackEnd::Done)), seen(fifty, Some(TrackEnd::Done))], fifty),
+        (vec![seen(five, Some(TrackEnd::Done)), seen(fifty, None)], fifty),
+        (vec![seen(five, Some(TrackEnd::Done)), seen(fifty, Some(TrackEnd::Undone))], five),
+        (vec![seen(five, Some(TrackEnd::Done))], five),
+    ];
+    for (told, first) in tells {
+        for over in [false, true] {
+            let mut run = at_fifty();
+            if over {
+                run.until("");
+                assert_eq!(run.result(), RunResult::Mixed, "{told:?}");
+            }
+            run.back("lb", told.clone());
+            let mut went = Vec::new();
+            while let Some(to) = run.operation.outstanding().into_iter().next() {
+                let edge =
+                    run.orders().split(' ').find(|to| to.starts_with("lb/")).map(str::to_owned);
+                let next = edge.as_ref().map_or(to.host.as_str(), |_| "lb").to_owned();
+                went.extend(edge);
+                run.end(&next, TrackEnd::Undone, "");
+            }
+            let mut wanted = vec![format!("lb/{five}←")];
+            if first == fifty {
+                wanted.insert(0, format!("lb/{fifty}←"));
+            }
+            assert_eq!(went, wanted, "over: {over}, {told:?}");
+            assert_eq!(run.result(), RunResult::PutBack, "over: {over}, {told:?}");
+        }
+    }
+}
+
+/// An abort that leaves takes back what was only held: there, too, the last weight first.
+#[test]
+fn an_abort_that_leaves_waits_as_well_for_an_edge_that_is_unknown_at_a_later_weight() {
+    for (end, first) in [(TrackEnd::Done, 50), (TrackEnd::Undone, 5)] {
+        let mut run = at_five(&world(true));
+        let (five, fifty) = (stage_of(&run, 5), stage_of(&run, 50));
+        run.ask(Ask::Promote { to_stage: fifty });
+        run.until(&format!("lb/{fifty}→"));
+        run.ask(Ask::Abort(Abort::Leave));
+        run.lost("lb");
+        assert_eq!((run.orders(), run.result()), (String::new(), RunResult::Mixed));
+        run.back("lb", vec![seen(five, Some(TrackEnd::Done)), seen(fifty, Some(end))]);
+        assert_eq!(run.orders(), format!("lb/{}←", stage_of(&run, first)), "{end:?}");
+        run.end("lb", TrackEnd::Undone, "");
+        if first == 50 {
+            assert_eq!(run.orders(), format!("lb/{five}←"));
+            run.end("lb", TrackEnd::Undone, "");
+        }
+        assert_eq!(run.orders(), "");
+        assert!(matches!(run.operation.phase(), Phase::Ended(_)), "{end:?}");
+    }
 }
 
 #[test]

@@ -67,13 +67,13 @@ impl Run {
         assert_eq!(self.orders(), orders);
     }
 
-    fn lost(&mut self, name: &str) {
+    pub(crate) fn lost(&mut self, name: &str) {
         self.input(Input::AgentLost { host: host(name) });
         self.now = self.now.plus(self.operation.plan().unknown_after_ms);
         self.input(Input::Tick);
     }
 
-    fn back(&mut self, name: &str, tracks: Vec<SeenTrack>) {
+    pub(crate) fn back(&mut self, name: &str, tracks: Vec<SeenTrack>) {
         self.input(Input::AgentBack { host: host(name), tracks });
     }
 
@@ -83,7 +83,7 @@ impl Run {
         (row.outcome, row.reason)
     }
 
-    fn result(&self) -> RunResult {
+    pub(crate) fn result(&self) -> RunResult {
         match self.operation.phase() {
             Phase::Ended(result) => result,
             phase @ (Phase::Running | Phase::Paused | Phase::Halting | Phase::Aborting(_)) => {
@@ -97,7 +97,7 @@ fn ending(end: TrackEnd, reason: &str) -> TrackEnding {
     TrackEnding { end, reason: reason.to_owned(), steps: vec![], evidence: vec![] }
 }
 
-fn seen(stage: usize, end: Option<TrackEnd>) -> SeenTrack {
+pub(crate) fn seen(stage: usize, end: Option<TrackEnd>) -> SeenTrack {
     SeenTrack { stage, attempt: 1, ending: end.map(|end| ending(end, "")) }
 }
 

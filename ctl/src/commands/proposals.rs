@@ -13,7 +13,7 @@ use crate::{
     confirm::{Given, Question, confirm},
     error::CtlError,
     exit::Exit,
-    render::{json, paint_warning, plan as plan_view, triggers},
+    render::{json, paint_warning, plan as plan_view, triggers, words},
     run::{self, Ran},
     session::{Session, quote},
 };
@@ -80,7 +80,7 @@ pub async fn approve(args: &ApproveArgs, session: &mut Session) -> Result<Exit, 
     } else {
         session.out.talk(&text);
     }
-    let what = format!("{} that was proposed", proposal.operation);
+    let what = format!("proposed {} {}", words::kind(proposal.kind), proposal.operation);
     let fleet = quote(&proposal.fleet);
     let mut command = format!(
         "{} approve {} --fleet {fleet} --confirm {fleet}",

@@ -77,7 +77,7 @@ pub(crate) fn labelled(view: &View, label: &str, label_width: usize, text: &str)
 pub(crate) fn edge(view: &View, left: &str, right: &str) -> String {
     let (taken, needed) = (visible(left), visible(right));
     if taken + needed + 2 > view.width {
-        return format!("{left}  {right}\n");
+        return format!("{left}\n  {right}\n");
     }
     format!("{left}{}{right}\n", " ".repeat(view.width - taken - needed))
 }

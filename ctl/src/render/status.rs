@@ -6,7 +6,7 @@ use super::{
     BAD, BOLD, DIM, GOOD, View, WARN, canary, field, paint,
     plan::fleet_and_app,
     table::{Cell, Table, styled},
-    triggers,
+    triggers, visible,
     words::{age, clean, count, day_and_time, or_dash},
 };
 use crate::session::quote;
@@ -21,12 +21,11 @@ pub fn status(
     let traffic = fleet.traffic.as_ref();
     let canary = operation.and_then(|operation| canary::Now::new(operation, traffic));
     let place = fleet_and_app(&fleet.fleet, &fleet.app);
-    let mut text = format!(
-        "{}   {}   live: {}\n",
-        paint(BOLD, &place),
-        or_dash(&fleet.environment),
-        canary.as_ref().and_then(shared).unwrap_or_else(|| live(&fleet.hosts, traffic))
-    );
+    let head = format!("{}   {}", paint(BOLD, &place), or_dash(&fleet.environment));
+    let live = canary.as_ref().and_then(shared).unwrap_or_else(|| live(&fleet.hosts, traffic));
+    let live = format!("live: {live}");
+    let fits = visible(&head) + 3 + visible(&live) <= view.width;
+    let mut text = format!("{head}{}{live}\n", if fits { "   " } else { "\n  " });
     if !fleet.fenced.is_empty() {
         let why = format!("the coordinator sends no orders: {}", clean(&fleet.fenced));
         text += &field(view, "! Fenced", &why);

@@ -101,7 +101,8 @@ fn asks(view: &View, row: &v1::Proposal, ctl: &str) -> String {
     let (what, until) = (what(row), clock(view, row.until_unix_ms));
     let mut text = field(view, &label, &format!("{what} waits for a person, until {until}"));
     text += &why(view, row);
-    text + &field(view, "", &format!("{ctl} approve {id}  |  {ctl} reject {id} --reason '…'"))
+    text += &field(view, "", &format!("{ctl} approve {id}"));
+    text + &field(view, "", &format!("{ctl} reject {id} --reason '…'"))
 }
 
 /// `rollback to v1.4.3`.

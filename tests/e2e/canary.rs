@@ -15,6 +15,8 @@ use tokio::{
     task::AbortHandle,
 };
 
+use crate::operations::proven;
+
 /// Two hosts that serve, the canary, and the edge.
 const BACKENDS: [&str; 3] = ["b1", "b2", "c1"];
 const EDGE: &str = "lb";
@@ -84,14 +86,7 @@ async fn fleet(says: [fn(&str) -> Value; 3]) -> (Cluster, Client, Vec<App>) {
     edge.divides("blue");
     cluster.start_agent(EDGE, edge);
     cluster.connected(BACKENDS.len() + 1).await;
-    let mut client = cluster.client().await;
-    let mark = v1::MarkReleaseRequest {
-        fleet: FLEET.to_owned(),
-        release: "v1".to_owned(),
-        standing: v1::Standing::Good.into(),
-        reason: "it served for weeks".to_owned(),
-    };
-    client.mark_release(mark).await.unwrap();
+    let client = proven(&cluster).await;
     (cluster, client, apps)
 }
 

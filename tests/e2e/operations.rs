@@ -28,17 +28,32 @@ pub(crate) async fn fleet_with(change: impl FnOnce(&mut v1::FleetControl)) -> Fl
 }
 
 pub(crate) async fn fleet_on(
+    cluster: Cluster,
+    change: impl FnOnce(&mut v1::FleetControl),
+) -> Fleet {
+    fleet_of(cluster, change, || ScriptedHands::new("v2", &["v1", "v2"])).await
+}
+
+/// A fleet of such hosts, on which v1 has served for weeks.
+pub(crate) async fn fleet_of(
     mut cluster: Cluster,
     change: impl FnOnce(&mut v1::FleetControl),
+    hands_of_one: impl Fn() -> Arc<ScriptedHands>,
 ) -> Fleet {
     cluster.apply(&HOSTS, change).await;
     let mut hands = BTreeMap::new();
     for host in HOSTS {
-        let scripted = ScriptedHands::new("v2", &["v1", "v2"]);
+        let scripted = hands_of_one();
         cluster.start_agent(host, scripted.clone());
         hands.insert(host, scripted);
     }
     cluster.connected(HOSTS.len()).await;
+    let client = proven(&cluster).await;
+    Fleet { cluster, hands, client }
+}
+
+/// A client of a coordinator to which a person has said that v1 is good.
+pub(crate) async fn proven(cluster: &Cluster) -> Client {
     let mut client = cluster.client().await;
     let mark = v1::MarkReleaseRequest {
         fleet: FLEET.to_owned(),
@@ -47,7 +62,7 @@ pub(crate) async fn fleet_on(
         reason: "it served for weeks".to_owned(),
     };
     client.mark_release(mark).await.unwrap();
-    Fleet { cluster, hands, client }
+    client
 }
 
 pub(crate) fn rollback(to: &str, hosts: &[&str]) -> v1::CreatePlanRequest {

@@ -10,7 +10,7 @@ use tests::{
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::operations::{Fleet, HOSTS};
+use crate::operations::{Fleet, HOSTS, fleet_of};
 
 /// A fleet on the good `v1`, with `v2` in its stores, and a trigger on the check `payment`.
 async fn fleet(then: v1::Then) -> Fleet {
@@ -29,25 +29,12 @@ fn trigger() -> v1::Trigger {
 
 /// The same with another trigger; the check is asked all the time.
 async fn fleet_with(trigger: v1::Trigger) -> Fleet {
-    let mut cluster = Cluster::start().await;
-    cluster.apply(&HOSTS, |control| control.triggers.push(trigger)).await;
-    let mut hands = std::collections::BTreeMap::new();
-    for host in HOSTS {
+    let hands = || {
         let scripted = ScriptedHands::new("v1", &["v1", "v2"]);
         scripted.is_sampled();
-        cluster.start_agent(host, scripted.clone());
-        hands.insert(host, scripted);
-    }
-    cluster.connected(HOSTS.len()).await;
-    let mut client = cluster.client().await;
-    let mark = v1::MarkReleaseRequest {
-        fleet: FLEET.to_owned(),
-        release: "v1".to_owned(),
-        standing: v1::Standing::Good.into(),
-        reason: "it served for weeks".to_owned(),
+        scripted
     };
-    client.mark_release(mark).await.unwrap();
-    Fleet { cluster, hands, client }
+    fleet_of(Cluster::start().await, |control| control.triggers.push(trigger), hands).await
 }
 
 impl Fleet {

@@ -215,18 +215,23 @@ impl Users {
         };
         let mut tally = lock(&self.tally);
         match result {
-            Ok(got) => tally.answered(ask.fresh, got, ask.due.elapsed()),
+            Ok((got, asked)) => {
+                tally.answered(ask.fresh, got, asked.into_std(), ask.due.elapsed());
+            }
             Err(Failed::Counts(failure)) => tally.failed(ask.fresh, failure),
             Err(Failed::IdleReset) => tally.idle_reset(),
         }
     }
 
-    async fn send(&self, ask: Ask) -> Result<Got, Failed> {
+    /// What is got, and when what got it was begun.
+    async fn send(&self, ask: Ask) -> Result<(Got, Instant), Failed> {
         if ask.fresh {
+            let asked = Instant::now();
             let connection = Connection::open(self.plan.server).await?;
-            return Ok(connection.ask(&self.plan, ask).await?.0);
+            return Ok((connection.ask(&self.plan, ask).await?.0, asked));
         }
-        let (got, connection, place) = loop {
+        let (got, connection, place, asked) = loop {
+            let asked = Instant::now();
             let next = lock(&self.pool).next(self.plan.kept);
             let (idle, place) = match next {
                 Ok(idle) => idle,
@@ -234,7 +239,7 @@ impl Users {
                     lock(&self.tally).connected();
                     let connection = Connection::open(self.plan.server).await?;
                     let (got, connection) = connection.ask(&self.plan, ask).await?;
-                    break (got, connection, place);
+                    break (got, connection, place, asked);
                 }
             };
             // One that was closed meanwhile is no failure: nothing was sent by it.
@@ -242,7 +247,7 @@ impl Users {
                 match idle.ask(&self.plan, ask).await {
                     Err(connection::Ended::NotSent) => {}
                     Err(connection::Ended::Failed(failed)) => return Err(failed),
-                    Ok((got, connection)) => break (got, connection, place),
+                    Ok((got, connection)) => break (got, connection, place, asked),
                 }
             }
         };
@@ -250,7 +255,7 @@ impl Users {
         if pool.open() <= self.plan.kept {
             pool.idle.push_back((connection, place));
         }
-        Ok(got)
+        Ok((got, asked))
     }
 }
 

@@ -66,6 +66,8 @@ pub struct Seen {
     /// Since the load began.
     pub first_ms: u64,
     pub last_ms: u64,
+    /// When the last of their requests was begun: before its connection was opened, where it opened one.
+    pub last_asked_ms: u64,
 }
 
 /// From when the schedule wanted a request until its whole answer was there.
@@ -104,6 +106,11 @@ impl Report {
     /// When the last answer of a version came, by this machine's clock.
     pub fn last_of(&self, version: &str) -> Option<Instant> {
         Some(self.began + Duration::from_millis(self.versions.get(version)?.last_ms))
+    }
+
+    /// When the last request that got this version was begun. One that is answered late may have been asked for early.
+    pub fn last_asked_of(&self, version: &str) -> Option<Instant> {
+        Some(self.began + Duration::from_millis(self.versions.get(version)?.last_asked_ms))
     }
 
     /// When the first did.
@@ -169,14 +176,17 @@ impl Tally {
         self.failures[usize::from(fresh)].add(failure);
     }
 
-    pub(super) fn answered(&mut self, fresh: bool, got: Got, latency: Duration) {
+    pub(super) fn answered(&mut self, fresh: bool, got: Got, asked: Instant, latency: Duration) {
         let now = ms(self.began.elapsed());
+        let asked = ms(asked.saturating_duration_since(self.began));
         self.latencies_us.push(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
         if let Some(version) = got.version {
             let seen = self.versions.entry(version);
-            let seen = seen.or_insert(Seen { count: 0, first_ms: now, last_ms: now });
+            let none = Seen { count: 0, first_ms: now, last_ms: now, last_asked_ms: asked };
+            let seen = seen.or_insert(none);
             seen.count += 1;
             seen.last_ms = now;
+            seen.last_asked_ms = seen.last_asked_ms.max(asked);
         }
         if let Some(host) = got.host {
             *self.hosts.entry(host).or_default() += 1;

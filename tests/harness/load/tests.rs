@@ -23,6 +23,8 @@ type Answers = fn(u64, u64) -> Answer;
 enum Answer {
     Version(&'static str),
     Status(u16),
+    /// The same, once so many requests have come.
+    Held(&'static str, u64),
     /// The connection is reset.
     Cut,
     /// It is reset in the middle of the answer.
@@ -88,6 +90,12 @@ async fn serve(mut stream: TcpStream, answers: Answers, counted: Arc<Counted>) {
         let (status, version, close) = match answers(number, of_connection) {
             Answer::Version(version) => (200, version, head.contains("connection: close")),
             Answer::Status(status) => (status, "v1", head.contains("connection: close")),
+            Answer::Held(version, until) => {
+                while counted.requests.load(Ordering::Relaxed) < until {
+                    tokio::task::yield_now().await;
+                }
+                (200, version, head.contains("connection: close"))
+            }
             Answer::Last(version) => (200, version, true),
             Answer::Cut => return,
             Answer::Half => {
@@ -225,6 +233,19 @@ fn versions_have_their_first_and_their_last_time() {
     assert!(report.last_of("v3").is_none());
     let (report, _) = run(switch, |plan| plan.version_at = "x-version".to_owned());
     assert_eq!(report.versions["v2"].count, 200);
+}
+
+#[test]
+fn an_answer_that_comes_late_was_asked_for_when_it_was() {
+    let late: Answers = |number, _| match number {
+        0 => Answer::Held("late", 400),
+        _ => Answer::Version("v1"),
+    };
+    let (report, _) = run(late, |_| {});
+    let last_asked = report.last_asked_of("v1").unwrap();
+    assert!(report.last_asked_of("late").unwrap() < last_asked, "{report:?}");
+    assert!(report.last_of("late").unwrap() >= last_asked, "{report:?}");
+    assert!(report.last_asked_of("v2").is_none());
 }
 
 #[test]

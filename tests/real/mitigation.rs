@@ -5,7 +5,8 @@
 //!            300 requests a second through the edge, all the time ─▶ its last answer ─┘
 //! ```
 //!
-//! Invariant: no answer of it was asked for after Lastgood has said that nobody gets it; times are told.
+//! Invariant: no answer of it was asked for after Lastgood has said that nobody gets it; times are told. That no request
+//! fails meanwhile is proven in `traffic.rs`.
 
 use std::time::{Duration, Instant};
 
@@ -17,10 +18,7 @@ use crate::{
     fleet::Told,
     hosts::Host,
     proxies::Proxy,
-    traffic::{
-        GOOD, assert_done, assert_nobody_noticed, confirmed, create_release, divided, users,
-        users_get,
-    },
+    traffic::{GOOD, assert_done, confirmed, create_release, divided, users, users_get},
 };
 
 #[test]
@@ -71,7 +69,6 @@ fn taken_off(test: &str, proxy: Proxy, runs: usize) {
         assert_only_traffic_went_back(&told, blue);
         users_get(&load, GOOD, blue);
         let report = load.stop();
-        assert_nobody_noticed(proxy, &report, 2);
         let mitigated = told.json["result"]["mitigated"].as_str().expect("it was measured");
         let mitigated: Timestamp = mitigated.parse().expect("a time");
         let since = |time: Instant| time.saturating_duration_since(asked);

@@ -1,7 +1,6 @@
 //! A canary, as those see it who look on: what the app says of itself on both sides.
 
-use std::{net::SocketAddr, sync::Arc};
-
+use crate::{app::App, operations::proven};
 use proto::{policy::Policy, v1};
 use serde_json::{Value, json};
 use tests::{
@@ -9,57 +8,12 @@ use tests::{
     eventually,
     hands::ScriptedHands,
 };
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
-    task::AbortHandle,
-};
-
-use crate::operations::proven;
 
 /// Two hosts that serve, the canary, and the edge.
 const BACKENDS: [&str; 3] = ["b1", "b2", "c1"];
 const EDGE: &str = "lb";
 /// What is older is not shown as current.
 const STALE_AFTER_MS: u64 = 2_000;
-
-/// A real app on loopback, which says of itself what it is told to, by the release that runs.
-struct App {
-    address: SocketAddr,
-    serving: AbortHandle,
-}
-
-impl App {
-    async fn start(hands: Arc<ScriptedHands>, says: fn(&str) -> Value) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let serving = tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let body = says(&hands.live()).to_string();
-                tokio::spawn(async move {
-                    let mut request = Vec::new();
-                    while !request.ends_with(b"\r\n\r\n") {
-                        if stream.read_buf(&mut request).await.is_ok_and(|read| read == 0) {
-                            return;
-                        }
-                    }
-                    let answer = format!(
-                        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-                        body.len()
-                    );
-                    stream.write_all(answer.as_bytes()).await.ok();
-                });
-            }
-        });
-        Self { address, serving: serving.abort_handle() }
-    }
-}
-
-impl Drop for App {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
-}
 
 /// On `v1`, which is good, with `v2` in the stores, all traffic on blue.
 async fn fleet(says: [fn(&str) -> Value; 3]) -> (Cluster, Client, Vec<App>) {
@@ -70,7 +24,9 @@ async fn fleet(says: [fn(&str) -> Value; 3]) -> (Cluster, Client, Vec<App>) {
     let mut apps = Vec::new();
     for (host, says) in BACKENDS.into_iter().zip(says) {
         let hands = ScriptedHands::new("v1", &["v1", "v2"]);
-        let app = App::start(hands.clone(), says).await;
+        // It says of itself what it is told to, by the release that runs.
+        let runs = hands.clone();
+        let app = App::start(move || ("200 OK", says(&runs.live()).to_string())).await;
         let policy = format!(
             "version: 1\nfleet: prod\nhost: {host}\ncomponents:\n  crm:\n    checks: [{{ name: health, \
              http: \"http://{}/\", expect: {{ at_most: {{ /errorRate: 0.5 }} }} }}]\n    \

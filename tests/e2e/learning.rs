@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use crate::{app::App, operations::rollback};
 use agent::host::learning::Pace;
 use proto::{
     policy::Policy,
@@ -21,13 +22,6 @@ use tests::{
     eventually,
     hands::COMPONENT,
 };
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
-    task::AbortHandle,
-};
-
-use crate::operations::rollback;
 
 const HOST: &str = "h1";
 const PACE: Pace = Pace {
@@ -37,60 +31,16 @@ const PACE: Pace = Pace {
     restless_after: Duration::from_secs(3600),
 };
 
-/// Answers with the version that its tree has, as an app does that reads its files at every request.
-struct App {
-    address: std::net::SocketAddr,
-    asked: Arc<AtomicUsize>,
-    /// It fails each third request.
-    sick: Arc<AtomicBool>,
-    serving: AbortHandle,
-}
-
-impl App {
-    async fn start(tree: PathBuf) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (asked, sick) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let (count, ill) = (asked.clone(), sick.clone());
-        let serving = tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let (count, ill, tree) = (count.clone(), ill.clone(), tree.clone());
-                tokio::spawn(async move {
-                    let mut request = Vec::new();
-                    while !request.ends_with(b"\r\n\r\n") {
-                        if stream.read_buf(&mut request).await.is_ok_and(|read| read == 0) {
-                            return;
-                        }
-                    }
-                    let number = count.fetch_add(1, Ordering::SeqCst);
-                    let fails = ill.load(Ordering::SeqCst) && number % 3 == 0;
-                    let status = if fails { "500 Internal Server Error" } else { "200 OK" };
-                    let version = fs::read_to_string(tree.join("version")).unwrap_or_default();
-                    let body = format!("{{\"version\":\"{version}\"}}");
-                    let answer = format!(
-                        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-                        body.len()
-                    );
-                    stream.write_all(answer.as_bytes()).await.ok();
-                });
-            }
-        });
-        Self { address, asked, sick, serving: serving.abort_handle() }
-    }
-}
-
-impl Drop for App {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
-}
-
 /// A coordinator, and one host whose app others deploy.
 struct World {
     temp: tempfile::TempDir,
     cluster: Cluster,
     client: Client,
-    app: App,
+    _app: App,
+    /// How often it was asked.
+    asked: Arc<AtomicUsize>,
+    /// It fails each third request.
+    sick: Arc<AtomicBool>,
     policy: Policy,
 }
 
@@ -115,7 +65,17 @@ impl World {
             fs::create_dir(dir).unwrap();
         }
         fs::write(other.join("file"), "first").unwrap();
-        let app = App::start(tree.clone()).await;
+        let (asked, sick) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (count, ill, live) = (asked.clone(), sick.clone(), tree.clone());
+        // With the version that its tree has, as an app does that reads its files at every request.
+        let app = App::start(move || {
+            let number = count.fetch_add(1, Ordering::SeqCst);
+            let fails = ill.load(Ordering::SeqCst) && number % 3 == 0;
+            let status = if fails { "500 Internal Server Error" } else { "200 OK" };
+            let version = fs::read_to_string(live.join("version")).unwrap_or_default();
+            (status, format!("{{\"version\":\"{version}\"}}"))
+        })
+        .await;
         let component = |tree: &Path, expect: &str| {
             format!(
                 "{{ files: [{{ tree: {} }}], checks: [{{ name: health, http: \"http://{}/health\", every: 50ms{expect} }}], \
@@ -135,7 +95,7 @@ impl World {
         let cluster = Cluster::start().await;
         cluster.apply(&[HOST], |_| {}).await;
         let client = cluster.client().await;
-        let mut world = Self { temp, cluster, client, app, policy };
+        let mut world = Self { temp, cluster, client, _app: app, asked, sick, policy };
         world.deploy("v1");
         world.start().await;
         world
@@ -251,17 +211,17 @@ async fn what_others_deploy_is_learned_and_a_bad_deploy_is_taken_back_to_it() {
     world.learned("v2").await;
     assert_eq!(world.plan("").await.to_release, "v1");
     // And a broken one.
-    world.app.sick.store(true, Ordering::SeqCst);
+    world.sick.store(true, Ordering::SeqCst);
     world.deploy("v3");
     world.holds("v3 is taken", |row| row.release.is_empty()).await;
-    let before = world.app.asked.load(Ordering::SeqCst);
+    let before = world.asked.load(Ordering::SeqCst);
     eventually("it was asked often enough", || async {
-        (world.app.asked.load(Ordering::SeqCst) > before + 150).then_some(())
+        (world.asked.load(Ordering::SeqCst) > before + 150).then_some(())
     })
     .await;
     assert!(world.release("v3").await.is_none(), "its checks do not hold");
     assert_eq!(world.live().await, "v3");
-    world.app.sick.store(false, Ordering::SeqCst);
+    world.sick.store(false, Ordering::SeqCst);
     let plan = world.roll_back().await;
     assert_eq!((plan.from_release.as_str(), plan.to_release.as_str()), ("v3", "v2"));
     assert!(plan.warnings.iter().any(|line| line.contains("only learned")), "{plan:?}");
@@ -276,11 +236,11 @@ async fn what_was_left_as_bad_and_is_put_back_raises_an_alarm_and_is_never_good(
     let world = World::new("1s").await;
     world.learned("v1").await;
     // Nobody knows it by a name when it is left.
-    world.app.sick.store(true, Ordering::SeqCst);
+    world.sick.store(true, Ordering::SeqCst);
     world.deploy("v2");
     world.holds("v2 is taken", |row| row.release.is_empty()).await;
     assert!(world.host().await.alarms.is_empty());
-    world.app.sick.store(false, Ordering::SeqCst);
+    world.sick.store(false, Ordering::SeqCst);
     world.roll_back().await;
     assert!(world.host().await.alarms.is_empty(), "v1 runs");
     // The pipeline puts it back, and its checks hold.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod app;
 mod canary;
 mod doctor;
 mod golden;

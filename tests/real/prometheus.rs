@@ -108,9 +108,14 @@ fn free_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
+/// The one number that a query answers with, of a server that wants no credentials.
+async fn number(url: &str, query: &str) -> Result<f64, PrometheusError> {
+    Servers::default().number(url, query).await
+}
+
 /// Once the app was scraped with so many requests.
 async fn scraped(server: &Scraper, requests: u64) {
-    let has = async || Servers::default().number(&server.url(), "sum(requests_total)").await.ok();
+    let has = async || number(&server.url(), "sum(requests_total)").await.ok();
     eventually("a scrape", || async { has().await.filter(|found| *found == requests as f64) })
         .await;
 }
@@ -138,9 +143,8 @@ async fn prometheus_answers_and_its_troubles_are_told_in_its_own_words() {
     let mut server = Scraper::start(&[(app.address, None)]);
     scraped(&server, 100).await;
 
-    let fault = async |query: &str| {
-        Servers::default().number(&server.url(), query).await.expect_err("no number").fault
-    };
+    let fault =
+        async |query: &str| number(&server.url(), query).await.expect_err("no number").fault;
     let refused = fault("sum(").await;
     let Fault::Refused { kind, words } = refused else { panic!("{refused}") };
     assert_eq!(kind, "bad_data");
@@ -153,12 +157,9 @@ async fn prometheus_answers_and_its_troubles_are_told_in_its_own_words() {
     assert!(matches!(fault("\"words\"").await, Fault::Kind { .. }));
     // Its own pages, and an app that is none.
     let ours = format!("http://{}", app.address);
-    let error = Servers::default()
-        .number(&format!("{}/graph", server.url()), "1")
-        .await
-        .expect_err("its own page");
+    let error = number(&format!("{}/graph", server.url()), "1").await.expect_err("its own page");
     assert!(matches!(error.fault, Fault::NotPrometheus { .. }), "{error}");
-    let error = Servers::default().number(&ours, "1").await.expect_err("no Prometheus");
+    let error = number(&ours, "1").await.expect_err("no Prometheus");
     assert!(matches!(error.fault, Fault::NotPrometheus { .. }), "{error}");
 
     app.count(200, 0);
@@ -176,10 +177,7 @@ async fn prometheus_answers_and_its_troubles_are_told_in_its_own_words() {
     assert_eq!(none.expect_err("no data").fault, Fault::NoData);
 
     server.kill();
-    let error = Servers::default()
-        .number(&server.url(), "sum(requests_total)")
-        .await
-        .expect_err("it is dead");
+    let error = number(&server.url(), "sum(requests_total)").await.expect_err("it is dead");
     let expected =
         format!("Prometheus at {}: it cannot be reached: connection refused", server.url());
     assert_eq!(error.to_string(), expected);
@@ -246,11 +244,7 @@ async fn prometheus_counters_become_samples_and_a_restart_is_no_sample() {
 
 /// Why the app's counter is not there.
 async fn reader_fault(server: &Scraper) -> Option<Fault> {
-    Servers::default()
-        .number(&server.url(), "sum(requests_total)")
-        .await
-        .err()
-        .map(|error| error.fault)
+    number(&server.url(), "sum(requests_total)").await.err().map(|error| error.fault)
 }
 
 /// A fleet whose canary's requests this server counts.

@@ -28,18 +28,25 @@ pub(super) struct Judge<'a> {
     pub(super) wanted_version: Option<&'a str>,
     /// What the app was sent and nobody else may see; longer ones first, should one be part of another.
     pub(super) secrets: &'a [String],
+    /// The answer's, where it is JSON.
+    pub(super) body: Option<Value>,
+}
+
+/// What an answer says, where it is JSON.
+pub(super) fn json_of(answer: &Answer) -> Option<Value> {
+    serde_json::from_slice(&answer.body).ok()
 }
 
 impl Judge<'_> {
     pub(super) fn judge(&self) -> Seen {
-        let body: Option<Value> = serde_json::from_slice(&self.answer.body).ok();
-        let at = |pointer: &String| body.as_ref().and_then(|body| body.pointer(pointer));
+        let body = self.body.as_ref();
+        let at = |pointer: &String| body.and_then(|body| body.pointer(pointer));
         let version = self.expect.version_at.as_ref().and_then(at).and_then(text_of);
         let said = format!("{} → {}", self.what, self.answer.status);
         let verdict = self
             .status_and_speed()
-            .and_then(|()| self.json(body.as_ref()))
-            .and_then(|()| self.bounds(body.as_ref()))
+            .and_then(|()| self.json(body))
+            .and_then(|()| self.bounds(body))
             .and_then(|()| self.version(version.as_deref()));
         let words = |words: String| format!("{said}{words}");
         Seen {
@@ -52,10 +59,7 @@ impl Judge<'_> {
     /// The numbers that stand where the check has a bound, whatever else the answer is; none that shows a secret.
     pub(super) fn gauges(&self) -> Vec<Gauge> {
         let HttpExpect { at_most, at_least, .. } = self.expect;
-        if at_most.is_empty() && at_least.is_empty() {
-            return Vec::new();
-        }
-        let body: Value = serde_json::from_slice(&self.answer.body).unwrap_or_default();
+        let Some(body) = &self.body else { return Vec::new() };
         let pointers: BTreeSet<&String> = at_most.keys().chain(at_least.keys()).collect();
         let gauge = |pointer: &String| {
             let found = body.pointer(pointer).filter(|_| pointer.len() <= POINTER_BYTES_MAX)?;

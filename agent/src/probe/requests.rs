@@ -14,7 +14,11 @@ use std::{path::Path, time::Duration};
 use proto::policy::HttpProbe;
 use tokio::time::Instant;
 
-use super::{Seen, judge::Judge, times::Times};
+use super::{
+    Seen,
+    judge::{Judge, json_of},
+    times::Times,
+};
 use crate::{
     http::{self, Answer, Client, Header, HttpError, Request},
     sampler::Answered,
@@ -67,7 +71,8 @@ pub(super) async fn try_all(
             Ok(answer) => {
                 each.push(answer.took);
                 let (what, secrets, expect) = (&what, &sent.secrets, &probe.expect);
-                Judge { what, answer: &answer, expect, wanted_version, secrets }.judge()
+                let body = json_of(&answer);
+                Judge { what, answer: &answer, expect, wanted_version, secrets, body }.judge()
             }
             Err(HttpError::TimedOut(_)) => {
                 Seen::bad(format!("{what} → no answer within {within:?}"))
@@ -100,7 +105,8 @@ pub(super) async fn ask_one(client: &Client, probe: &HttpProbe, within: Duration
     let Ok(sent) = Sent::read(probe).await else { return Answered::NONE };
     let Ok(answer) = ask(client, probe, &sent, within).await else { return Answered::NONE };
     let (secrets, expect) = (&sent.secrets, &probe.expect);
-    let judge = Judge { what: "", answer: &answer, expect, wanted_version: None, secrets };
+    let body = json_of(&answer);
+    let judge = Judge { what: "", answer: &answer, expect, wanted_version: None, secrets, body };
     let good = judge.judge().verdict.is_ok();
     Answered { good, took: Some(answer.took), gauges: judge.gauges() }
 }

@@ -39,15 +39,13 @@ use crate::{
     name::HostName,
     operation::{HostState, Operation, Phase, Slot},
     time::Elapsed,
-    track::{Goal, TrackState},
+    track::{Goal, NOTHING_BEGUN, TrackState},
 };
 
 /// Who aborts what the judge fails.
 pub const BY_THE_JUDGE: &str = "judge";
 /// Who aborts a canary that cannot go on.
 pub const BY_ITSELF: &str = "lastgood";
-/// Why what was out of reach has nothing to take back.
-pub(crate) const NOTHING_BEGUN: &str = "it was out of reach; nothing was begun there";
 
 /// What the world told.
 #[derive(Clone, Debug, PartialEq)]

@@ -17,7 +17,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{decide::NOTHING_BEGUN, event::TrackEnd, time::Elapsed};
+use crate::{event::TrackEnd, time::Elapsed};
+
+/// Why what was out of reach has nothing to take back.
+pub(crate) const NOTHING_BEGUN: &str = "it was out of reach; nothing was begun there";
 
 /// Which way an order goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
